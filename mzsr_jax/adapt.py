@@ -1,0 +1,93 @@
+"""Meta-test (Algorithm 2): adapt the network to one image, then enlarge it. Pure functions of arrays.
+
+All of them work under jax.jit (with `scale`, `num_steps`, `subsample` and `model` static), jax.vmap over images, kernels or
+both, and jax.grad with respect to parameters and kernel.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mzsr_jax import maml, model as model_lib
+from mzsr_jax.degradation import degrade, enlarge
+from mzsr_jax.model import MZSRNet, Params
+
+NET = MZSRNet()
+
+
+def l1(params: Params, inputs: Float[Array, "n h w c"], targets: Float[Array, "n h w c"], model: MZSRNet = NET):
+  """Mean absolute error of the network's output, in [0, 1] units: the loss of all three stages (Eq. 4)."""
+  return jnp.abs(model_lib.apply(params, inputs, model) - targets).mean()
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _step(params, inputs, targets, inner_lr, model):
+  adapted, _ = maml.adapt(lambda p: l1(p, inputs, targets, model), params, inner_lr[None])
+  return adapted
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "subsample"))
+def _lr_son(lr, kernel, scale, subsample):
+  son = jnp.clip(degrade(lr, kernel, scale, subsample), 0, 1)
+  return enlarge(son, scale, lr.shape[-3:-1])
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "model"))
+def _super_resolve(params, lr, scale, model):
+  return jnp.clip(model_lib.apply(params, enlarge(lr, scale)[None], model)[0], 0, 1)
+
+
+def lr_son(lr: Float[Array, "h w c"], kernel: Float[Array, "k k"], scale: float = 2, subsample: str = "direct"):
+  """The LR image degraded by its own kernel, clipped to [0, 1] and enlarged back to its size: (H, W, C)."""
+  return _lr_son(lr, kernel, scale, subsample)
+
+
+def adapt(
+    params: Params,
+    lr: Float[Array, "h w c"],
+    kernel: Float[Array, "k k"],
+    scale: float = 2,
+    num_steps: int = 5,
+    inner_lrs: float | Float[Array, " n"] = 0.01,
+    subsample: str = "direct",
+    model: MZSRNet = NET,
+) -> Params:
+  """Gradient steps on LR son -> LR image (Algorithm 2, lines 1 to 6).
+
+  Each step is one compiled function: outside jit, images of the same size compile once, whatever the number of steps.
+
+  Args:
+    params: meta-learned parameters theta_M.
+    lr: LR image, RGB float32 in [0, 1], any size.
+    kernel: its blur kernel, odd side, sum 1; [[1.0]] for none.
+    scale: scale factor.
+    num_steps: gradient steps; 0 returns `params`.
+    inner_lrs: learning rate of every step, or (num_steps,) of each.
+    subsample: how the LR image was subsampled, "direct" or "bicubic".
+    model: the network.
+
+  Returns:
+    Parameters adapted to the image.
+  """
+  inner_lrs = jnp.broadcast_to(jnp.asarray(inner_lrs, jnp.float32), (num_steps,))
+  inputs, targets = lr_son(lr, kernel, scale, subsample)[None], lr[None]
+  for i in range(num_steps):
+    params = _step(params, inputs, targets, inner_lrs[i], model)
+  return params
+
+
+def super_resolve(params: Params, lr: Float[Array, "h w c"], scale: float = 2, model: MZSRNet = NET):
+  """Enlarges an LR image (Algorithm 2, line 7).
+
+  Args:
+    params: parameters, adapted or not.
+    lr: RGB float32 in [0, 1].
+    scale: scale factor.
+    model: the network.
+
+  Returns:
+    (ceil(H * scale), ceil(W * scale), C) in [0, 1].
+  """
+  return _super_resolve(params, lr, scale, model)

@@ -1,0 +1,229 @@
+"""The table: methods x kernels on a set of images, PSNR-Y, SSIM-Y and time (Tables 1 to 5 of the paper)."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import re
+import time
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
+
+import jax
+from jaxtyping import PyTree
+import numpy as np
+
+from mzsr_jax import adapt, baselines, degradation, images, metrics
+from mzsr_jax.errors import UserError
+from mzsr_jax.kernels import Degradation
+
+METHODS = (*baselines.BASELINES, "mzsr")
+
+
+class Sample(NamedTuple):
+  """One image of a benchmark set.
+
+  Attributes:
+    name: path inside the set, without extension and without a "_GT", "_HR" or "_LR" at its end.
+    gt: (H, W, 3) uint8, the scale divides both sides.
+    lr: (H / scale, W / scale, 3) uint8; None to make it from `gt` with each kernel.
+  """
+
+  name: str
+  gt: images.Pixels
+  lr: images.Pixels | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, so that it can key compiled programs
+class Method:
+  """One line of the table.
+
+  Attributes:
+    name: as in `METHODS`.
+    steps: adaptation steps, 0 where there is no adaptation.
+    solve: (params, lr, kernel, subsample) -> sr, jittable with `subsample` static; images are float in [0, 1].
+    params: first argument of `solve`, None for a baseline.
+  """
+
+  name: str
+  steps: int
+  solve: Callable[[PyTree, jax.Array, jax.Array, str], jax.Array]
+  params: PyTree = None
+
+
+class Score(NamedTuple):
+  """What one method made of one image. PSNR-Y in dB, SSIM-Y, and the seconds that it took, compilation left out."""
+
+  method: str
+  steps: int
+  kernel: str
+  image: str
+  psnr: float
+  ssim: float
+  seconds: float
+
+
+def baseline(name: str, scale: float) -> Method:
+  """A method of `baselines.BASELINES`."""
+  function = baselines.BASELINES[name]
+  return Method(name, 0, lambda params, lr, kernel, subsample: function(lr, kernel, scale, subsample))
+
+
+def mzsr(params: PyTree, inner_lrs: Sequence[float], scale: float) -> Method:
+  """MZSR with a step for each of the learning rates `inner_lrs` (Algorithm 2); none leaves the network as it is."""
+  steps = len(inner_lrs)
+
+  def solve(params, lr, kernel, subsample):
+    if steps:
+      rates = np.asarray(inner_lrs, np.float32)
+      params = adapt.adapt(params, lr, kernel, scale=scale, num_steps=steps, inner_lrs=rates, subsample=subsample)
+    return adapt.super_resolve(params, lr, scale=scale)
+
+  return Method("mzsr", steps, solve, params)
+
+
+def load_hr(hr_dir: str | pathlib.Path, scale: int) -> list[Sample]:
+  """Reads HR images and crops them so that the scale divides both sides.
+
+  Raises:
+    UserError: see `images.find_images` and `images.read_image`; two images of one name, or one too small to be scored.
+  """
+  files = _by_name(hr_dir)
+  samples = [Sample(name, images.crop_to_multiple(images.read_image(path), scale)) for name, path in files.items()]
+  for sample in samples:
+    _check_size(files[sample.name], sample.gt, scale)
+  return samples
+
+
+def load_pairs(lr_dir: str | pathlib.Path, gt_dir: str | pathlib.Path, scale: int) -> list[Sample]:
+  """Reads LR images and their ground truth, matched by name.
+
+  Raises:
+    UserError: as `load_hr`; an image without its counterpart, or not `scale` times as large as it.
+  """
+  lr_files, gt_files = _by_name(lr_dir), _by_name(gt_dir)
+  if lone := sorted(lr_files.keys() ^ gt_files.keys()):
+    sides = ", ".join(f"{name} ({'LR' if name in lr_files else 'GT'} only)" for name in lone)
+    raise UserError(f"images of '{lr_dir}' and '{gt_dir}' do not match: {sides}. Names must be equal but for _LR, _GT, _HR")
+  samples = []
+  for name, lr_path in lr_files.items():
+    lr, gt = images.read_image(lr_path), images.read_image(gt_files[name])
+    height, width = lr.shape[:2]
+    if gt.shape[:2] != (height * scale, width * scale):
+      raise UserError(
+          f"'{gt_files[name]}' is {gt.shape[1]}x{gt.shape[0]}: at scale {scale} it must be {width * scale}x"
+          f"{height * scale}, for '{lr_path}' is {width}x{height}"
+      )
+    _check_size(gt_files[name], gt, scale)
+    samples.append(Sample(name, gt, lr))
+  return samples
+
+
+def _by_name(folder: str | pathlib.Path) -> dict[str, pathlib.Path]:
+  """The images under a folder by `Sample.name`."""
+  files: dict[str, pathlib.Path] = {}
+  for path in images.find_images(folder):
+    name = re.sub(r"_(gt|hr|lr)$", "", path.relative_to(folder).with_suffix("").as_posix(), flags=re.IGNORECASE)
+    if name in files:
+      raise UserError(f"'{files[name]}' and '{path}' have one name, '{name}': remove one of them")
+    files[name] = path
+  return files
+
+
+def _check_size(path: pathlib.Path, gt: images.Pixels, scale: int) -> None:
+  least = metrics.SSIM_WINDOW + 2 * scale
+  if min(gt.shape[:2]) < least:
+    raise UserError(f"'{path}' is too small to be scored at scale {scale}: both sides need at least {least} pixels")
+
+
+def make_lr(gt: images.Pixels, kind: Degradation, scale: int) -> images.Pixels:
+  """The LR image of a ground truth whose sides the scale divides: blurred, subsampled, clipped, rounded to 8 bits."""
+  # In float64: in float32 a few values in 100,000 fall on the other side of a rounding.
+  with jax.enable_x64(True):
+    lr = _degrade(gt / 255, kind.kernel.astype(np.float64), scale, kind.subsample)
+  return images.to_uint8(lr)
+
+
+_degrade = jax.jit(degradation.degrade, static_argnums=(2, 3))
+
+
+def run(
+    samples: Iterable[Sample], degradations: dict[str, Degradation], methods: Sequence[Method], scale: int
+) -> Iterator[Score]:
+  """Scores every method on every image under every degradation, images outermost.
+
+  Time is taken for one image at a time, from the LR image on the host to the finished SR image on the device; programs
+  are compiled before, once for each image size and method.
+
+  Args:
+    samples: see `load_hr` and `load_pairs`.
+    degradations: by the name that goes into the scores. Where a sample has an LR image, they only tell how it came about.
+    methods: see `baseline` and `mzsr`.
+    scale: whole number.
+
+  Raises:
+    UserError: an adaptation diverged.
+  """
+  compiled = functools.lru_cache(maxsize=64)(_compile)  # bounded, since in some sets every image has its own size
+  for sample in samples:
+    for kernel_name, kind in degradations.items():
+      lr = images.to_float(make_lr(sample.gt, kind, scale) if sample.lr is None else sample.lr)
+      for method in methods:
+        solve = compiled(method, lr.shape, kind.kernel.shape, kind.subsample)
+        start = time.perf_counter()
+        sr = solve(method.params, lr, kind.kernel).block_until_ready()
+        seconds = time.perf_counter() - start
+        try:
+          sr = images.to_uint8(sr)
+        except UserError as e:
+          raise UserError(f"{method.name}, {method.steps} steps, on '{sample.name}' with {kernel_name}: {e}") from e
+        psnr, ssim = metrics.psnr_y(sr, sample.gt, scale), metrics.ssim_y(sr, sample.gt, scale)
+        yield Score(method.name, method.steps, kernel_name, sample.name, psnr, ssim, seconds)
+
+
+def _compile(method: Method, lr_shape: tuple[int, ...], kernel_shape: tuple[int, ...], subsample: str):
+  lr, kernel = (jax.ShapeDtypeStruct(shape, np.float32) for shape in (lr_shape, kernel_shape))
+  return jax.jit(method.solve, static_argnums=3).lower(method.params, lr, kernel, subsample).compile()
+
+
+def summarise(scores: Iterable[Score], scale: int) -> list[dict[str, Any]]:
+  """Means over images, one dictionary per method, number of steps and kernel, ready for JSON.
+
+  Keys: method, kernel, scale, steps, psnr (dB), ssim, seconds (mean per image), images (name, psnr, ssim of each). JSON
+  has no infinity: the PSNR of an image without any error is None, and so is a mean that holds it.
+  """
+  groups: dict[tuple, list[Score]] = {}
+  for score in scores:
+    groups.setdefault((score.method, score.steps, score.kernel), []).append(score)
+
+  def finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+  return [
+      {
+          "method": method,
+          "kernel": kernel,
+          "scale": scale,
+          "steps": steps,
+          "psnr": finite(np.mean([s.psnr for s in group])),
+          "ssim": float(np.mean([s.ssim for s in group])),
+          "seconds": float(np.mean([s.seconds for s in group])),
+          "images": [{"name": s.image, "psnr": finite(s.psnr), "ssim": s.ssim} for s in group],
+      }
+      for (method, steps, kernel), group in groups.items()
+  ]
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+  """The results of `summarise` as text: a line for each method and number of steps, PSNR/SSIM in a column per kernel."""
+
+  def cell(result: dict[str, Any]) -> str:
+    return f"{math.inf if result['psnr'] is None else result['psnr']:.2f}/{result['ssim']:.4f}"
+
+  kernels = list(dict.fromkeys(result["kernel"] for result in results))
+  lines: dict[str, dict[str, str]] = {}
+  for result in results:
+    label = f"{result['method']} ({result['steps']})" if result["steps"] or result["method"] == "mzsr" else result["method"]
+    lines.setdefault(label, {})[result["kernel"]] = cell(result)
+  rows = [["", *kernels], *([label, *(cells[k] for k in kernels)] for label, cells in lines.items())]
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)

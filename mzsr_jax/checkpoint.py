@@ -1,0 +1,51 @@
+"""Checkpoints by orbax, and nothing else of orbax anywhere: training state, data iterator and config, kept to N, async."""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+# Orbax reports each file that it writes at the level of our progress lines.
+logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname or record.levelname in ("WARNING", "ERROR"))
+
+
+class Checkpoints:
+  """The checkpoints of one workdir, in `<workdir>/checkpoints/<step>/`."""
+
+  def __init__(self, workdir: pathlib.Path, keep: int):
+    """Args: folder of the run; how many of the newest checkpoints to keep."""
+    self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
+    self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+
+  @property
+  def latest(self) -> int | None:
+    """Step of the newest complete checkpoint, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, data: dict, config: dict) -> None:
+    """Starts writing a checkpoint in the background; a step that is already there is left alone."""
+    if step == self.latest:
+      return
+    items = {"state": ocp.args.StandardSave(state), "data": ocp.args.JsonSave(data), "config": ocp.args.JsonSave(config)}
+    self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict, dict]:
+    """Reads a checkpoint, the newest if no step is given.
+
+    Args:
+      like: a state of the same structure, shapes and dtypes.
+      step: which checkpoint.
+
+    Returns:
+      (state, data, config).
+    """
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    items = {"state": ocp.args.StandardRestore(abstract), "data": ocp.args.JsonRestore(), "config": ocp.args.JsonRestore()}
+    restored = self._manager.restore(self.latest if step is None else step, args=ocp.args.Composite(**items))
+    return restored["state"], restored["data"], restored["config"]
+
+  def close(self) -> None:
+    """Waits for the writing to end."""
+    self._manager.close()

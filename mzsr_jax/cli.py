@@ -1,0 +1,133 @@
+"""What the command-line entries share: wrong input ends in one line and exit code 2, never in a traceback."""
+
+import json
+import logging
+import re
+import sys
+from typing import Callable, NoReturn
+
+from absl import app, flags
+from jaxtyping import PyTree
+
+from mzsr_jax import weights
+from mzsr_jax.errors import UserError
+
+# Flags defined by the functions below belong to the entry that calls them, so that its --help lists them.
+flags.disclaim_key_flags()
+
+
+def run(main: Callable[[list[str]], None], arguments: int = 0) -> None:
+  """Runs an entry: `if __name__ == "__main__": cli.run(main)`. Parses the flags first and does not return.
+
+  `main` gets the program's name and up to `arguments` words of the command line that are no flags.
+
+  Exit codes: 0; 2 with one line on stderr for what the user got wrong (a flag, a config, a `UserError`); 130 when
+  interrupted. Any other exception is a bug and keeps its traceback.
+  """
+  # JAX tells, at this level, about each kind of accelerator that it did not find.
+  logging.getLogger("jax").setLevel(logging.WARNING)
+  app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse(argv, arguments))
+
+
+def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
+  try:
+    main(argv)
+  except UserError as e:
+    _fail(e)
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
+
+
+def report(error: Exception | str) -> None:
+  """Prints an error as one line on stderr."""
+  print("error:", " ".join(str(error).split()), file=sys.stderr)
+
+
+def _fail(error: Exception | str) -> NoReturn:
+  report(error)
+  sys.exit(2)
+
+
+def _parse(argv: list[str], arguments: int) -> list[str]:
+  """Parses the flags, and any config file that they name, in absl's stead."""
+  try:
+    rest = flags.FLAGS(argv)
+    for name in flags.FLAGS:
+      getattr(flags.FLAGS[name].value, "keys", None)  # a config file that is missing says so at the first access only
+  except (flags.Error, OSError) as e:
+    user_error = _user_error_behind(e)
+    if user_error is None and "Error whilst parsing config file" in str(e):
+      raise  # a bug in the config file, which the message holds the traceback of
+    _fail(user_error or re.sub(r"^flag --(\w+)=None: .*", r"flag --\1 is missing: pass --\1=value", str(e)))
+  except (AttributeError, KeyError, TypeError) as e:
+    # This is how ml_collections says that a config has no such field.
+    overrides = [arg for arg in argv[1:] if re.match(r"--?\w+\.\w", arg)]
+    if not overrides:
+      raise
+    _fail(f"{' '.join(overrides)}: the config has no such field: {(e.__context__ or e).args[0]}")
+  if len(rest) > 1 + arguments:
+    _fail(f"unexpected argument '{rest[1 + arguments]}': every option is a flag, as in --name=value (--help lists them)")
+  return rest
+
+
+def _user_error_behind(error: BaseException | None) -> UserError | None:
+  """The `UserError` that a config file raised and that flag parsing wrapped, if that is what happened."""
+  while error is not None:
+    # ml_collections rebuilds the exception around a formatted traceback: the original has no context of its own.
+    if isinstance(error, UserError) and error.__context__ is None:
+      return error
+    error = error.__context__
+  return None
+
+
+class _NumberListParser(flags.ListParser):
+  """Comma-separated numbers."""
+
+  def __init__(self, number: type, minimum: float):
+    super().__init__()
+    self._number = number
+    self._minimum = minimum
+
+  def parse(self, argument):
+    try:
+      values = argument if isinstance(argument, list) else [self._number(item) for item in super().parse(argument)]
+    except ValueError as e:
+      raise ValueError(f"not a list of numbers such as 1,10: {e}") from e
+    if any(not self._minimum <= value < float("inf") for value in values):
+      raise ValueError(f"every value must be a finite number, {self._minimum} or more")
+    return values
+
+
+def define_numbers(name: str, default: list | None, help_text: str, *, number: type, minimum: float) -> None:
+  """Defines a flag of comma-separated ints or floats."""
+  flags.DEFINE(_NumberListParser(number, minimum), name, default, help_text, serializer=flags.ListSerializer(","))
+
+
+def define_adaptation_flags() -> None:
+  """Defines the flags of every entry that runs the meta-test."""
+  flags.DEFINE_string("weights", None, "shipped weights by name, or the path of a .safetensors file")
+  flags.DEFINE_enum(
+      "subsample", None, ["direct", "bicubic"],
+      "how the LR image was subsampled after the blur (default: as the named kernel goes; direct for a kernel file)",
+  )
+  define_numbers(
+      "inner_lr", None, "learning rate of the adaptation: one for all steps, or a comma-separated list, the last of "
+      "which holds for all further steps (default: as the weights say)", number=float, minimum=0,
+  )
+  flags.DEFINE_bool("overwrite", False, "replace output files that exist")
+
+
+def load_weights_and_metadata() -> tuple[PyTree, dict[str, str]]:
+  """The parameters and metadata that --weights names, the metadata with --inner_lr in place of their own "inner_lrs".
+
+  Raises:
+    UserError: no --weights, or none that can be read.
+  """
+  args = flags.FLAGS
+  if not args.weights:
+    raise UserError("--weights is missing: name shipped weights, or the path of a .safetensors file")
+  metadata = weights.read_metadata(args.weights)
+  if args.inner_lr:
+    metadata["inner_lrs"] = json.dumps(args.inner_lr)
+  return weights.load_weights(args.weights), metadata

@@ -1,0 +1,175 @@
+"""HR patches for training: image files, decoded on demand on the host, to batches of random crops, by Grain.
+
+Everything after the crop (kernel, subsampling, noise) is made on the device, see `tasks.py`.
+"""
+
+import hashlib
+import json
+import pathlib
+import threading
+from typing import Any, Iterator
+
+from absl import logging
+import grain
+import jaxtyping
+import numpy as np
+from PIL import Image
+import skimage
+
+from mzsr_jax import images
+from mzsr_jax.errors import UserError
+
+# The natural colour photos among the sample images that the scikit-image wheel itself holds, read as files: its own
+# loaders may go to the network. (`motorcycle_right` is left out, being the same scene.)
+_SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+
+Patches = jaxtyping.UInt8[np.ndarray, "n p p 3"]
+
+
+def sample_photos() -> list[pathlib.Path]:
+  """Paths of the five natural photos (0.1 to 0.4 megapixels) installed with scikit-image; needs no network."""
+  folder = pathlib.Path(skimage.__file__).parent / "data"
+  return [folder / name for name in _SAMPLES]
+
+
+class PatchIterator(Iterator[Patches]):
+  """Endless batches of patches, (N, P, P, 3) uint8 RGB, from `make_patch_iterator`.
+
+  The sequence depends on the files and the seed alone, not on threads or prefetching. `get_state` and `set_state` let a
+  new iterator go on where this one was.
+  """
+
+  def __init__(self, dataset: grain.IterDataset, cropper: "_Cropper", corpus: str, skipped: set[pathlib.Path]):
+    self._batches = iter(dataset)
+    self._cropper = cropper
+    self._corpus = corpus
+    self._skipped = skipped
+
+  def __next__(self) -> Patches:
+    """The next batch. Raises UserError when no file of the whole corpus could be decoded."""
+    return next(self._batches)
+
+  @property
+  def skipped(self) -> list[pathlib.Path]:
+    """Files passed over so far, sorted: smaller than a patch, or not decodable. Grows as broken files are met."""
+    return sorted(self._skipped | self._cropper.broken)
+
+  def get_state(self) -> dict[str, Any]:
+    """The position of the next batch, as a dictionary for JSON."""
+    return {"corpus": self._corpus, "batches": self._batches.get_state()}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes on after the batch that was last when `state` was taken; warns when the image files are not the same."""
+    if state["corpus"] != self._corpus:
+      logging.warning("The training images have changed since the checkpoint: the patches to come will differ.")
+    self._batches.set_state(state["batches"])
+
+
+def make_patch_iterator(
+    root: str, *, patch_size: int, batch_size: int, seed: int, cache_mb: int, num_threads: int, prefetch: int
+) -> PatchIterator:
+  """Random patches of the images under a folder, without end.
+
+  Every epoch visits every image once, in a new order, for one patch at a uniform position, in one of its eight
+  orientations. A file that is smaller than a patch or cannot be decoded is named in a warning, once, and skipped.
+
+  Args:
+    root: folder, searched recursively; "" takes the sample photos of scikit-image.
+    patch_size: side of a patch, pixels.
+    batch_size: patches per batch.
+    seed: 0 to 2**32 - 1; decides order, positions and orientations.
+    cache_mb: 10^6 bytes of decoded images to keep (DIV2K has about 7,000). What does not fit is decoded anew at each
+      visit, some 0.1 s for an image of 3 megapixels.
+    num_threads: threads that decode and crop ahead of use; 0 does it when a batch is asked for.
+    prefetch: batches to hold ready.
+
+  Raises:
+    UserError: no such folder, or no image in it that is large enough.
+  """
+  paths = images.find_images(root) if root else sample_photos()
+  sizes, skipped = _scan(paths, patch_size)
+  if not sizes:
+    raise UserError(f"no image under '{root}' can be read and has at least {patch_size}x{patch_size} pixels")
+  if not root:
+    logging.warning(
+        "No training images given: training on %d sample photos only. Pass --config.data.root=/path/to/HR for a folder "
+        "of your own.", len(sizes)
+    )
+  cropper = _Cropper(len(sizes), patch_size, cache_mb * 10**6)
+  # To split the images between several hosts, slice this dataset by process before the shuffle.
+  dataset = grain.MapDataset.source(list(sizes)).seed(seed).shuffle().repeat().random_map(cropper)
+  read_options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch * batch_size)
+  dataset = dataset.to_iter_dataset(read_options).batch(batch_size, batch_fn=np.stack)  # drops the None of broken files
+  corpus = [(path.name, *size) for path, size in sizes.items()]
+  return PatchIterator(dataset, cropper, hashlib.sha256(json.dumps(corpus).encode()).hexdigest(), skipped)
+
+
+def _scan(paths: list[pathlib.Path], patch_size: int) -> tuple[dict[pathlib.Path, tuple[int, int]], set[pathlib.Path]]:
+  """Width and height by file, from the headers alone, and the files that give no patch."""
+  sizes, skipped = {}, set()
+  for path in paths:
+    try:
+      with Image.open(path) as image:
+        size = image.size
+    except Exception as e:  # each format has its own zoo of exceptions for damaged headers
+      reason = f"cannot be read ({e})"
+    else:
+      if min(size) >= patch_size:
+        sizes[path] = size
+        continue
+      reason = f"is {size[0]}x{size[1]}, smaller than a patch of {patch_size}x{patch_size}"
+    skipped.add(path)
+    logging.warning("Skipped: '%s' %s.", path, reason)
+  return sizes, skipped
+
+
+class _Cropper:
+  """Cuts one random patch out of an image file; shared by the reading threads."""
+
+  def __init__(self, num_files: int, patch_size: int, cache_bytes: int):
+    self.broken: set[pathlib.Path] = set()
+    self._num_files = num_files
+    self._patch_size = patch_size
+    self._free_bytes = cache_bytes
+    self._cache: dict[pathlib.Path, np.ndarray] = {}
+    self._lock = threading.Lock()
+
+  def __call__(self, path: pathlib.Path, rng: np.random.Generator) -> np.ndarray | None:
+    """A (P, P, 3) uint8 patch, None for a broken file. Raises UserError when all files are broken."""
+    image = self._read(path)
+    if image is None:
+      return None
+    p = self._patch_size
+    y, x = rng.integers(image.shape[0] - p + 1), rng.integers(image.shape[1] - p + 1)
+    patch = np.rot90(image[y : y + p, x : x + p], rng.integers(4))
+    # A copy, since a view would keep its whole image in memory.
+    return (patch[::-1] if rng.integers(2) else patch).copy()
+
+  def _read(self, path: pathlib.Path) -> np.ndarray | None:
+    """The decoded image, None when it is broken.
+
+    What once is in the cache stays: an epoch visits each image once, so that what was used last is needed last, and
+    dropping the least recently used would drop most images just before their turn.
+    """
+    if path in self._cache:
+      return self._cache[path]
+    if path in self.broken:
+      return None
+    try:
+      image = images.read_image(path)
+    except UserError as e:
+      self._report(path, e)
+      return None
+    with self._lock:
+      if path not in self._cache and image.nbytes <= self._free_bytes:
+        self._cache[path] = image
+        self._free_bytes -= image.nbytes
+    return image
+
+  def _report(self, path: pathlib.Path, error: UserError) -> None:
+    with self._lock:
+      if path not in self.broken:
+        self.broken.add(path)
+        logging.warning("Skipped: %s.", error)
+    if len(self.broken) == self._num_files:
+      raise UserError(f"none of the {self._num_files} training images can be decoded, the last one being: {error}")

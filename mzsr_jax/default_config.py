@@ -1,0 +1,129 @@
+"""What every training config starts from; the files in `configs/` change the few lines in which they differ."""
+
+import ml_collections
+
+from mzsr_jax.errors import UserError
+
+# Meta-test learning rates of the released code: the first steps are larger.
+DIRECT_X2_INNER_LRS = (0.02,) + 3 * (0.01,) + 6 * (0.005,)
+
+
+def _base() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.seed = 0
+  c.init_weights = ""  # shipped name or path of a .safetensors file; "" starts from random parameters
+
+  c.data = ml_collections.ConfigDict()
+  c.data.root = ""  # folder of HR images, searched recursively; "" takes scikit-image's sample photos
+  c.data.patch_size = 64  # pixels, HR
+  c.data.cache_mb = 1000  # decoded images kept in memory, 10^6 bytes; DIV2K needs 7000 to fit
+  c.data.num_threads = 4  # that decode and crop
+  c.data.prefetch = 4  # batches made ahead
+
+  c.degradation = ml_collections.ConfigDict()
+  c.degradation.scales = (2.0,)  # one is drawn for each task
+  c.degradation.subsample = "direct"  # or "bicubic"
+  c.degradation.kernels = "gaussian"  # or "bicubic": no blur
+  c.degradation.noise_std = 0.0  # of the LR patches, in [0, 1] units
+
+  c.model = ml_collections.ConfigDict()
+  c.model.depth = 8
+  c.model.features = 64
+  c.model.convolution = "closed"  # or "xla": the same function, other second derivatives (mzsr_jax/conv.py)
+
+  c.optimizer = ml_collections.ConfigDict()
+  c.optimizer.learning_rate = 1e-4
+  c.optimizer.halve_every = 0  # steps; 0 keeps the rate
+  c.optimizer.min_learning_rate = 0.0
+  c.optimizer.clip_norm = 0.0  # global gradient norm; 0 does not clip
+
+  # How the run is watched and kept. These may change from one start to the next in the same workdir: they have no part in
+  # what is computed.
+  c.run = ml_collections.ConfigDict()
+  c.run.num_steps = 100_000
+  c.run.log_every = 50  # steps
+  c.run.checkpoint_every = 500  # steps
+  c.run.keep = 3  # checkpoints
+  c.run.eval_every = 2000  # steps; 0 never validates
+  c.run.eval_root = ""  # held-out HR images; "" takes scikit-image's sample photos
+  c.run.eval_size = 160  # validation images are cut to their middle, pixels
+  c.run.eval_images = 5
+  return c
+
+
+def pretrain(scale: float = 2.0) -> ml_collections.ConfigDict:
+  """Stage 1, large-scale training on bicubic pairs, as the released code ran it: 800,000 steps, batch 32, 96x96 patches."""
+  c = _base()
+  c.stage = "pretrain"
+  c.data.patch_size = 96
+  c.degradation.scales = (scale,)
+  c.degradation.subsample = "bicubic"
+  c.degradation.kernels = "bicubic"
+  c.batch_size = 32  # patches
+  c.optimizer.learning_rate = 4e-4
+  c.optimizer.halve_every = 100_000
+  c.optimizer.min_learning_rate = 1e-4
+  c.run.num_steps = 800_000
+  c.meta_test = ml_collections.ConfigDict()
+  c.meta_test.inner_lrs = (0.01,)
+  return c
+
+
+def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
+  """Stage 2, meta-transfer learning, as the paper and its code state it: 5 tasks of 8 + 8 patches, 5 inner steps."""
+  c = _base()
+  c.stage = "meta"
+  c.init_weights = f"pretrain_x{scale:g}"
+  c.degradation.scales = (scale,)
+  c.run.num_steps = 100_000
+
+  c.meta = ml_collections.ConfigDict()
+  c.meta.tasks = 5  # per meta-step
+  c.meta.support_patches = 8  # per task, D_tr
+  c.meta.query_patches = 8  # per task, D_te
+  c.meta.num_inner_steps = 5
+  c.meta.inner_lr = 0.01  # alpha
+  c.meta.learn_inner_lrs = False  # learn a rate for each layer's weights and biases and each step
+  c.meta.first_order_until_step = 0  # first-order MAML before this meta-step; a number beyond num_steps: throughout
+  c.meta.task_batching = "auto"  # "vmap", "map", "unroll", or "auto": "unroll" on a CPU, else "vmap" (mzsr_jax/maml.py)
+  c.meta.loss_weights = "annealed"  # of the query losses after each inner step; or "constant", "last"
+  c.meta.anneal_steps = 3300  # meta-steps until all weights but the last have reached the floor
+  c.meta.weight_floor = 0.03  # times 1 / num_inner_steps
+  c.meta_test = ml_collections.ConfigDict()
+  c.meta_test.inner_lrs = DIRECT_X2_INNER_LRS  # saved with the weights, the default of evaluate and upscale
+  return c
+
+
+def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The same path at a tiny size: under two minutes on two CPU cores."""
+  c.data.patch_size = 32
+  c.optimizer.halve_every = 0
+  c.run.num_steps = 40
+  c.run.log_every = 5
+  c.run.checkpoint_every = 10
+  c.run.eval_every = 20
+  c.run.eval_size = 64
+  c.run.eval_images = 2
+  if c.stage == "pretrain":
+    c.batch_size = 8
+    c.run.num_steps = 120
+    c.optimizer.learning_rate = 1e-3
+  else:
+    c.init_weights = ""
+    c.meta.tasks = 2
+    c.meta.support_patches = 2
+    c.meta.query_patches = 2
+    c.meta.num_inner_steps = 2
+  return c
+
+
+def variant(c: ml_collections.ConfigDict, name: str | None, **others) -> ml_collections.ConfigDict:
+  """Applies what follows the colon of `--config=file.py:name`: nothing, "smoke", or one of `others`.
+
+  Raises:
+    UserError: no such variant.
+  """
+  known = {"smoke": smoke, **others}
+  if name and name not in known:
+    raise UserError(f"this config has no variant '{name}', only {', '.join(known)}")
+  return known[name](c) if name else c

@@ -1,0 +1,89 @@
+"""The one degradation model, I_LR = (I_HR * k) down_s + n (Eq. 1), and the bicubic enlargement that precedes the network.
+
+Training pairs, LR sons and synthesised benchmarks all come from here. Images are (..., H, W, C) float in [0, 1];
+nothing is clipped unless said. All functions are linear in the image, differentiable in image and kernel, and may be
+jitted and vmapped; sizes, scales and subsampling are static.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mzsr_jax import resize
+
+
+def blur(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"]) -> Float[Array, "*b h w c"]:
+  """Correlates every channel with one kernel; the edge pixel is repeated at the border (SciPy's 'reflect')."""
+  size = kernel.shape[-1]
+  if size == 1:
+    return image * kernel[0, 0]
+  *batch, height, width, channels = image.shape
+  planes = jnp.moveaxis(image, -1, -3).reshape(-1, height, width, 1)
+  pad = size // 2
+  planes = jnp.pad(planes, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="symmetric")
+  out = jax.lax.conv_general_dilated(
+      planes, kernel[:, :, None, None].astype(image.dtype), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  return jnp.moveaxis(out.reshape(*batch, channels, height, width), -3, -1)
+
+
+def _apply(image: Float[Array, "*b h w c"], rows: np.ndarray, columns: np.ndarray) -> Float[Array, "*b p q c"]:
+  """rows @ image @ columns' on every channel."""
+  rows, columns = jnp.asarray(rows, image.dtype), jnp.asarray(columns, image.dtype)
+  image = jnp.einsum("ph,...hwc->...pwc", rows, image, precision="highest")
+  return jnp.einsum("qw,...pwc->...pqc", columns, image, precision="highest")
+
+
+def subsample(image: Float[Array, "*b h w c"], scale: float, mode: str) -> Float[Array, "*b p q c"]:
+  """Shrinks to ceil(H / scale) x ceil(W / scale), `mode` "direct" (pixels round(s i)) or "bicubic"."""
+  height, width = image.shape[-3:-1]
+  return _apply(image, resize.shrink(height, scale, mode), resize.shrink(width, scale, mode))
+
+
+def enlarge(image: Float[Array, "*b h w c"], scale: float, size: tuple[int, int] | None = None):
+  """Enlarges by bicubic interpolation to ceil(H * scale) x ceil(W * scale), or to the leading `size` of that."""
+  height, width = image.shape[-3:-1]
+  out_h, out_w = size or (None, None)
+  return _apply(image, resize.enlarge(height, scale, out_h), resize.enlarge(width, scale, out_w))
+
+
+def degrade(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"], scale: float, mode: str):
+  """(image * kernel) subsampled by `scale`: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s)."""
+  return subsample(blur(image, kernel), scale, mode)
+
+
+class Degrader:
+  """Blur, subsampling, noise and enlargement of square patches for a list of scales, one of them picked by an index.
+
+  The operators of all scales are zero-padded to one shape and stacked, so that the scale of a task can be traced: the
+  padding meets zero columns on the way back, and every scale keeps its exact result.
+  """
+
+  def __init__(self, patch_size: int, scales: tuple[float, ...], mode: str):
+    """Args: side of the (HR) patches in pixels; scale factors; "direct" or "bicubic" subsampling."""
+    self.scales = tuple(float(s) for s in scales)
+    down = [resize.shrink(patch_size, s, mode) for s in self.scales]
+    up = [resize.enlarge(d.shape[0], s, patch_size) for d, s in zip(down, self.scales)]
+    longest = max(d.shape[0] for d in down)
+    self._down = np.stack([np.pad(d, ((0, longest - d.shape[0]), (0, 0))) for d in down])
+    self._up = np.stack([np.pad(u, ((0, 0), (0, longest - u.shape[1]))) for u in up])
+
+  def __call__(self, hr: Float[Array, "n p p c"], kernel: Float[Array, "k k"], scale_index=0, noise_std=0.0, key=None):
+    """Degraded patches enlarged back to their own size: the network's input.
+
+    Args:
+      hr: (N, P, P, C) in [0, 1].
+      kernel: (k, k).
+      scale_index: which of the scales, may be traced.
+      noise_std: standard deviation of the Gaussian noise added to the LR patches, in [0, 1] units; static 0 for none.
+      key: jax.random key of the noise.
+
+    Returns:
+      (N, P, P, C): LR patches, clipped to [0, 1] and enlarged by bicubic.
+    """
+    down, up = jnp.asarray(self._down)[scale_index], jnp.asarray(self._up)[scale_index]
+    lr = _apply(blur(hr, kernel), down, down)
+    if noise_std:
+      lr += noise_std * jax.random.normal(key, lr.shape)
+    return _apply(jnp.clip(lr, 0, 1), up, up)

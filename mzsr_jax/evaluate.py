@@ -1,0 +1,121 @@
+"""Scores methods on benchmark images: PSNR-Y and SSIM-Y, as a table and as JSON.
+
+From HR images, degraded here:
+  python -m mzsr_jax.evaluate --weights=x2_direct --hr_dir=Set5/GT --kernels=bicubic,g02d,g20d --steps=1,10 --out=set5.json
+From LR images that came with their kernel:
+  python -m mzsr_jax.evaluate --weights=x2_direct --lr_dir=Set5/g20_direct_x2 --gt_dir=Set5/GT --kernel_path=kernel.mat \
+    --subsample=direct --out=set5.json
+
+The JSON file holds "results" (see `benchmark.summarise`), "settings", "versions" and "weights_sha256".
+"""
+
+import json
+import platform
+import sys
+from typing import Any, Iterable, Iterator
+
+from absl import flags
+import flax
+import jax
+import numpy as np
+import tqdm
+
+from mzsr_jax import benchmark, cli, images, kernels, weights
+from mzsr_jax.errors import UserError
+
+
+def define_flags() -> None:
+  """Defines the flags of this entry."""
+  cli.define_adaptation_flags()
+  flags.DEFINE_string("hr_dir", None, "folder of HR images, degraded with each of --kernels")
+  flags.DEFINE_list("kernels", list(kernels.NAMES), f"with --hr_dir: of {', '.join(kernels.NAMES)}, or .mat or .npy files")
+  flags.DEFINE_string("lr_dir", None, "folder of LR images, instead of --hr_dir")
+  flags.DEFINE_string("gt_dir", None, "with --lr_dir: folder of their ground truth")
+  flags.DEFINE_string("kernel_path", None, "with --lr_dir: kernel that they were blurred with, a .mat or .npy file or a name")
+  flags.DEFINE_list("methods", list(benchmark.METHODS), f"of {', '.join(benchmark.METHODS)}")
+  cli.define_numbers("steps", [1, 10], "adaptation steps of mzsr, one line each; 0 is without", number=int, minimum=0)
+  flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
+  flags.DEFINE_string("out", None, "JSON file to write", required=True)
+
+
+def main(argv: list[str]) -> None:
+  """Reads the flags, runs the benchmark, prints its table and writes its JSON."""
+  del argv
+  args = flags.FLAGS
+  images.check_writable(args.out, args.overwrite)
+  degradations = _degradations(args)
+  methods, method_settings = _methods(args)
+  if args.hr_dir:
+    samples = benchmark.load_hr(args.hr_dir, args.scale)
+  else:
+    samples = benchmark.load_pairs(args.lr_dir, args.gt_dir, args.scale)
+
+  scores = benchmark.run(samples, degradations, methods, args.scale)
+  results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(methods)), args.scale)
+  print(benchmark.table(results))
+
+  report = {
+      "results": results,
+      "settings": {
+          **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale")},
+          "subsample": {name: kind.subsample for name, kind in degradations.items()},
+          **method_settings,
+          "device": jax.devices()[0].device_kind,
+      },
+      "versions": {
+          "python": platform.python_version(), **{m.__name__: m.__version__ for m in (jax, flax, np)}
+      },
+      "weights_sha256": weights.sha256(args.weights) if method_settings["weights"] else None,
+  }
+  images.write_whole(args.out, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(), args.overwrite)
+
+
+def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation]:
+  """The degradations that the flags name, by those names."""
+  given = [name for name in ("hr_dir", "lr_dir", "gt_dir", "kernel_path") if args[name].value]
+  if given == ["hr_dir"]:
+    names = args.kernels
+  elif given == ["lr_dir", "gt_dir", "kernel_path"] and args["kernels"].using_default_value:
+    names = [args.kernel_path]
+  else:
+    raise UserError("pass either --hr_dir (with --kernels), or --lr_dir, --gt_dir and --kernel_path together")
+  if not names:
+    raise UserError("--kernels is empty: name at least one")
+  return {name: kernels.load_degradation(name, args.subsample) for name in names}
+
+
+def _methods(args: flags.FlagValues) -> tuple[list[benchmark.Method], dict[str, Any]]:
+  """The methods that the flags name, and what the report's settings say of them."""
+  if not args.methods or not set(args.methods) <= set(benchmark.METHODS):
+    raise UserError(f"--methods={','.join(args.methods)}: must be some of {', '.join(benchmark.METHODS)}")
+  if "mzsr" not in args.methods:
+    return [benchmark.baseline(name, args.scale) for name in args.methods], {"methods": args.methods, "weights": None}
+  if not args.steps:
+    raise UserError("--steps is empty: name at least one number of steps")
+  params, metadata = cli.load_weights_and_metadata()
+  weights.check_scale(metadata, args.scale)
+  inner_lrs = weights.inner_lrs(metadata, max(args.steps))
+  methods = []
+  for name in args.methods:
+    if name == "mzsr":
+      methods += [benchmark.mzsr(params, inner_lrs[:steps], args.scale) for steps in args.steps]
+    else:
+      methods.append(benchmark.baseline(name, args.scale))
+  return methods, {
+      "methods": args.methods, "weights": args.weights, "steps": args.steps, "inner_lrs": inner_lrs.tolist()
+  }
+
+
+def _with_progress(scores: Iterable[benchmark.Score], num_samples: int, per_sample: int) -> Iterator[benchmark.Score]:
+  """Passes the scores on; shows a bar on a terminal, or a line per image in a log."""
+  with tqdm.tqdm(total=num_samples * per_sample, unit="result", disable=None) as bar:
+    for count, score in enumerate(scores, 1):
+      bar.update()
+      if bar.disable and count % per_sample == 0:
+        print(f"{count // per_sample}/{num_samples} {score.image}", file=sys.stderr)
+      yield score
+
+
+if __name__ == "__main__":
+  define_flags()
+  cli.run(main)

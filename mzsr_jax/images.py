@@ -1,0 +1,152 @@
+"""Image files in, image files out, and the pixel formats between: uint8 and float RGB, (H, W, 3)."""
+
+import io
+import os
+import pathlib
+from typing import Sequence
+
+from jaxtyping import Float, UInt8
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from mzsr_jax.errors import UserError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+
+
+def find_images(folder: str | pathlib.Path) -> list[pathlib.Path]:
+  """The image files under a folder and its subfolders, sorted; found by extension, hidden files left out.
+
+  Raises:
+    UserError: no such folder, or no image in it.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise UserError(f"folder '{folder}' does not exist")
+  # Hidden ones are mostly "._photo.jpg", which macOS leaves on foreign disks and which hold no picture.
+  found = [p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.name[0] != "." and p.is_file()]
+  if not found:
+    raise UserError(f"folder '{folder}' holds no image: looked, in subfolders too, for {', '.join(EXTENSIONS)}")
+  return sorted(found)
+
+
+def read_image(path: str | pathlib.Path) -> Pixels:
+  """Decodes an image file to (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+
+  Gray is repeated to three channels, palettes are expanded, transparent pixels are laid over white, 16-bit values are
+  scaled to 8 bits; of an animation, the first picture counts.
+
+  Raises:
+    UserError: no such file, not decodable, or 32-bit pixels, whose range of values is unknown.
+  """
+  try:
+    with Image.open(path) as image:
+      return _to_rgb(ImageOps.exif_transpose(image))
+  except Exception as e:  # each format has its own zoo of exceptions for damaged files
+    raise UserError(f"image '{path}' cannot be read: {' '.join(str(e).split())}") from e
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+  if image.mode.startswith("I;16"):  # Pillow knows 16 bits in gray only; of 16-bit colour it keeps the upper 8
+    gray = np.round(np.asarray(image) / 257).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
+  if image.mode in ("I", "F"):
+    raise UserError("it holds 32-bit pixels, whose range is unknown: save it with 8 or 16 bits")
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+  return np.array(image.convert("RGB"))
+
+
+def to_float(image: UInt8[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
+  """uint8 to float32 in [0, 1]."""
+  return image.astype(np.float32) / np.float32(255)
+
+
+def to_uint8(image: Float[np.ndarray, "*s"]) -> UInt8[np.ndarray, "*s"]:
+  """Float, [0, 1] or beyond, to uint8: clipped and rounded.
+
+  Raises:
+    UserError: NaN, which only an adaptation with too large a learning rate gives.
+  """
+  image = np.asarray(image)
+  if np.isnan(image).any():
+    raise UserError("the result holds NaN: the adaptation diverged, lower its learning rate (--inner_lr)")
+  return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def crop_to_multiple(image: Pixels, scale: int) -> Pixels:
+  """Cuts rows at the bottom and columns at the right until `scale` divides both sides."""
+  height, width = image.shape[:2]
+  return image[: height - height % scale, : width - width % scale]
+
+
+def check_writable(path: str | pathlib.Path, overwrite: bool) -> None:
+  """Says before slow work what would stop its result from being written.
+
+  Raises:
+    UserError: the file exists and may not be overwritten, or its folder cannot be written to.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise UserError(f"output '{path}' is a folder: name a file")
+  if path.exists() and not overwrite:
+    raise UserError(f"output '{path}' exists: pass --overwrite to replace it, or name another file")
+  folder = next(p for p in path.absolute().parents if p.exists())
+  if not (folder.is_dir() and os.access(folder, os.W_OK)):
+    raise UserError(f"output '{path}' cannot be written: '{folder}' is not a folder that you may write to")
+
+
+def write_whole(path: str | pathlib.Path, data: bytes, overwrite: bool = False) -> None:
+  """Writes a file that appears complete or not at all; makes the folders it needs.
+
+  Raises:
+    UserError: see `check_writable`; or the disk refuses.
+  """
+  path = pathlib.Path(path)
+  check_writable(path, overwrite)
+  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(data)
+    os.replace(partial, path)
+  except OSError as e:
+    raise UserError(f"output '{path}' cannot be written: {e.strerror}") from e
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def write_png(
+    path: str | pathlib.Path, image: Pixels | Float[np.ndarray, "h w 3"], overwrite: bool = False
+) -> None:
+  """Writes an RGB image, uint8 or float in [0, 1], as a PNG file, whole or not at all.
+
+  Raises:
+    UserError: see `write_whole`.
+  """
+  buffer = io.BytesIO()
+  Image.fromarray(image if image.dtype == np.uint8 else to_uint8(image)).save(buffer, "PNG")
+  write_whole(path, buffer.getvalue(), overwrite)
+
+
+def side_by_side(images: Sequence[Pixels], labels: Sequence[str]) -> Pixels:
+  """A strip of equally large images, left to right, each under its label, with thin white lines between them.
+
+  Args:
+    images: (H, W, 3) uint8 each.
+    labels: a short caption for each; what is wider than the image is cut off.
+  """
+  height, width = images[0].shape[:2]
+  gap, font_size = 2, max(12, height // 24)
+  caption_height = font_size * 3 // 2
+  strip = Image.new("RGB", (len(images) * (width + gap) - gap, caption_height + height), "white")
+  for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+    caption = Image.new("RGB", (width, caption_height), "white")
+    font = ImageFont.load_default(font_size)
+    ImageDraw.Draw(caption).text((width / 2, caption_height / 2), label, fill="black", font=font, anchor="mm")
+    left = i * (width + gap)
+    strip.paste(caption, (left, 0))
+    strip.paste(Image.fromarray(image), (left, caption_height))
+  return np.array(strip)

@@ -1,0 +1,54 @@
+"""PSNR-Y and SSIM-Y as super-resolution papers report them: on the rounded luma of 8-bit images, border cut off."""
+
+from jaxtyping import Float, UInt8
+import numpy as np
+from skimage.metrics import structural_similarity
+
+SSIM_WINDOW = 11
+
+# ITU-R BT.601 luma in 16..235 of RGB in 0..255 (MATLAB's rgb2ycbcr).
+_LUMA = np.array([65.481, 128.553, 24.966]) / 255
+
+
+def luma(rgb: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
+  """Luma of 8-bit RGB, rounded to whole numbers in 16..235, as float64."""
+  return np.round(rgb @ _LUMA + 16)
+
+
+def _cut_lumas(sr, gt, border: int):
+  """The lumas of both images without `border` pixels on each side. Raises ValueError unless both are uint8 and alike."""
+  if sr.shape != gt.shape or sr.dtype != np.uint8 or gt.dtype != np.uint8:
+    raise ValueError(f"need two uint8 images of one size, got {sr.dtype} {sr.shape} and {gt.dtype} {gt.shape}")
+  cut = slice(border, -border or None)
+  return luma(sr)[cut, cut], luma(gt)[cut, cut]
+
+
+def psnr_y(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], border: int) -> float:
+  """Peak signal-to-noise ratio of the lumas, dB, peak 255; infinite for equal lumas.
+
+  Args:
+    sr: super-resolved image.
+    gt: ground truth.
+    border: pixels to leave out on each side, the scale factor by convention.
+
+  Raises:
+    ValueError: not two uint8 images of one size.
+  """
+  sr_y, gt_y = _cut_lumas(sr, gt, border)
+  error = np.mean((sr_y - gt_y) ** 2)
+  return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def ssim_y(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], border: int) -> float:
+  """Structural similarity of the lumas: Wang et al. 2004, 11x11 Gaussian windows with sigma 1.5, whole windows only.
+
+  Args: see `psnr_y`; what is left inside the border must be at least 11x11 pixels.
+
+  Raises:
+    ValueError: not two uint8 images of one size, or too small.
+  """
+  sr_y, gt_y = _cut_lumas(sr, gt, border)
+  # scikit-image filters to the very edge and then averages without the outer 5 pixels: the same as whole windows.
+  return float(
+      structural_similarity(sr_y, gt_y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
+  )

@@ -1,0 +1,290 @@
+"""The training loop, one for both stages: batches in, checkpoints, scalars and weights out."""
+
+import collections
+import importlib.metadata
+import json
+import pathlib
+import platform
+import signal
+import subprocess
+import time
+
+import jax
+import ml_collections
+import numpy as np
+import tensorboardX
+from absl import logging
+
+from mzsr_jax import learner, model as model_lib, validate, weights
+from mzsr_jax.checkpoint import Checkpoints
+from mzsr_jax.data import PatchIterator, make_patch_iterator
+from mzsr_jax.errors import UserError
+from mzsr_jax.images import write_whole
+from mzsr_jax.learner import TrainState
+
+WEIGHTS_NAME = "weights.safetensors"
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
+  """Trains until `config.run.num_steps`, from the newest checkpoint in `workdir` where there is one.
+
+  SIGTERM and Ctrl-C end the run after the step that is being made, with a checkpoint; a second one ends it at once.
+  At the end the weights are written to `workdir`/weights.safetensors.
+
+  Args:
+    config: see `default_config`.
+    workdir: folder of the run, made if need be.
+
+  Returns:
+    The last state.
+
+  Raises:
+    UserError: a workdir of another config, no training images, no such initial weights, or a loss that is not finite.
+  """
+  _check_config(config, workdir)
+  batches = make_patch_iterator(
+      config.data.root,
+      patch_size=config.data.patch_size,
+      batch_size=learner.patches_per_step(config),
+      seed=config.seed,
+      cache_mb=config.data.cache_mb,
+      num_threads=config.data.num_threads,
+      prefetch=config.data.prefetch,
+  )
+  state = learner.init_state(config, _initial_params(config))
+  workdir.mkdir(parents=True, exist_ok=True)
+  _write_config(config, workdir)
+  checkpoints = Checkpoints(workdir, config.run.keep)
+  if checkpoints.latest is not None:
+    state, data_state, _ = checkpoints.restore(state)
+    batches.set_state(data_state)
+    logging.info("Going on from step %d of %s", state.step, workdir)
+  try:
+    with tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=int(state.step)) as writer:
+      state = _loop(config, state, batches, checkpoints, writer)
+  finally:
+    checkpoints.close()
+    if batches.skipped:
+      logging.warning("%d image files were skipped; each is named above.", len(batches.skipped))
+  if int(state.step) >= config.run.num_steps:
+    export(config, state, workdir / WEIGHTS_NAME)
+    logging.info("Done after %d steps; weights are in %s", state.step, workdir / WEIGHTS_NAME)
+  else:
+    logging.info("Stopped after step %d; the same command goes on from there", state.step)
+  return state
+
+
+def _loop(config, state: TrainState, batches: PatchIterator, checkpoints: Checkpoints, writer) -> TrainState:
+  run = config.run
+  first_order_until = config.meta.first_order_until_step if config.stage == "meta" else 0
+  steps = {first: learner.make_step(config, first_order=first) for first in (False, True)}  # compiled when first used
+  validator = validate.make_validator(config) if run.eval_every else None
+  key = jax.random.key(config.seed)
+  progress = _Progress(config, writer, checkpoints)
+  begin = int(state.step)
+
+  def save(number):
+    progress.fetch()  # so that no state is kept whose step was not finite
+    checkpoints.save(number, state, batches.get_state(), plain(config))
+
+  with _StopSignals() as stop:
+    for number in range(begin + 1, run.num_steps + 1):
+      patches = next(batches)
+      step = steps[number <= first_order_until]
+      state, metrics = step(state, patches, jax.random.fold_in(key, number))
+      progress.fetch()  # the step before: the device is at work on this one meanwhile
+      progress.pend(number, metrics)
+      last = number == run.num_steps or stop.requested
+      if last or number % run.checkpoint_every == 0:
+        save(number)
+      if validator and (number == run.num_steps or number % run.eval_every == 0):
+        progress.fetch()
+        result = validator(state.learned["params"])
+        progress.validated(number, result)
+      if last:
+        break
+  return state
+
+
+class _Progress:
+  """Watches the metrics, one step behind the device: stops at what is not finite, logs lines and scalars."""
+
+  def __init__(self, config, writer, checkpoints: Checkpoints):
+    self._config, self._writer, self._checkpoints = config, writer, checkpoints
+    self._pending: tuple[int, learner.Metrics] | None = None
+    self._recent: collections.deque = collections.deque(maxlen=max(config.run.log_every, 1))
+    self._since = (time.monotonic(), None)
+
+  def pend(self, number: int, metrics: learner.Metrics) -> None:
+    """Takes note of the metrics of a step that may still be running."""
+    self._pending = number, metrics
+
+  def fetch(self) -> None:
+    """Waits for the pending metrics, if any, checks and logs them. Raises UserError when they are not finite."""
+    if self._pending is None:
+      return
+    number, metrics = self._pending
+    self._pending = None
+    metrics = jax.device_get(metrics)
+    if bad := [name for name, value in metrics.items() if not np.isfinite(value).all()]:
+      good = self._checkpoints.latest
+      kept = f"the last good checkpoint is of step {good}" if good is not None else "there is no checkpoint yet"
+      raise UserError(
+          f"training diverged: {', '.join(bad)} of step {number} is not finite; {kept} in {self._checkpoints.directory}. "
+          "Lower optimizer.learning_rate or meta.inner_lr, or set optimizer.clip_norm"
+      )
+    self._recent.append(metrics)
+    if number % self._config.run.log_every == 0:
+      self._log(number)
+
+  def _log(self, number: int) -> None:
+    mean = {name: np.mean([m[name] for m in self._recent], axis=0) for name in self._recent[0]}
+    then, before = self._since
+    now = time.monotonic()
+    self._since = now, number
+    speed = ""
+    if before is not None:  # the first interval holds the compilation
+      rate = (number - before) / (now - then)
+      seconds_left = (self._config.run.num_steps - number) / rate
+      speed = f" | {rate:.3g} steps/s | {_duration(seconds_left)} left"
+      self._writer.add_scalar("throughput/steps_per_second", rate, number)
+    for name in ("loss", "grad_norm", "param_norm", "update_norm", "learning_rate"):
+      self._writer.add_scalar(f"train/{name}", mean[name], number)
+    losses = f"loss {mean['loss']:.5f}"
+    if "query_losses" in mean:
+      for kind in ("query_losses", "support_losses"):
+        for i, value in enumerate(mean[kind]):
+          self._writer.add_scalar(f"{kind}/{i}_steps", value, number)
+      losses += f" | query before {mean['query_losses'][0]:.5f}, after {mean['query_losses'][-1]:.5f}"
+    logging.info("step %d/%d | %s%s", number, self._config.run.num_steps, losses, speed)
+
+  def validated(self, number: int, result: validate.Validation) -> None:
+    """Logs a validation."""
+    for name, value in result.scalars.items():
+      self._writer.add_scalar(f"validation/{name}", value, number)
+    self._writer.add_image("validation/bicubic_output_truth", result.strip, number, dataformats="HWC")
+    self._writer.flush()
+    scalars = ", ".join(f"{name} {value:.2f}" for name, value in result.scalars.items())
+    logging.info("step %d validation: %s", number, scalars)
+    self._since = time.monotonic(), number
+
+
+class _StopSignals:
+  """While entered, the first SIGTERM or SIGINT is noted in `requested`; the second one acts as ever."""
+
+  def __enter__(self):
+    self.requested = False
+    self._previous = {}
+
+    def note(number, _):
+      self.requested = True
+      logging.warning("%s: stopping after this step", signal.Signals(number).name)
+      self._restore()
+
+    try:
+      self._previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread, as in some notebooks: there the caller has the signals
+      pass
+    return self
+
+  def __exit__(self, *_):
+    self._restore()
+
+  def _restore(self):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+    self._previous = {}
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+def _initial_params(config):
+  net = learner.network(config)
+  fresh = model_lib.init(jax.random.fold_in(jax.random.key(config.seed), 0), net)
+  if not config.init_weights:
+    return fresh
+  params = weights.load_weights(config.init_weights)
+  if jax.tree.map(lambda p: p.shape, params) != jax.tree.map(lambda p: p.shape, fresh):
+    raise UserError(f"init_weights '{config.init_weights}' do not have the shape of the network in config.model")
+  return params
+
+
+def plain(config: ml_collections.ConfigDict) -> dict:
+  """A config as JSON has it: tuples become lists."""
+  return json.loads(config.to_json())
+
+
+def _check_config(config, workdir: pathlib.Path) -> None:
+  """Raises UserError when `workdir` was begun with a config that differs in more than `run`."""
+  path = workdir / "config.json"
+  if not path.is_file():
+    return
+  try:
+    there = json.loads(path.read_text())["config"]
+  except (ValueError, KeyError, TypeError, OSError) as e:
+    raise UserError(f"'{path}' is not the config of a run: {e}. Choose another --workdir") from e
+  old, new = _flatten(there), _flatten(plain(config))
+  differing = sorted(k for k in old.keys() | new.keys() if not k.startswith("run.") and old.get(k) != new.get(k))
+  if differing:
+    changes = ", ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differing)
+    raise UserError(f"workdir '{workdir}' belongs to another config ({changes}): choose another --workdir or that config")
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+  flat = {}
+  for key, value in tree.items():
+    flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+  return flat
+
+
+def _write_config(config, workdir: pathlib.Path) -> None:
+  content = {"config": plain(config), "git_revision": git_revision(), "versions": versions()}
+  write_whole(workdir / "config.json", json.dumps(content, indent=2).encode(), overwrite=True)
+
+
+def git_revision() -> str:
+  """Commit of the source tree, with "+" after it where files differ from that; "unknown" outside a checkout."""
+  here = pathlib.Path(__file__).parent
+
+  def git(*args):
+    return subprocess.run(("git", *args), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+  try:
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+  except (OSError, subprocess.CalledProcessError):
+    return "unknown"
+
+
+def versions() -> dict[str, str]:
+  """Versions of Python and of the packages that numbers depend on."""
+  packages = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+  return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def export(config, state: TrainState, path: pathlib.Path, data: str = "") -> None:
+  """Writes the parameters of a state as a weights file.
+
+  Args:
+    config: of the run.
+    state: of the run.
+    path: of the .safetensors file, replaced if it is there.
+    data: what the weights were trained on, in words; empty says what the config says.
+  """
+  settings = plain(config)
+  settings["data"].pop("root")  # a path means nothing on another machine
+  settings.pop("run")
+  metadata = {
+      "stage": config.stage,
+      "scales": json.dumps(settings["degradation"]["scales"]),
+      "subsample": config.degradation.subsample,
+      "inner_lrs": json.dumps(settings["meta_test"]["inner_lrs"]),
+      "steps": str(int(state.step)),
+      "data": data or (f"images in {pathlib.Path(config.data.root).name}" if config.data.root else "sample photos"),
+      "config": json.dumps(settings),
+      "commit": git_revision(),
+  }
+  weights.save_weights(path, state.learned["params"], metadata)

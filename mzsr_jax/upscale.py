@@ -1,0 +1,161 @@
+"""Super-resolves photos: adapts the network to each image and its blur kernel, without any ground truth.
+
+  python -m mzsr_jax.upscale --input=photo.png --kernel=g20d --weights=x2_direct --steps=10 --output=out.png
+  python -m mzsr_jax.upscale --input=photos --kernel=kernel.mat --weights=x2_direct --output=results
+"""
+
+import json
+import pathlib
+import time
+from typing import NamedTuple, Sequence
+
+from absl import flags
+import jax
+from jaxtyping import PyTree
+import numpy as np
+
+from mzsr_jax import adapt, baselines, cli, images, kernels, weights
+from mzsr_jax.errors import UserError
+
+
+def define_flags() -> None:
+  """Defines the flags of this entry."""
+  cli.define_adaptation_flags()
+  flags.DEFINE_string("input", None, "LR image, or a folder of them", required=True)
+  flags.DEFINE_string("output", None, "PNG file to write; a folder where --input is one", required=True)
+  flags.DEFINE_string(
+      "comparison", None, "also write bicubic | step 0 | step 1 | last step side by side: a PNG file, or a folder likewise"
+  )
+  flags.DEFINE_string(
+      "kernel", None, f"blur kernel of the image: {', '.join(kernels.NAMES)}, or a .mat or .npy file", required=True
+  )
+  flags.DEFINE_integer("steps", 10, "adaptation steps; 0 is without", lower_bound=0)
+  flags.DEFINE_float("scale", None, "scale factor (default: the first that the weights were trained for)", lower_bound=1)
+
+
+class Job(NamedTuple):
+  """One image to read, and the files to make of it."""
+
+  source: pathlib.Path
+  output: pathlib.Path
+  comparison: pathlib.Path | None
+
+
+def main(argv: list[str]) -> None:
+  """Reads the flags and super-resolves each image. Of several, a bad one is reported and the others still done."""
+  del argv
+  args = flags.FLAGS
+  jobs = plan(args.input, args.output, args.comparison, args.overwrite)
+  kind = kernels.load_degradation(args.kernel, args.subsample)
+  params, metadata = cli.load_weights_and_metadata()
+  scale = json.loads(metadata["scales"])[0] if args.scale is None else args.scale
+  weights.check_scale(metadata, scale)
+  inner_lrs = weights.inner_lrs(metadata, args.steps)
+  shown = sorted({0, min(1, args.steps), args.steps}) if args.comparison else [args.steps]
+
+  failures = 0
+  for job in jobs:
+    start = time.perf_counter()
+    try:
+      lr = images.read_image(job.source)
+      results = super_resolve(params, lr, kind, scale, inner_lrs, shown)
+      sr = results[args.steps]
+      images.write_png(job.output, sr, args.overwrite)
+      if job.comparison:
+        bicubic = images.to_uint8(_bicubic(images.to_float(lr), scale))
+        labels = ["bicubic", *(f"step {steps}" for steps in results)]
+        images.write_png(job.comparison, images.side_by_side([bicubic, *results.values()], labels), args.overwrite)
+    except UserError as e:
+      if len(jobs) == 1:
+        raise
+      failures += 1
+      cli.report(f"{job.source}: {e}")
+    else:
+      sizes = f"{lr.shape[1]}x{lr.shape[0]} -> {sr.shape[1]}x{sr.shape[0]}"
+      print(f"{job.output}: {sizes}, {args.steps} steps, {time.perf_counter() - start:.1f} s")
+  if failures:
+    raise UserError(f"{failures} of {len(jobs)} images failed, each named above; the others are done")
+
+
+def plan(source: str, output: str, comparison: str | None, overwrite: bool) -> list[Job]:
+  """What to read and what to write, checked as far as can be without decoding.
+
+  Args:
+    source: an image file or a folder of them.
+    output: a .png file for a file, a folder for a folder, where each image keeps its name but for the extension.
+    comparison: as `output`, or None.
+    overwrite: whether outputs may exist.
+
+  Raises:
+    UserError: no input, an output that exists, is not a .png file, cannot be written, or would take two images or
+      replace an input.
+  """
+  path = pathlib.Path(source)
+  if path.is_dir():
+    files = images.find_images(path)
+    names = [file.relative_to(path).with_suffix(".png") for file in files]
+    jobs = [
+        Job(file, pathlib.Path(output) / name, pathlib.Path(comparison) / name if comparison else None)
+        for file, name in zip(files, names)
+    ]
+  elif path.is_file():
+    jobs = [Job(path, pathlib.Path(output), pathlib.Path(comparison) if comparison else None)]
+  else:
+    raise UserError(f"input '{source}' does not exist: name an image file, or a folder of them")
+
+  taken = {job.source.resolve(): job.source for job in jobs}
+  for job in jobs:
+    for target in filter(None, (job.output, job.comparison)):
+      if target.suffix.lower() != ".png":
+        raise UserError(f"output '{target}' is not a .png file: results are written as PNG")
+      if other := taken.get(target.resolve()):
+        raise UserError(f"output '{target}' of '{job.source}' would replace '{other}': name another output, or rename one")
+      taken[target.resolve()] = target
+      images.check_writable(target, overwrite)
+  return jobs
+
+
+def super_resolve(
+    params: PyTree,
+    lr: images.Pixels,
+    kind: kernels.Degradation,
+    scale: float,
+    inner_lrs: Sequence[float],
+    shown: Sequence[int],
+) -> dict[int, images.Pixels]:
+  """SR images after each number of adaptation steps in `shown` (ascending), in one pass of the adaptation.
+
+  Args:
+    params: meta-trained parameters.
+    lr: (H, W, 3) uint8.
+    kind: the blur kernel and subsampling that made `lr`.
+    scale: scale factor.
+    inner_lrs: learning rate of each step, at least as many as the last of `shown`.
+    shown: numbers of steps.
+
+  Returns:
+    By number of steps, (H * scale, W * scale, 3) uint8.
+
+  Raises:
+    UserError: the adaptation diverged.
+  """
+  lr_float, done, results = images.to_float(lr), 0, {}
+  for steps in shown:
+    if steps > done:
+      rates = np.asarray(inner_lrs[done:steps], np.float32)
+      params = _adapt(
+          params, lr_float, kind.kernel, scale=scale, num_steps=steps - done, inner_lrs=rates, subsample=kind.subsample
+      )
+      done = steps
+    results[steps] = images.to_uint8(_forward(params, lr_float, scale=scale))
+  return results
+
+
+_adapt = jax.jit(adapt.adapt, static_argnames=("scale", "num_steps", "subsample"))
+_forward = jax.jit(adapt.super_resolve, static_argnames="scale")
+_bicubic = jax.jit(baselines.bicubic, static_argnums=1)
+
+
+if __name__ == "__main__":
+  define_flags()
+  cli.run(main)

@@ -1,0 +1,21 @@
+"""Packaging: pip install . (the library and its commands), pip install .[test] (and what its tests need)."""
+
+import pathlib
+
+import setuptools
+
+here = pathlib.Path(__file__).parent
+requirements = (here / "requirements.txt").read_text().split("\n")
+
+setuptools.setup(
+    name="mzsr-jax",
+    version="0.1.0",
+    description="Zero-shot super-resolution by meta-transfer learning (MZSR), in JAX",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=["mzsr_jax"],
+    package_data={"mzsr_jax": ["weights/*.safetensors"]},
+    install_requires=[line for line in requirements if line and not line.startswith("#")],
+    extras_require={"test": ["pytest>=8"]},
+)

@@ -1,0 +1,128 @@
+"""Wrong input to any entry gives one line and exit code 2; bugs keep their traceback."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+import pytest
+
+from mzsr_jax import cli
+from mzsr_jax.errors import UserError
+
+CONFIG = """
+from ml_collections import config_dict
+from mzsr_jax.errors import UserError
+
+def get_config(variant=""):
+  if variant == "broken":
+    return int("a bug")
+  if variant:
+    raise UserError(f"no variant '{variant}'")
+  return config_dict.create(lr=0.1, data={"root": ""})
+"""
+
+
+def run_entry(monkeypatch, main, define_flags, *args) -> int:
+  """Runs an entry in this process, on its own flags, and returns its exit code."""
+  app.define_help_flags()  # once only, by absl's own bookkeeping: they have to stay
+  before = set(flags.FLAGS)
+  define_flags()
+  monkeypatch.setattr(sys, "argv", ["entry", *map(str, args)])
+  try:
+    with pytest.raises(SystemExit) as exit_:
+      cli.run(main)
+  finally:
+    for name in set(flags.FLAGS) - before:
+      delattr(flags.FLAGS, name)
+  return exit_.value.code or 0
+
+
+def assert_one_line(capsys, *words):
+  """What was printed since the last look is one error line that holds these words."""
+  err = capsys.readouterr().err
+  assert err.startswith("error: ") and err.count("\n") == 1, err
+  for word in words:
+    assert word in err, err
+
+
+def _define():
+  config_flags.DEFINE_config_file("config", None, "config file")
+  flags.DEFINE_string("name", None, "a name", required=True)
+  cli.define_numbers("steps", [1, 10], "steps", number=int, minimum=0)
+
+
+def _run(monkeypatch, *args, main=lambda argv: None):
+  return run_entry(monkeypatch, main, _define, *args)
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--name=a", "--nmae=b"], ["nmae", "name"]),
+        ([], ["--name"]),
+        (["--name=a", "--steps=1,x"], ["steps", "'x'"]),
+        (["--name=a", "--steps=-1"], ["steps", "0 or more"]),
+        (["--name=a", "stray"], ["stray"]),
+        (["--name=a", "--config=none.py"], ["none.py"]),
+        (["--name=a", "--config=CONFIG", "--config.lrr=1"], ["--config.lrr=1", '"lr"']),
+        (["--name=a", "--config=CONFIG", "--config.data.roto=x"], ["roto", '"root"']),
+        (["--name=a", "--config=CONFIG", "--config.data.root.x=1"], ["--config.data.root.x=1"]),
+        (["--name=a", "--config=CONFIG", "--config.lr=fast"], ["config.lr", "fast"]),
+        (["--name=a", "--config=CONFIG:tiny"], ["no variant 'tiny'"]),
+    ],
+)
+def test_flag_and_config_errors(monkeypatch, capsys, tmp_path, args, words):
+  config = tmp_path / "config.py"
+  config.write_text(CONFIG)
+  assert _run(monkeypatch, *(arg.replace("CONFIG", str(config)) for arg in args)) == 2
+  assert_one_line(capsys, *words)
+
+
+def test_good_flags_reach_main(monkeypatch, tmp_path):
+  seen = {}
+  (tmp_path / "config.py").write_text(CONFIG)
+
+  def main(argv):
+    seen.update(argv=argv, steps=flags.FLAGS.steps, lr=flags.FLAGS.config.lr)
+
+  code = _run(monkeypatch, "--name=a", "--steps=3,0", f"--config={tmp_path / 'config.py'}", "--config.lr=2", main=main)
+  assert code == 0 and seen == {"argv": ["entry"], "steps": [3, 0], "lr": 2.0}
+
+
+def test_errors_in_main(monkeypatch, capsys):
+  def wrong(argv):
+    raise UserError("line one\n line two")
+
+  def interrupted(argv):
+    raise KeyboardInterrupt
+
+  def bug(argv):
+    raise KeyError("bug")
+
+  assert _run(monkeypatch, "--name=a", main=wrong) == 2
+  assert capsys.readouterr().err == "error: line one line two\n"
+  assert _run(monkeypatch, "--name=a", main=interrupted) == 130
+  assert capsys.readouterr().err.count("\n") == 1
+  with pytest.raises(KeyError):
+    _run(monkeypatch, "--name=a", main=bug)
+
+
+def test_a_bug_in_a_config_file_keeps_its_traceback(monkeypatch, tmp_path):
+  (tmp_path / "config.py").write_text(CONFIG)
+  with pytest.raises(Exception, match="a bug"):
+    _run(monkeypatch, "--name=a", f"--config={tmp_path / 'config.py'}:broken")
+
+
+@pytest.mark.parametrize("entry", ["evaluate", "upscale"])
+def test_entries_as_processes(entry, tmp_path):
+  """The real command: nothing else on stderr, no traceback, nothing written."""
+  command = [sys.executable, "-m", f"mzsr_jax.{entry}", "--weights=none", "--hr_dir=none", "--input=none", "--no_such_flag"]
+  root = pathlib.Path(cli.__file__).parents[1]
+  env = {**os.environ, "PYTHONPATH": str(root)}
+  done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+  assert done.returncode == 2 and done.stdout == ""
+  assert done.stderr.startswith("error: Unknown command line flag") and done.stderr.count("\n") == 1, done.stderr
+  assert not os.listdir(tmp_path)

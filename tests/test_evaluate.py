@@ -1,0 +1,170 @@
+"""The benchmark: the published bicubic numbers, the JSON report, and every kind of wrong input."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+import scipy.io
+
+from mzsr_jax import benchmark, evaluate, images, kernels, model, weights
+from test_cli import assert_one_line, run_entry
+
+# PSNR-Y and SSIM-Y of bicubic enlargement on Set5, which the paper's tables agree with.
+BICUBIC_SET5 = [
+    (2, "bicubic", 33.65, 0.9295),
+    (2, "g02d", 30.24, 0.8975),
+    (2, "g20d", 28.73, 0.8448),
+    (2, "gani", 28.15, 0.8264),
+    (2, "g13b", 30.54, 0.8772),
+    (4, "g20d", 24.74, 0.7321),
+]
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_bicubic_on_set5_is_as_published(data_dir, scale):
+  expected = {kernel: (psnr, ssim) for s, kernel, psnr, ssim in BICUBIC_SET5 if s == scale}
+  samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)
+  degradations = {name: kernels.load_degradation(name) for name in expected}
+  scores = benchmark.run(samples, degradations, [benchmark.baseline("bicubic", scale)], scale)
+  for result in benchmark.summarise(scores, scale):
+    psnr, ssim = expected[result["kernel"]]
+    assert result["psnr"] == pytest.approx(psnr, abs=0.01), result["kernel"]
+    assert result["ssim"] == pytest.approx(ssim, abs=0.0005), result["kernel"]
+
+
+def test_degradation_reproduces_the_published_lr_images(data_dir):
+  lr_dir = data_dir / "Set5" / "g20_direct_x2"
+  kind = kernels.load_degradation(str(lr_dir / "kernel.mat"))
+  samples = benchmark.load_pairs(lr_dir, data_dir / "Set5" / "GT", 2)
+  assert len(samples) == 5
+  assert sum(int((benchmark.make_lr(s.gt, kind, 2) != s.lr).sum()) for s in samples) <= 1
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+  """A folder with two small HR images, their LR images at scale 2, a kernel, and weights that do nothing yet."""
+  root = tmp_path_factory.mktemp("set")
+  rng = np.random.default_rng(0)
+  for name, size in {"a": (37, 41), "b": (32, 32)}.items():
+    hr = images.crop_to_multiple(rng.integers(0, 256, (*size, 3), dtype=np.uint8), 2)
+    images.write_png(root / "gt" / f"{name}_GT.png", hr)
+    images.write_png(root / "lr" / f"{name}.png", hr[::2, ::2])
+  np.save(root / "delta.npy", np.pad([[1.0]], 1))
+  metadata = {"stage": "meta", "scales": "[2.0]", "subsample": "direct", "inner_lrs": "[0.02, 0.01]"}
+  weights.save_weights(root / "w.safetensors", model.init(jax.random.key(0)), metadata)
+  return root
+
+
+def _evaluate(monkeypatch, *args):
+  return run_entry(monkeypatch, evaluate.main, evaluate.define_flags, *args)
+
+
+def test_report_of_hr_images(monkeypatch, capsys, small, tmp_path):
+  out = tmp_path / "new" / "report.json"
+  flags = [f"--weights={small}/w.safetensors", f"--hr_dir={small}/gt", f"--out={out}", "--kernels=g20d,gani", "--steps=0,1"]
+  assert _evaluate(monkeypatch, *flags) == 0
+  stdout, stderr = capsys.readouterr()
+  assert "g20d" in stdout and "mzsr (1)" in stdout and "2/2 b" in stderr
+  report = json.loads(out.read_text())
+  assert set(report) == {"results", "settings", "versions", "weights_sha256"}
+  assert report["weights_sha256"] == weights.sha256(str(small / "w.safetensors"))
+  assert report["settings"]["inner_lrs"] == pytest.approx([0.02])
+  lines = [(r["method"], r["steps"], r["kernel"]) for r in report["results"]]
+  assert sorted(lines) == sorted((m, s, k) for m, s in (("bicubic", 0), ("mzsr", 0), ("mzsr", 1)) for k in ("g20d", "gani"))
+  for result in report["results"]:
+    assert set(result) == {"method", "kernel", "scale", "steps", "psnr", "ssim", "seconds", "images"}
+    assert [set(i) for i in result["images"]] == [{"name", "psnr", "ssim"}] * 2
+    assert [i["name"] for i in result["images"]] == ["a", "b"] and result["scale"] == 2 and result["seconds"] > 0
+    for key in ("psnr", "ssim"):
+      assert result[key] == pytest.approx(np.mean([i[key] for i in result["images"]]))
+  # One adaptation step changes the result; the paths to it agree on what was asked for.
+  by_line = {(r["method"], r["steps"], r["kernel"]): r["psnr"] for r in report["results"]}
+  assert by_line["mzsr", 0, "g20d"] != by_line["mzsr", 1, "g20d"]
+
+
+def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, small, tmp_path):
+  given = [f"--lr_dir={small}/lr", f"--gt_dir={small}/gt", f"--kernel_path={small}/delta.npy", "--methods=bicubic"]
+  assert _evaluate(monkeypatch, *given, f"--out={tmp_path}/lr.json") == 0
+  assert _evaluate(
+      monkeypatch, f"--hr_dir={small}/gt", f"--kernels={small}/delta.npy", "--methods=bicubic", f"--out={tmp_path}/hr.json"
+  ) == 0
+  capsys.readouterr()
+  by_lr, by_hr = (json.loads((tmp_path / name).read_text()) for name in ("lr.json", "hr.json"))
+  assert by_lr["weights_sha256"] is None and by_lr["settings"]["weights"] is None
+  for result in (*by_lr["results"], *by_hr["results"]):
+    del result["seconds"]
+  assert by_lr["results"] == by_hr["results"]  # the given LR images are what a delta kernel makes of the HR images
+  before = (tmp_path / "lr.json").read_bytes()
+  assert _evaluate(monkeypatch, *given, f"--out={tmp_path}/lr.json") == 2
+  assert_one_line(capsys, "lr.json", "--overwrite")
+  assert (tmp_path / "lr.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        ("--hr_dir=SET/gt", ["--weights"]),
+        ("--hr_dir=SET/gt --weights=SET/none.safetensors", ["none.safetensors"]),
+        ("--hr_dir=SET/gt --weights=SET/w.safetensors --scale=4", ["scale", "4"]),
+        ("--hr_dir=SET/gt --scale=1", ["scale"]),
+        ("--hr_dir=SET/gt --steps=", ["--steps"]),
+        ("--hr_dir=SET/gt --steps=ten", ["steps", "ten"]),
+        ("--hr_dir=SET/gt --inner_lr=nan", ["inner_lr"]),
+        ("--hr_dir=SET/gt --methods=bicubic,zsr", ["zsr", "mzsr"]),
+        ("--hr_dir=SET/gt --methods=bicubic --kernels=g20", ["g20", "g20d"]),
+        ("--hr_dir=SET/gt --methods=bicubic --kernels=none.npy", ["none.npy"]),
+        ("--hr_dir=SET/gt --methods=bicubic --subsample=nearest", ["nearest", "direct"]),
+        ("--hr_dir=SET/none --methods=bicubic", ["none"]),
+        ("--hr_dir=EMPTY --methods=bicubic", ["no image"]),
+        ("--hr_dir=SET/gt --methods=bicubic --scale=16", ["too small"]),
+        ("--methods=bicubic", ["--hr_dir", "--lr_dir"]),
+        ("--hr_dir=SET/gt --lr_dir=SET/lr --methods=bicubic", ["--hr_dir", "--lr_dir"]),
+        ("--lr_dir=SET/lr --gt_dir=SET/gt --methods=bicubic", ["--kernel_path"]),
+        ("--lr_dir=SET/lr --gt_dir=SET/gt --kernel_path=SET/delta.npy --methods=bicubic --scale=4", ["at scale 4"]),
+        ("--lr_dir=SET/lr --gt_dir=SET --kernel_path=SET/delta.npy --methods=bicubic", ["do not match", "a (LR only)"]),
+    ],
+)
+def test_wrong_input(monkeypatch, capsys, small, tmp_path, args, words):
+  (tmp_path / "empty").mkdir()
+  args = args.replace("SET", str(small)).replace("EMPTY", str(tmp_path / "empty")).split()
+  # The subsampling and the methods come after the flags that other cases lack, so that each line has one fault only.
+  assert _evaluate(monkeypatch, *args, f"--out={tmp_path}/out.json") == 2
+  assert_one_line(capsys, *words)
+  assert not (tmp_path / "out.json").exists()
+
+
+def test_wrong_kernel_files(monkeypatch, capsys, small, tmp_path):
+  matrices = {"even": np.ones((4, 4)), "nan": np.full((3, 3), np.nan), "zero": np.zeros((3, 3)), "cube": np.ones((3, 3, 3))}
+  for name, array in matrices.items():
+    scipy.io.savemat(tmp_path / f"{name}.mat", {"kernel": array})
+    flags = [f"--hr_dir={small}/gt", f"--kernels={tmp_path}/{name}.mat", "--methods=bicubic", f"--out={tmp_path}/out.json"]
+    assert _evaluate(monkeypatch, *flags) == 2
+    assert_one_line(capsys, f"{name}.mat")
+
+
+def test_a_diverged_adaptation_is_named(monkeypatch, capsys, small, tmp_path):
+  flags = [f"--weights={small}/w.safetensors", f"--hr_dir={small}/gt", "--kernels=g20d", "--methods=mzsr", "--steps=4"]
+  assert _evaluate(monkeypatch, *flags, "--inner_lr=1e30", f"--out={tmp_path}/out.json") == 2
+  assert_one_line(capsys, "diverged", "'a'", "4 steps")
+  assert not (tmp_path / "out.json").exists()
+
+
+def test_perfect_results_stay_valid_json():
+  def score(image, psnr):
+    return benchmark.Score("mzsr", 1, "g20d", image, psnr, 1.0, 0.5)
+
+  (result,) = benchmark.summarise([score("a", math.inf), score("b", 30.0)], scale=2)
+  assert result["psnr"] is None and [i["psnr"] for i in result["images"]] == [None, 30.0]
+  json.dumps(result, allow_nan=False)
+  assert "inf/1.0000" in benchmark.table([result])
+
+
+def test_programs_are_shared_between_kernels_of_a_size(small, monkeypatch):
+  compilations = []
+  compile_ = benchmark._compile
+  monkeypatch.setattr(benchmark, "_compile", lambda *args: compilations.append(args) or compile_(*args))
+  degradations = {name: kernels.load_degradation(name) for name in ("g02d", "g20d", "gani")}
+  scores = list(benchmark.run(benchmark.load_hr(small / "gt", 2), degradations, [benchmark.baseline("bicubic", 2)], 2))
+  assert len(scores) == 6 and len(compilations) == 2  # once for each image size

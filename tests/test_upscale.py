@@ -1,0 +1,98 @@
+"""The entry for photos: files in, files out, and one bad file does not stop the others."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from mzsr_jax import baselines, images, kernels, model, upscale, weights
+from test_cli import assert_one_line, run_entry
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+  """Two photos, one of them in a subfolder, a broken one, and weights for scale 2."""
+  root = tmp_path_factory.mktemp("upscale")
+  for name in ("photos/a.png", "photos/sub/b.png"):
+    images.write_png(root / name, RNG.integers(0, 256, (12, 14, 3), dtype=np.uint8))
+  (root / "photos" / "broken.jpg").write_text("not a picture")
+  metadata = {"stage": "meta", "scales": "[2.0]", "subsample": "direct", "inner_lrs": "[0.02, 0.01]"}
+  weights.save_weights(root / "w.safetensors", model.init(jax.random.key(0)), metadata)
+  return root
+
+
+def _upscale(monkeypatch, small, *args):
+  defaults = ["--kernel=g20d", f"--weights={small}/w.safetensors", "--steps=2"]
+  return run_entry(monkeypatch, upscale.main, upscale.define_flags, *defaults, *args)
+
+
+def test_one_photo_with_comparison(monkeypatch, capsys, small, tmp_path):
+  photo = small / "photos" / "a.png"
+  outputs = [f"--output={tmp_path}/out.png", f"--comparison={tmp_path}/side.png"]
+  assert _upscale(monkeypatch, small, f"--input={photo}", *outputs) == 0
+  assert "14x12 -> 28x24" in capsys.readouterr().out
+  sr, side = images.read_image(tmp_path / "out.png"), images.read_image(tmp_path / "side.png")
+  assert sr.shape == (24, 28, 3)
+  panels = [side[-24:, left : left + 28] for left in range(0, side.shape[1], 30)]  # bicubic, steps 0, 1 and 2
+  assert len(panels) == 4
+  bicubic = baselines.bicubic(images.to_float(images.read_image(photo)), 2)
+  np.testing.assert_array_equal(panels[0], images.to_uint8(bicubic))
+  np.testing.assert_array_equal(panels[3], sr)
+  assert (panels[1] != panels[2]).any() and (panels[2] != panels[3]).any()
+  assert _upscale(monkeypatch, small, f"--input={photo}", f"--output={tmp_path}/out.png") == 2
+  assert_one_line(capsys, "out.png", "--overwrite")
+  assert sorted(os.listdir(tmp_path)) == ["out.png", "side.png"]
+
+
+def test_intermediate_steps_do_not_change_the_last(small):
+  params = weights.load_weights(str(small / "w.safetensors"))
+  lr = images.read_image(small / "photos" / "a.png")
+  kind = kernels.load_degradation("g20d")
+  rates = np.float32([0.02, 0.01])
+  once = upscale.super_resolve(params, lr, kind, 2, rates, [2])[2]
+  staged = upscale.super_resolve(params, lr, kind, 2, rates, [0, 1, 2])
+  assert list(staged) == [0, 1, 2]
+  assert np.abs(staged[2].astype(int) - once).max() <= 1  # summed in another order, which can tip a rounding
+
+
+def test_a_folder_with_a_broken_file(monkeypatch, capsys, small, tmp_path):
+  assert _upscale(monkeypatch, small, f"--input={small}/photos", f"--output={tmp_path}/out") == 2
+  first, last = capsys.readouterr().err.splitlines()
+  assert first.startswith("error: ") and "broken.jpg" in first
+  assert "1 of 3" in last
+  assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")) == ["out/a.png", "out/sub/b.png"]
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        ("--input=DIR/none.png --output=TMP/out.png", ["none.png"]),
+        ("--input=DIR/photos/broken.jpg --output=TMP/out.png", ["broken.jpg"]),
+        ("--input=DIR/photos/a.png", ["--output"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.jpg", ["out.jpg", "PNG"]),
+        ("--input=DIR/photos/a.png --output=DIR/photos/a.png --overwrite", ["would replace"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --comparison=TMP/out.png", ["would replace"]),
+        ("--input=DIR/photos/a.png --output=DIR/w.safetensors/out.png", ["w.safetensors"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --scale=3", ["scale", "3"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --steps=-1", ["steps"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --kernel=gauss", ["gauss", "g20d"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --weights=nothing", ["nothing"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --inner_lr=-0.1", ["inner_lr"]),
+    ],
+)
+def test_wrong_input(monkeypatch, capsys, small, tmp_path, args, words):
+  args = args.replace("DIR", str(small)).replace("TMP", str(tmp_path)).split()
+  assert _upscale(monkeypatch, small, *args) == 2
+  assert_one_line(capsys, *words)
+  assert not os.listdir(tmp_path)
+
+
+def test_two_photos_for_one_output(tmp_path):
+  for name in ("a.png", "a.jpg"):
+    (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "in" / name).touch()
+  with pytest.raises(ValueError, match="would replace"):
+    upscale.plan(str(tmp_path / "in"), str(tmp_path / "out"), None, overwrite=True)
