@@ -1,0 +1,33 @@
+"""Zero-shot super-resolution by meta-transfer learning (MZSR, Soh, Cho and Cho, CVPR 2020), in JAX.
+
+    import mzsr_jax as mz
+
+    params = mz.load_weights("x2_direct")
+    kernel = mz.load_degradation("g20d").kernel
+    adapted = mz.adapt(params, lr, kernel, scale=2, num_steps=5)
+    sr = mz.super_resolve(adapted, lr, scale=2)
+
+Images are float32 RGB in [0, 1], (H, W, 3). `adapt` and `super_resolve` are pure and work under jax.jit, jax.vmap and
+jax.grad.
+"""
+
+from mzsr_jax.meta_test import adapt, lr_son, super_resolve
+from mzsr_jax.degradation import degrade, enlarge
+from mzsr_jax.errors import UserError
+from mzsr_jax.kernels import Degradation, gaussian, load_degradation
+from mzsr_jax.weights import load_weights, read_metadata, save_weights
+
+__all__ = [
+    "Degradation",
+    "UserError",
+    "adapt",
+    "degrade",
+    "enlarge",
+    "gaussian",
+    "load_degradation",
+    "load_weights",
+    "lr_son",
+    "read_metadata",
+    "save_weights",
+    "super_resolve",
+]

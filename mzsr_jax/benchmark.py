@@ -12,7 +12,7 @@ import jax
 from jaxtyping import PyTree
 import numpy as np
 
-from mzsr_jax import adapt, baselines, degradation, images, metrics
+from mzsr_jax import baselines, degradation, images, meta_test, metrics
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation
 
@@ -75,8 +75,8 @@ def mzsr(params: PyTree, inner_lrs: Sequence[float], scale: float) -> Method:
   def solve(params, lr, kernel, subsample):
     if steps:
       rates = np.asarray(inner_lrs, np.float32)
-      params = adapt.adapt(params, lr, kernel, scale=scale, num_steps=steps, inner_lrs=rates, subsample=subsample)
-    return adapt.super_resolve(params, lr, scale=scale)
+      params = meta_test.adapt(params, lr, kernel, scale=scale, num_steps=steps, inner_lrs=rates, subsample=subsample)
+    return meta_test.super_resolve(params, lr, scale=scale)
 
   return Method("mzsr", steps, solve, params)
 

@@ -20,6 +20,11 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
 
   @property
+  def steps(self) -> list[int]:
+    """Steps of all complete checkpoints, in order."""
+    return sorted(self._manager.all_steps())
+
+  @property
   def latest(self) -> int | None:
     """Step of the newest complete checkpoint, or None."""
     return self._manager.latest_step()

@@ -9,7 +9,7 @@ import ml_collections
 import optax
 from jaxtyping import Array, Int, PyTree, UInt8
 
-from mzsr_jax import adapt, maml, tasks
+from mzsr_jax import maml, meta_test, model, tasks
 from mzsr_jax.degradation import Degrader
 from mzsr_jax.model import MZSRNet, Params
 
@@ -50,12 +50,17 @@ def _optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformatio
   return optax.chain(*clip, optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: learning_rate(config, step)))
 
 
+def init_params(config: ml_collections.ConfigDict) -> Params:
+  """Random network parameters from the config's seed."""
+  return model.init(jax.random.fold_in(jax.random.key(config.seed), 0), network(config))
+
+
 def init_state(config: ml_collections.ConfigDict, params: Params) -> TrainState:
   """The state before the first step, from the given network parameters."""
   learned = {"params": params}
   if config.stage == "meta" and config.meta.learn_inner_lrs:
-    rates = jnp.full((config.meta.num_inner_steps,), config.meta.inner_lr)
-    learned["inner_lrs"] = jax.tree.map(lambda _: rates, params)
+    shape = (config.meta.num_inner_steps,)
+    learned["inner_lrs"] = jax.tree.map(lambda _: jnp.full(shape, config.meta.inner_lr), params)
   return TrainState(jnp.zeros((), jnp.int32), learned, _optimizer(config).init(learned))
 
 
@@ -88,14 +93,15 @@ def make_step(config: ml_collections.ConfigDict, first_order: bool = False) -> S
         config.degradation.noise_std,
     )
     (loss, metrics), grads = gradient(config, state, pairs, first_order)
-    updates, opt_state = optimizer.update(grads, state.opt_state)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+      updates, opt_state = optimizer.update(grads, state.opt_state)
     learned = optax.apply_updates(state.learned, updates)
     metrics |= {
         "loss": loss,
         "learning_rate": learning_rate(config, state.step),
-        "grad_norm": optax.global_norm(grads),
-        "param_norm": optax.global_norm(learned),
-        "update_norm": optax.global_norm(updates),
+        "grad_norm": optax.tree.norm(grads),
+        "param_norm": optax.tree.norm(learned),
+        "update_norm": optax.tree.norm(updates),
     }
     return TrainState(state.step + 1, learned, opt_state), metrics
 
@@ -106,7 +112,7 @@ def _pretrain_gradient(config, state, pairs, first_order):
   """Gradient of the L1 loss over all patches (Eq. 4)."""
   del first_order
   inputs, targets = (x.reshape(-1, *x.shape[2:]) for x in pairs)
-  loss = lambda learned: adapt.l1(learned["params"], inputs, targets, network(config))
+  loss = lambda learned: meta_test.l1(learned["params"], inputs, targets, network(config))
   value, grads = jax.value_and_grad(loss)(state.learned)
   return (value, {}), grads
 
@@ -124,8 +130,8 @@ def _meta_gradient(config, state, pairs, first_order):
     def loss(learned):
       return maml.meta_loss(
           learned["params"],
-          lambda p: adapt.l1(p, *support, net),
-          lambda p: adapt.l1(p, *query, net),
+          lambda p: meta_test.l1(p, *support, net),
+          lambda p: meta_test.l1(p, *query, net),
           learned.get("inner_lrs", fixed_rates),
           weights,
           first_order=first_order,

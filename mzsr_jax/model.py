@@ -57,7 +57,7 @@ class MZSRNet(nn.Module):
 
 def init(key, model: MZSRNet = MZSRNet()) -> Params:
   """Random parameters: variance scaling (scale 1, fan-in, truncated normal), zero biases."""
-  return model.init(key, jnp.zeros((1, 8, 8, model.channels)))["params"]
+  return model.init(key, jnp.zeros((1, 8, 8, model.channels), jnp.float32))["params"]
 
 
 def apply(params: Params, x: Float[Array, "n h w c"], model: MZSRNet = MZSRNet()) -> Float[Array, "n h w c"]:

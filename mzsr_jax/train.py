@@ -15,7 +15,7 @@ import numpy as np
 import tensorboardX
 from absl import logging
 
-from mzsr_jax import learner, model as model_lib, validate, weights
+from mzsr_jax import learner, validate, weights
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.data import PatchIterator, make_patch_iterator
 from mzsr_jax.errors import UserError
@@ -203,8 +203,7 @@ def _duration(seconds: float) -> str:
 
 
 def _initial_params(config):
-  net = learner.network(config)
-  fresh = model_lib.init(jax.random.fold_in(jax.random.key(config.seed), 0), net)
+  fresh = learner.init_params(config)
   if not config.init_weights:
     return fresh
   params = weights.load_weights(config.init_weights)
@@ -275,8 +274,9 @@ def export(config, state: TrainState, path: pathlib.Path, data: str = "") -> Non
     data: what the weights were trained on, in words; empty says what the config says.
   """
   settings = plain(config)
-  settings["data"].pop("root")  # a path means nothing on another machine
   settings.pop("run")
+  settings["data"].pop("root")  # paths mean nothing on another machine
+  settings["init_weights"] = pathlib.Path(settings["init_weights"]).name
   metadata = {
       "stage": config.stage,
       "scales": json.dumps(settings["degradation"]["scales"]),

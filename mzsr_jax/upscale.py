@@ -14,7 +14,7 @@ import jax
 from jaxtyping import PyTree
 import numpy as np
 
-from mzsr_jax import adapt, baselines, cli, images, kernels, weights
+from mzsr_jax import baselines, cli, images, kernels, meta_test, weights
 from mzsr_jax.errors import UserError
 
 
@@ -151,8 +151,8 @@ def super_resolve(
   return results
 
 
-_adapt = jax.jit(adapt.adapt, static_argnames=("scale", "num_steps", "subsample"))
-_forward = jax.jit(adapt.super_resolve, static_argnames="scale")
+_adapt = jax.jit(meta_test.adapt, static_argnames=("scale", "num_steps", "subsample"))
+_forward = jax.jit(meta_test.super_resolve, static_argnames="scale")
 _bicubic = jax.jit(baselines.bicubic, static_argnums=1)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from mzsr_jax import adapt, baselines, benchmark, data, images, kernels, metrics
+from mzsr_jax import baselines, benchmark, data, images, kernels, meta_test, metrics
 from mzsr_jax.kernels import Degradation
 from mzsr_jax.learner import network
 from mzsr_jax.model import Params
@@ -42,9 +42,9 @@ def make_validator(config: ml_collections.ConfigDict):
     """SR images after each number of `steps`."""
     taken = 0
     for n in steps:
-      params = adapt.adapt(params, lr, kind.kernel, scale, n - taken, rates[taken:n], kind.subsample, net)
+      params = meta_test.adapt(params, lr, kind.kernel, scale, n - taken, rates[taken:n], kind.subsample, net)
       taken = n
-      yield images.to_uint8(adapt.super_resolve(params, lr, scale, net))
+      yield images.to_uint8(meta_test.super_resolve(params, lr, scale, net))
 
   def validate(params: Params) -> Validation:
     rates = (tuple(config.meta_test.inner_lrs) + config.meta_test.inner_lrs[-1:] * max(steps))[: max(steps)]

@@ -71,7 +71,7 @@ def adapt(
   Returns:
     Parameters adapted to the image.
   """
-  inner_lrs = jnp.broadcast_to(jnp.asarray(inner_lrs, jnp.float32), (num_steps,))
+  inner_lrs = jnp.broadcast_to(jnp.asarray(inner_lrs, lr.dtype), (num_steps,))
   inputs, targets = lr_son(lr, kernel, scale, subsample)[None], lr[None]
   for i in range(num_steps):
     params = _step(params, inputs, targets, inner_lrs[i], model)

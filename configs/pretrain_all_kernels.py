@@ -1,0 +1,28 @@
+"""One blind network for all blur kernels at x2 ("Pre-train (All)" of Figure 3): stage 1's loss on stage 2's degradations.
+
+python -m mzsr_jax.main --config=configs/pretrain_all_kernels.py --workdir=runs/all_kernels --config.data.root=/path/to/HR
+
+An ablation in the paper. It is also the cheap half of meta-training where there is no GPU: a step costs a hundredth of a
+meta-step, and most of what a meta-step would learn at first is what all kernels have in common.
+"""
+
+from mzsr_jax import default_config
+
+
+def cpu(c):
+  """8 patches of 48x48, each with a kernel of its own, from stage-1 weights."""
+  c.init_weights = "pretrain_x2"
+  c.data.patch_size = 48
+  c.batch_size = 8
+  c.optimizer.learning_rate = 4e-4
+  c.optimizer.halve_every = 1500
+  c.optimizer.min_learning_rate = 1e-4
+  c.run.num_steps = 3000
+  return c
+
+
+def get_config(variant=None):
+  c = default_config.pretrain(scale=2.0)
+  c.degradation.subsample = "direct"
+  c.degradation.kernels = "gaussian"
+  return default_config.variant(c, variant, cpu=cpu)

@@ -1,0 +1,100 @@
+"""The Gaussian family, the training distribution, and kernel files good and bad."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.io
+
+from mzsr_jax import kernels
+from mzsr_jax.errors import UserError
+
+
+def test_gaussian_has_the_variances_and_angle_it_was_given():
+  size, theta = 61, 0.3
+  k = np.asarray(kernels.gaussian(6.0, 2.0, theta, size), np.float64)
+  y, x = np.mgrid[:size, :size] - size // 2
+  covariance = np.array([[(k * x * x).sum(), (k * x * y).sum()], [(k * x * y).sum(), (k * y * y).sum()]])
+  rotation = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
+  np.testing.assert_allclose(k.sum(), 1, atol=1e-6)
+  np.testing.assert_allclose(covariance, rotation @ np.diag([6.0, 2.0]) @ rotation.T, atol=1e-3)
+
+
+def test_samples_span_the_training_distribution():
+  scale = 2.0
+  ks = np.asarray(jax.vmap(lambda key: kernels.sample(key, scale, 41))(jax.random.split(jax.random.key(0), 300)), np.float64)
+  y, x = np.mgrid[:41, :41] - 20
+  moments = [(ks * m).sum((1, 2)) for m in (x * x, x * y, y * y)]
+  eigenvalues = np.linalg.eigvalsh(np.array([[moments[0], moments[1]], [moments[1], moments[2]]]).transpose(2, 0, 1))
+  assert eigenvalues.min() > 0.98 and eigenvalues.max() < 2.5 * scale + 0.02
+  assert eigenvalues[:, 1].max() > 4.5 and eigenvalues[:, 0].min() < 1.1
+  np.testing.assert_allclose(eigenvalues[:, 1].mean(), (1 + 2.5 * scale) / 2, atol=0.25)
+
+
+@pytest.mark.parametrize("name", kernels.NAMES)
+def test_named_kernels_sum_to_one(name):
+  kernel, subsample = kernels.load_degradation(name)
+  assert kernel.shape[0] == kernel.shape[1] and kernel.shape[0] % 2 == 1
+  assert abs(kernel.sum() - 1) < 1e-6 and subsample in kernels.SUBSAMPLINGS
+
+
+def test_subsampling_may_be_chosen_and_defaults_to_the_names_own():
+  assert kernels.load_degradation("g13b").subsample == "bicubic"
+  assert kernels.load_degradation("g13b", "direct").subsample == "direct"
+  assert kernels.load_degradation("bicubic").kernel.shape == (1, 1)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".mat"])
+def test_files_round_trip_and_are_normalised(tmp_path, suffix):
+  kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 7))
+  path = tmp_path / f"k{suffix}"
+  if suffix == ".npy":
+    np.save(path, 5 * kernel)
+  else:
+    scipy.io.savemat(path, {"K": 5 * kernel})
+  np.testing.assert_allclose(kernels.read_kernel(path), kernel, atol=1e-7)
+
+
+BAD = {
+    "vector": np.ones(5),
+    "cube": np.ones((3, 3, 3)),
+    "even": np.ones((4, 4)),
+    "oblong": np.ones((3, 5)),
+    "nan": np.array([[0, 0, 0], [0, np.nan, 0], [0, 0, 0]]),
+    "infinite": np.array([[0, 0, 0], [0, np.inf, 0], [0, 0, 0]]),
+    "sums to zero": np.array([[0, 0, 0], [-1.0, 0, 1], [0, 0, 0]]),
+    "all zero": np.zeros((3, 3)),
+    "complex": np.ones((3, 3), complex),
+    "text": np.array([["a"]]),
+    "pickled": np.array([[None]], object),
+    "empty": np.zeros((0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_unusable_kernel_files_are_refused_in_one_line(tmp_path, name):
+  path = tmp_path / "k.npy"
+  np.save(path, BAD[name], allow_pickle=True)
+  with pytest.raises(UserError) as e:
+    kernels.load_degradation(str(path))
+  assert "k.npy" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a kernel", b"\x93NUMPY\x01\x00", b"MATLAB 5.0 MAT-file" + bytes(200)])
+@pytest.mark.parametrize("suffix", [".npy", ".mat"])
+def test_damaged_kernel_files_are_refused(tmp_path, content, suffix):
+  path = tmp_path / f"k{suffix}"
+  path.write_bytes(content)
+  with pytest.raises(UserError, match="k" + suffix):
+    kernels.read_kernel(path)
+
+
+def test_two_matrices_in_a_mat_file_are_ambiguous(tmp_path):
+  scipy.io.savemat(tmp_path / "k.mat", {"a": np.ones((3, 3)), "b": np.ones((5, 5))})
+  with pytest.raises(UserError, match="one 2-D array"):
+    kernels.read_kernel(tmp_path / "k.mat")
+
+
+@pytest.mark.parametrize("spec", ["g99", "", "nowhere.mat", "photo.png"])
+def test_unknown_names_and_missing_files_are_refused(spec):
+  with pytest.raises(UserError):
+    kernels.load_degradation(spec)

@@ -1,0 +1,102 @@
+"""The meta-gradient: second order, against finite differences in float64; every way of computing it agrees."""
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mzsr_jax import maml, meta_test, model
+
+TINY = model.MZSRNet(depth=3, features=4)
+RATES = (0.05, 0.03)
+WEIGHTS = (0.25, 0.75)
+
+
+def make_tasks(count=3, dtype=jnp.float32):
+  images = np.random.default_rng(0).random((count, 4, 2, 8, 8, 3))
+  return tuple(jnp.asarray(images[:, i], dtype) for i in range(4))  # support inputs, targets, query inputs, targets
+
+
+def meta_gradient(params, tasks, batching="vmap", first_order=False, net=TINY):
+  def of_task(task):
+    x, y, query_x, query_y = task
+    rates, weights = jnp.asarray(RATES, x.dtype), jnp.asarray(WEIGHTS, x.dtype)
+
+    def loss(params):
+      support = lambda p: meta_test.l1(p, x, y, net)
+      query = lambda p: meta_test.l1(p, query_x, query_y, net)
+      return maml.meta_loss(params, support, query, rates, weights, first_order=first_order)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  return maml.mean_over_tasks(of_task, tasks, batching)
+
+
+def random_params(dtype=jnp.float32, net=TINY):
+  # Ten times the usual scale, so that the terms of second order are not lost beside those of the first.
+  return jax.tree.map(lambda p: (3 * p).astype(dtype), model.init(jax.random.key(1), net))
+
+
+def relative_difference(a, b):
+  a, b = (jax.flatten_util.ravel_pytree(t)[0] for t in (a, b))
+  return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+def test_second_order_gradient_agrees_with_finite_differences():
+  with jax.enable_x64(True):
+    params, tasks = random_params(jnp.float64), make_tasks(2, jnp.float64)
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    value = jax.jit(lambda v: meta_gradient(unravel(v), tasks)[0][0])
+    (_, _), gradient = meta_gradient(params, tasks)
+    _, first_order = meta_gradient(params, tasks, first_order=True)
+    analytic, approximate = (jax.flatten_util.ravel_pytree(g)[0] for g in (gradient, first_order))
+    directions = np.random.default_rng(2).standard_normal((6, flat.size))
+    step = 1e-6  # small, since the L1 loss and the ReLU have kinks
+    numeric = [(value(flat + step * d) - value(flat - step * d)) / (2 * step) for d in directions]
+    np.testing.assert_allclose(directions @ analytic, numeric, rtol=1e-5, atol=1e-8)
+    errors = np.abs(directions @ approximate - np.array(numeric)) / np.abs(numeric)
+    assert errors.max() > 0.01, "first order should differ from the true gradient"
+
+
+def test_jit_equals_no_jit():
+  params, tasks = random_params(), make_tasks()
+  with jax.disable_jit():
+    _, plain = meta_gradient(params, tasks)
+  _, jitted = jax.jit(meta_gradient)(params, tasks)
+  assert relative_difference(jitted, plain) < 1e-5
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("convolution", model.CONVOLUTIONS)
+def test_all_task_batchings_and_convolutions_agree(convolution, first_order):
+  params, tasks = random_params(), make_tasks()
+  reference = meta_gradient(params, tasks, "vmap", first_order, model.MZSRNet(3, 4, 3, "xla"))
+  for batching in maml.TASK_BATCHINGS:
+    net = model.MZSRNet(3, 4, 3, convolution)
+    out = jax.jit(lambda p, t: meta_gradient(p, t, batching, first_order, net))(params, tasks)
+    assert relative_difference(out, reference) < 1e-5, batching
+
+
+def test_one_step_of_the_inner_loop_is_gradient_descent_and_rates_may_differ_by_leaf():
+  loss = lambda p: jnp.sum((p["a"] - 3.0) ** 2) + jnp.sum(p["b"] ** 2)
+  params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+  adapted, (losses, observed) = maml.adapt(loss, params, jnp.asarray([0.1, 0.2]), observe=loss)
+  a, b = 1 + 0.1 * 4, 1 - 0.1 * 2
+  np.testing.assert_allclose(losses, [2 * 4 + 3, 2 * (a - 3) ** 2 + 3 * b**2], rtol=1e-5)
+  np.testing.assert_allclose(observed[0], losses[1], rtol=1e-6)
+  np.testing.assert_allclose(adapted["a"], a - 0.2 * 2 * (a - 3), rtol=1e-5)
+  by_leaf, _ = maml.adapt(loss, params, {"a": jnp.asarray([0.1, 0.2]), "b": jnp.zeros(2)})
+  np.testing.assert_allclose(by_leaf["a"], adapted["a"], rtol=1e-6)
+  np.testing.assert_array_equal(by_leaf["b"], params["b"])
+
+
+def test_loss_weights_are_annealed_to_the_last_step():
+  at = lambda step, schedule: np.asarray(maml.loss_weights(step, 5, schedule, 3300, 0.03))
+  for schedule in ("annealed", "constant", "last"):
+    for step in (0, 1000, 3300, 10**6):
+      np.testing.assert_allclose(at(step, schedule).sum(), 1, rtol=1e-6)
+  np.testing.assert_allclose(at(0, "annealed"), np.full(5, 0.2), rtol=1e-6)
+  np.testing.assert_allclose(at(10**6, "annealed"), [0.006] * 4 + [0.976], rtol=1e-5)
+  np.testing.assert_allclose(at(1650, "annealed")[0], (0.2 + 0.006) / 2, rtol=1e-5)
+  np.testing.assert_array_equal(at(0, "last"), [0, 0, 0, 0, 1])

@@ -1,0 +1,109 @@
+"""Meta-test as a library: pure, and under jit, vmap and grad."""
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mzsr_jax as mz
+from mzsr_jax import meta_test, model
+
+NET = model.MZSRNet(depth=3, features=8)
+KERNEL = mz.gaussian(2.0, 2.0, 0.0, 5)
+
+
+@pytest.fixture(scope="module")
+def params():
+  return model.init(jax.random.key(0), NET)
+
+
+def photo(height=12, width=14, seed=0):
+  smooth = jax.random.uniform(jax.random.key(seed), (4, 5, 3))
+  return jnp.clip(jax.image.resize(smooth, (height, width, 3), "cubic"), 0, 1)
+
+
+def adapt_(params, lr, kernel=KERNEL, **options):
+  return mz.adapt(params, lr, kernel, **{"model": NET, "num_steps": 2, "inner_lrs": 0.05, **options})
+
+
+def assert_trees_close(a, b, **tolerance):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+@pytest.mark.parametrize("height,width", [(12, 14), (11, 13), (5, 3), (1, 1)])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_any_size_adapts_and_enlarges(params, height, width, scale):
+  lr = photo(height, width)
+  sr = mz.super_resolve(adapt_(params, lr, scale=scale), lr, scale=scale, model=NET)
+  assert sr.shape == (scale * height, scale * width, 3)
+  assert float(sr.min()) >= 0 and float(sr.max()) <= 1 and bool(jnp.isfinite(sr).all())
+
+
+def test_zero_steps_change_nothing(params):
+  assert_trees_close(adapt_(params, photo(), num_steps=0), params, rtol=0)
+
+
+def test_steps_lower_the_loss_on_the_lr_son(params):
+  lr = photo()
+  son = mz.lr_son(lr, KERNEL)[None]
+  losses = [float(meta_test.l1(adapt_(params, lr, num_steps=n), son, lr[None], NET)) for n in (0, 1, 5)]
+  assert losses[0] > losses[1] > losses[2]
+
+
+def test_a_rate_for_each_step_is_obeyed(params):
+  lr = photo()
+  together = adapt_(params, lr, inner_lrs=jnp.asarray([0.05, 0.02]))
+  first = adapt_(params, lr, num_steps=1, inner_lrs=0.05)
+  assert_trees_close(together, adapt_(first, lr, num_steps=1, inner_lrs=0.02), rtol=1e-5, atol=1e-7)
+
+
+def test_jit_equals_no_jit(params):
+  lr = photo()
+  jitted = jax.jit(adapt_, static_argnames=("num_steps", "scale", "subsample"))
+  assert_trees_close(jitted(params, lr, KERNEL, num_steps=3), adapt_(params, lr, num_steps=3), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["images", "kernels", "both"])
+def test_vmap_over_images_and_kernels_equals_one_at_a_time(params, axes):
+  lrs = jnp.stack([photo(seed=s) for s in range(2)])
+  kernels = jnp.stack([mz.gaussian(v, 1.0, 0.3, 5) for v in (1.0, 3.0)])
+  solve = lambda lr, kernel: mz.super_resolve(adapt_(params, lr, kernel), lr, model=NET)
+  pick = lambda stack, axis, i: stack[i if axis == 0 else 0]
+  arguments = [s if a == 0 else s[0] for s, a in zip((lrs, kernels), axes)]
+  together = jax.vmap(solve, in_axes=axes)(*arguments)
+  for i in range(2):
+    alone = solve(pick(lrs, axes[0], i), pick(kernels, axes[1], i))
+    np.testing.assert_allclose(together[i], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("subsample", ["direct", "bicubic"])
+def test_gradient_through_the_adaptation(params, subsample):
+  """With respect to parameters and kernel, against finite differences in float64."""
+  with jax.enable_x64(True):
+    double = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
+    point, hr = double((params, KERNEL)), double(photo(24, 28, seed=3))
+    lr = jnp.clip(mz.degrade(hr, point[1], 2, subsample), 0.01, 0.99)
+
+    @jax.jit
+    def loss(point):
+      adapted = adapt_(point[0], lr, point[1], subsample=subsample)
+      return jnp.mean((mz.super_resolve(adapted, lr, model=NET) - hr) ** 2)
+
+    gradient = jax.grad(loss)(point)
+    for argument in (0, 1):
+      slope, unravel = jax.flatten_util.ravel_pytree(gradient[argument])
+      start = jax.flatten_util.ravel_pytree(point[argument])[0]
+      norm = float(jnp.linalg.norm(slope))
+      ahead, behind = (
+          loss(tuple(unravel(start + t * slope / norm) if i == argument else p for i, p in enumerate(point)))
+          for t in (1e-7, -1e-7)
+      )
+      np.testing.assert_allclose((ahead - behind) / 2e-7, norm, rtol=1e-4)
+
+
+def test_the_son_keeps_the_size_and_is_no_sharper():
+  lr = photo(13, 9)
+  son = mz.lr_son(lr, KERNEL)
+  variation = lambda x: float(jnp.abs(jnp.diff(x, axis=0)).mean())
+  assert son.shape == lr.shape and variation(son) < variation(lr)

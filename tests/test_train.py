@@ -1,0 +1,194 @@
+"""The loop: stages chain, a killed run goes on as if nothing had happened, wrong workdirs and divergence are said."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from configs import meta_multiscale, meta_x2, meta_x2_bicubic, meta_x4, pretrain_all_kernels, pretrain_x2, pretrain_x4
+from mzsr_jax import learner, train, weights
+from mzsr_jax.checkpoint import Checkpoints
+from mzsr_jax.errors import UserError
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+CONFIGS = (meta_multiscale, meta_x2, meta_x2_bicubic, meta_x4, pretrain_all_kernels, pretrain_x2, pretrain_x4)
+
+
+def tiny(module, num_steps=4, **changes):
+  """A smoke config cut down further, so that a test compiles and runs in seconds."""
+  c = module.get_config("smoke")
+  c.data.patch_size = 16
+  c.model.features = 8
+  c.model.depth = 3
+  c.run.num_steps = num_steps
+  c.run.checkpoint_every = 2
+  c.run.log_every = 2
+  c.run.eval_every = 0
+  c.update_from_flattened_dict(changes)
+  return c
+
+
+def leaves(state):
+  return [np.asarray(x) for x in jax.tree.leaves(state)]
+
+
+@pytest.mark.parametrize("module", CONFIGS, ids=lambda m: m.__name__.split(".")[-1])
+def test_every_config_makes_steps(module, tmp_path):
+  """At the network's real size, full and smoke variants being the same code; one tiny step of each."""
+  config = tiny(module)
+  state = learner.init_state(config, learner.init_params(config))
+  patches = jnp.asarray(np.random.default_rng(0).integers(0, 256, (learner.patches_per_step(config), 16, 16, 3)), jnp.uint8)
+  before = leaves(state)
+  state, metrics = learner.make_step(config)(state, patches, jax.random.key(0))
+  assert all(np.isfinite(m).all() for m in metrics.values())
+  assert any((a != b).any() for a, b in zip(before, leaves(state)))
+
+
+def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
+  for module in CONFIGS:
+    assert module.get_config().to_dict().keys() == module.get_config("smoke").to_dict().keys()
+    with pytest.raises(UserError, match="no variant 'smok'"):
+      module.get_config("smok")
+
+
+def test_same_seed_same_run_and_another_seed_another(tmp_path):
+  runs = [train.train(tiny(pretrain_x2, seed=seed), tmp_path / str(i)) for i, seed in enumerate((1, 1, 2))]
+  first, again, other = map(leaves, runs)
+  for a, b in zip(first, again):
+    np.testing.assert_array_equal(a, b)
+  assert any((a != b).any() for a, b in zip(first, other))
+
+
+def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path):
+  train.train(tiny(pretrain_x2, 2), tmp_path / "one")
+  stage1 = tmp_path / "one" / train.WEIGHTS_NAME
+  config = tiny(meta_x2, 4, **{"init_weights": str(stage1), "run.eval_every": 4, "run.eval_size": 32, "run.eval_images": 1})
+  config.meta.learn_inner_lrs = True
+  config.meta.first_order_until_step = 2
+  config.optimizer.clip_norm = 0.5
+  state = train.train(config, tmp_path / "two")
+  assert int(state.step) == 4 and state.learned["inner_lrs"]["conv1"]["bias"].shape == (2,)
+  metadata = weights.read_metadata(tmp_path / "two" / train.WEIGHTS_NAME)
+  assert metadata["stage"] == "meta" and metadata["steps"] == "4" and json.loads(metadata["scales"]) == [2.0]
+  assert str(tmp_path) not in metadata["config"], "paths of this machine have no place in a weights file"
+  written = json.loads((tmp_path / "two" / "config.json").read_text())
+  assert written["config"]["meta"]["learn_inner_lrs"] and written["versions"]["jax"] == jax.__version__
+  tags = scalar_tags(tmp_path / "two" / "tensorboard")
+  expected = {"train/loss", "train/grad_norm", "train/learning_rate", "query_losses/0_steps", "query_losses/2_steps"}
+  expected |= {"throughput/steps_per_second", "validation/psnr_bicubic", "validation/psnr_1_steps"}
+  assert expected <= tags and "validation/bicubic_output_truth" in tags
+
+
+def scalar_tags(folder):
+  """Tags in TensorBoard event files: records of length (8 bytes), checksum (4), data, checksum (4)."""
+  tags = set()
+  for path in folder.iterdir():
+    content = path.read_bytes()
+    while content:
+      size = int.from_bytes(content[:8], "little")
+      event = event_pb2.Event.FromString(content[12 : 12 + size])
+      tags |= {value.tag for value in event.summary.value}
+      content = content[16 + size :]
+  return tags
+
+
+def start(workdir, num_steps):
+  """Trains in a process of its own."""
+  script = (
+      "import pathlib, sys; from configs import meta_x2; from tests.test_train import tiny; from mzsr_jax import train;"
+      "from absl import logging; logging.set_verbosity(logging.INFO);"
+      f"train.train(tiny(meta_x2, {num_steps}), pathlib.Path({str(workdir)!r}))"
+  )
+  return subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+
+
+def checkpoint_steps(workdir):
+  return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+
+
+def wait_for_checkpoint(workdir, process):
+  deadline = time.monotonic() + 90
+  while not checkpoint_steps(workdir):
+    assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+    time.sleep(0.02)
+
+
+def test_a_run_killed_with_sigkill_ends_like_one_that_was_not(tmp_path):
+  """Bit for bit: parameters, moments and patches go on where they were."""
+  killed = start(tmp_path / "killed", 100_000)
+  wait_for_checkpoint(tmp_path / "killed", killed)
+  killed.send_signal(signal.SIGKILL)
+  killed.wait()
+  reached = max(checkpoint_steps(tmp_path / "killed"))
+  resumed = train.train(tiny(meta_x2, reached + 5), tmp_path / "killed")
+  whole = train.train(tiny(meta_x2, reached + 5), tmp_path / "whole")
+  assert int(resumed.step) == int(whole.step) == reached + 5
+  for a, b in zip(leaves(resumed), leaves(whole), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_sigterm_saves_and_exits_cleanly(tmp_path):
+  process = start(tmp_path, 100_000)
+  wait_for_checkpoint(tmp_path, process)
+  process.send_signal(signal.SIGTERM)
+  _, log = process.communicate(timeout=30)
+  assert process.returncode == 0, log
+  stopped_after = int(log.split("Stopped after step ")[1].split(";")[0])
+  assert max(checkpoint_steps(tmp_path)) == stopped_after
+
+
+def test_another_config_in_the_same_workdir_is_refused_but_a_longer_run_is_not(tmp_path):
+  train.train(tiny(pretrain_x2, 2), tmp_path)
+  with pytest.raises(UserError, match="batch_size: 8 there, 4 now"):
+    train.train(tiny(pretrain_x2, 2, batch_size=4), tmp_path)
+  assert int(train.train(tiny(pretrain_x2, 3), tmp_path).step) == 3
+
+
+def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path):
+  train.train(tiny(pretrain_x2, 4), tmp_path)
+  config = tiny(pretrain_x2, 10)
+  checkpoints = Checkpoints(tmp_path, 3)
+  state, data, saved = checkpoints.restore(learner.init_state(config, learner.init_params(config)))
+  poisoned = state.replace(learned=jax.tree.map(lambda x: x * jnp.nan, state.learned))
+  checkpoints.save(5, poisoned, data, saved)
+  checkpoints.close()
+  with pytest.raises(UserError, match=r"loss.* of step \d+ is not finite; the last good checkpoint is of step 5"):
+    train.train(config, tmp_path)
+
+
+def test_initial_weights_must_fit_the_network(tmp_path):
+  train.train(tiny(pretrain_x2, 1), tmp_path / "one")
+  config = tiny(meta_x2, init_weights=str(tmp_path / "one" / train.WEIGHTS_NAME))
+  config.model.features = 4
+  with pytest.raises(UserError, match="shape"):
+    train.train(config, tmp_path / "two")
+  assert not (tmp_path / "two").exists(), "nothing is made before the input is checked"
+
+
+@pytest.mark.parametrize("stage", ["pretrain_x2", "meta_x2"])
+def test_training_entry_and_export(tmp_path, stage):
+  """The command line, with overrides; the exported checkpoint equals the weights that training wrote."""
+  overrides = {"data.patch_size": 16, "model.features": 8, "run.num_steps": 2, "run.eval_every": 0}
+  command = [sys.executable, "-m", "mzsr_jax.main", f"--config=configs/{stage}.py:smoke", f"--workdir={tmp_path / 'run'}"]
+  command += [f"--config.{k}={v}" for k, v in overrides.items()]
+  env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+  done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+  assert done.returncode == 0 and "sample photos" in done.stderr, done.stderr
+  output = tmp_path / "exported.safetensors"
+  command = [sys.executable, "-m", "mzsr_jax.export", f"--workdir={tmp_path / 'run'}", f"--output={output}", "--data=photos"]
+  done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  exported, written = weights.load_weights(output), weights.load_weights(tmp_path / "run" / train.WEIGHTS_NAME)
+  jax.tree.map(np.testing.assert_array_equal, exported, written)
+  assert weights.read_metadata(output)["data"] == "photos"
+  again = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+  assert again.returncode == 2 and "exists" in again.stderr and again.stderr.count("\n") == 1

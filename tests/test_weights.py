@@ -1,0 +1,58 @@
+"""Weights files: what is written is read, damage is said, shipped files are whole."""
+
+import jax
+import numpy as np
+import pytest
+
+from mzsr_jax import model, weights
+from mzsr_jax.errors import UserError
+
+
+def test_round_trip_is_exact_and_keeps_the_metadata(tmp_path):
+  params = model.init(jax.random.key(0))
+  path = tmp_path / "w.safetensors"
+  weights.save_weights(path, params, {"stage": "meta", "inner_lrs": "[0.02, 0.01]"})
+  loaded = weights.load_weights(path)
+  jax.tree.map(np.testing.assert_array_equal, loaded, params)
+  metadata = weights.read_metadata(path)
+  assert metadata["stage"] == "meta"
+  np.testing.assert_allclose(weights.inner_lrs(metadata, 4), [0.02, 0.01, 0.01, 0.01])
+  np.testing.assert_allclose(weights.inner_lrs(metadata, 1), [0.02])
+  np.testing.assert_allclose(weights.inner_lrs({}, 2), [0.01, 0.01])
+  assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", bytes(100)])
+def test_damaged_files_are_refused(tmp_path, content):
+  path = tmp_path / "w.safetensors"
+  path.write_bytes(content)
+  for read in (weights.load_weights, weights.read_metadata):
+    with pytest.raises(UserError, match="w.safetensors"):
+      read(path)
+
+
+def test_foreign_parameters_are_refused(tmp_path):
+  path = tmp_path / "w.safetensors"
+  weights.save_weights(path, {"layer": {"gamma": np.ones(3, np.float32)}}, {})
+  with pytest.raises(UserError, match="do not hold"):
+    weights.load_weights(path)
+
+
+def test_unknown_names_list_the_known_ones():
+  with pytest.raises(UserError, match="no_such_weights"):
+    weights.load_weights("no_such_weights")
+
+
+def test_scales_outside_the_training_are_refused():
+  weights.check_scale({"scales": "[2.0]"}, 2)
+  weights.check_scale({"scales": "[2.0, 3.0, 4.0]"}, 3.5)
+  with pytest.raises(UserError, match="x2"):
+    weights.check_scale({"scales": "[2.0]"}, 4)
+
+
+@pytest.mark.parametrize("name", weights.names())
+def test_shipped_weights_are_whole_and_say_what_they_are(name):
+  params, metadata = weights.load_weights(name), weights.read_metadata(name)
+  assert model.count(params) == 225_091
+  assert all(np.isfinite(p).all() for p in jax.tree.leaves(params))
+  assert metadata["stage"] in ("pretrain", "meta") and int(metadata["steps"]) > 0 and metadata["data"]
