@@ -103,7 +103,7 @@ def load_pairs(lr_dir: str | pathlib.Path, gt_dir: str | pathlib.Path, scale: in
   lr_files, gt_files = _by_name(lr_dir), _by_name(gt_dir)
   if lone := sorted(lr_files.keys() ^ gt_files.keys()):
     sides = ", ".join(f"{name} ({'LR' if name in lr_files else 'GT'} only)" for name in lone)
-    raise UserError(f"images of '{lr_dir}' and '{gt_dir}' do not match: {sides}. Names must be equal but for _LR, _GT, _HR")
+    raise UserError(f"images of '{lr_dir}' and '{gt_dir}' do not match: {sides}; only _LR, _GT, _HR may differ")
   samples = []
   for name, lr_path in lr_files.items():
     lr, gt = images.read_image(lr_path), images.read_image(gt_files[name])
@@ -156,7 +156,7 @@ def run(
 
   Args:
     samples: see `load_hr` and `load_pairs`.
-    degradations: by the name that goes into the scores. Where a sample has an LR image, they only tell how it came about.
+    degradations: by the name that goes into the scores. Given LR images are not degraded again.
     methods: see `baseline` and `mzsr`.
     scale: whole number.
 
@@ -214,7 +214,7 @@ def summarise(scores: Iterable[Score], scale: int) -> list[dict[str, Any]]:
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-  """The results of `summarise` as text: a line for each method and number of steps, PSNR/SSIM in a column per kernel."""
+  """The results of `summarise` as text: a line per method and number of steps, PSNR/SSIM in a column per kernel."""
 
   def cell(result: dict[str, Any]) -> str:
     return f"{math.inf if result['psnr'] is None else result['psnr']:.2f}/{result['ssim']:.4f}"
@@ -222,7 +222,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
   kernels = list(dict.fromkeys(result["kernel"] for result in results))
   lines: dict[str, dict[str, str]] = {}
   for result in results:
-    label = f"{result['method']} ({result['steps']})" if result["steps"] or result["method"] == "mzsr" else result["method"]
+    label = result["method"]
+    if label not in baselines.BASELINES:
+      label += f" ({result['steps']})"
     lines.setdefault(label, {})[result["kernel"]] = cell(result)
   rows = [["", *kernels], *([label, *(cells[k] for k in kernels)] for label, cells in lines.items())]
   widths = [max(map(len, column)) for column in zip(*rows)]

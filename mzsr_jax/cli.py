@@ -67,7 +67,7 @@ def _parse(argv: list[str], arguments: int) -> list[str]:
       raise
     _fail(f"{' '.join(overrides)}: the config has no such field: {(e.__context__ or e).args[0]}")
   if len(rest) > 1 + arguments:
-    _fail(f"unexpected argument '{rest[1 + arguments]}': every option is a flag, as in --name=value (--help lists them)")
+    _fail(f"unexpected argument '{rest[1 + arguments]}': options are flags, as in --name=value (--help lists them)")
   return rest
 
 

@@ -1,10 +1,10 @@
 """Scores methods on benchmark images: PSNR-Y and SSIM-Y, as a table and as JSON.
 
 From HR images, degraded here:
-  python -m mzsr_jax.evaluate --weights=x2_direct --hr_dir=Set5/GT --kernels=bicubic,g02d,g20d --steps=1,10 --out=set5.json
+  python -m mzsr_jax.evaluate --weights=x2_direct --hr_dir=Set5/GT --kernels=g02d,g20d --steps=1,10 --out=set5.json
 From LR images that came with their kernel:
-  python -m mzsr_jax.evaluate --weights=x2_direct --lr_dir=Set5/g20_direct_x2 --gt_dir=Set5/GT --kernel_path=kernel.mat \
-    --subsample=direct --out=set5.json
+  python -m mzsr_jax.evaluate --weights=x2_direct --lr_dir=Set5/g20_direct_x2 --gt_dir=Set5/GT \
+    --kernel_path=Set5/g20_direct_x2/kernel.mat --subsample=direct --out=set5.json
 
 The JSON file holds "results" (see `benchmark.summarise`), "settings", "versions" and "weights_sha256".
 """
@@ -28,11 +28,12 @@ def define_flags() -> None:
   """Defines the flags of this entry."""
   cli.define_adaptation_flags()
   flags.DEFINE_string("hr_dir", None, "folder of HR images, degraded with each of --kernels")
-  flags.DEFINE_list("kernels", list(kernels.NAMES), f"with --hr_dir: of {', '.join(kernels.NAMES)}, or .mat or .npy files")
+  known = ", ".join(kernels.NAMES)
+  flags.DEFINE_list("kernels", list(kernels.NAMES), f"with --hr_dir: some of {known}, or .mat or .npy files")
   flags.DEFINE_string("lr_dir", None, "folder of LR images, instead of --hr_dir")
   flags.DEFINE_string("gt_dir", None, "with --lr_dir: folder of their ground truth")
-  flags.DEFINE_string("kernel_path", None, "with --lr_dir: kernel that they were blurred with, a .mat or .npy file or a name")
-  flags.DEFINE_list("methods", list(benchmark.METHODS), f"of {', '.join(benchmark.METHODS)}")
+  flags.DEFINE_string("kernel_path", None, "with --lr_dir: the kernel that made them, a .mat or .npy file or a name")
+  flags.DEFINE_list("methods", list(benchmark.METHODS), f"some of {', '.join(benchmark.METHODS)}")
   cli.define_numbers("steps", [1, 10], "adaptation steps of mzsr, one line each; 0 is without", number=int, minimum=0)
   flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
   flags.DEFINE_string("out", None, "JSON file to write", required=True)
@@ -88,22 +89,19 @@ def _methods(args: flags.FlagValues) -> tuple[list[benchmark.Method], dict[str, 
   """The methods that the flags name, and what the report's settings say of them."""
   if not args.methods or not set(args.methods) <= set(benchmark.METHODS):
     raise UserError(f"--methods={','.join(args.methods)}: must be some of {', '.join(benchmark.METHODS)}")
-  if "mzsr" not in args.methods:
-    return [benchmark.baseline(name, args.scale) for name in args.methods], {"methods": args.methods, "weights": None}
-  if not args.steps:
-    raise UserError("--steps is empty: name at least one number of steps")
-  params, metadata = cli.load_weights_and_metadata()
-  weights.check_scale(metadata, args.scale)
-  inner_lrs = weights.inner_lrs(metadata, max(args.steps))
-  methods = []
-  for name in args.methods:
-    if name == "mzsr":
-      methods += [benchmark.mzsr(params, inner_lrs[:steps], args.scale) for steps in args.steps]
-    else:
-      methods.append(benchmark.baseline(name, args.scale))
-  return methods, {
-      "methods": args.methods, "weights": args.weights, "steps": args.steps, "inner_lrs": inner_lrs.tolist()
-  }
+  names = list(dict.fromkeys(args.methods))
+  settings = {"methods": names, "weights": None}
+  methods = {name: [benchmark.baseline(name, args.scale)] for name in names if name != "mzsr"}
+  if "mzsr" in names:
+    steps = sorted(set(args.steps))
+    if not steps:
+      raise UserError("--steps is empty: name at least one number of steps")
+    params, metadata = cli.load_weights_and_metadata()
+    weights.check_scale(metadata, args.scale)
+    inner_lrs = weights.inner_lrs(metadata, steps[-1])
+    methods["mzsr"] = [benchmark.mzsr(params, inner_lrs[:n], args.scale) for n in steps]
+    settings |= {"weights": args.weights, "steps": steps, "inner_lrs": inner_lrs.tolist()}
+  return [method for name in names for method in methods[name]], settings
 
 
 def _with_progress(scores: Iterable[benchmark.Score], num_samples: int, per_sample: int) -> Iterator[benchmark.Score]:

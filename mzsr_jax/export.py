@@ -10,33 +10,37 @@ from mzsr_jax import cli, images, learner, train
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of mzsr_jax.main")
-_OUTPUT = flags.DEFINE_string("output", None, "the .safetensors file to write")
-_STEP = flags.DEFINE_integer("step", None, "which checkpoint (default: the newest)")
-_DATA = flags.DEFINE_string("data", "", "what it was trained on, in words, for the metadata")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the output file if it exists")
+
+def define_flags() -> None:
+  flags.DEFINE_string("workdir", None, "folder of a run of mzsr_jax.main")
+  flags.DEFINE_string("output", None, "the .safetensors file to write")
+  flags.DEFINE_integer("step", None, "which checkpoint (default: the newest)")
+  flags.DEFINE_string("data", "", "what it was trained on, in words, for the metadata")
+  flags.DEFINE_bool("overwrite", False, "replace the output file if it exists")
+  flags.mark_flags_as_required(["workdir", "output"])
 
 
 def main(argv: list[str]) -> None:
   del argv
-  workdir = pathlib.Path(_WORKDIR.value)
-  images.check_writable(_OUTPUT.value, _OVERWRITE.value)
+  args = flags.FLAGS
+  workdir = pathlib.Path(args.workdir)
+  images.check_writable(args.output, args.overwrite)
   config_path = workdir / "config.json"
   if not config_path.is_file():
     raise UserError(f"'{workdir}' is not the folder of a run: it has no config.json")
   config = ml_collections.ConfigDict(json.loads(config_path.read_text())["config"])
   checkpoints = Checkpoints(workdir, config.run.keep)
   steps = checkpoints.steps
-  if not steps or _STEP.value not in (None, *steps):
+  if not steps or args.step not in (None, *steps):
     there = ", ".join(map(str, steps)) or "none"
-    raise UserError(f"no checkpoint{'' if _STEP.value is None else f' of step {_STEP.value}'} in '{workdir}' (there: {there})")
+    raise UserError(f"no checkpoint{'' if args.step is None else f' of step {args.step}'} in '{workdir}' (there: {there})")
   empty = learner.init_state(config, learner.init_params(config))
-  state, _, _ = checkpoints.restore(empty, _STEP.value)
+  state, _, _ = checkpoints.restore(empty, args.step)
   checkpoints.close()
-  train.export(config, state, pathlib.Path(_OUTPUT.value), _DATA.value)
-  print(f"wrote {_OUTPUT.value}: {config.stage}, step {int(state.step)}")
+  train.export(config, state, pathlib.Path(args.output), args.data)
+  print(f"wrote {args.output}: {config.stage}, step {int(state.step)}")
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["workdir", "output"])
+  define_flags()
   cli.run(main)

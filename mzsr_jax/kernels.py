@@ -91,8 +91,11 @@ def load_degradation(spec: str, subsample: str | None = None) -> Degradation:
   if spec == "bicubic":
     return Degradation(np.ones((1, 1), np.float32), subsample or "bicubic")
   if spec in _EVALUATION:
-    lambda1, lambda2, theta, own = _EVALUATION[spec]
-    return Degradation(np.asarray(gaussian(lambda1, lambda2, theta, EVALUATION_SIZE)), subsample or own)
+    *shape, own = _EVALUATION[spec]
+    # In float64: the rounding of LR images to 8 bits shows the last digits of a float32 exponential.
+    with jax.enable_x64(True):
+      kernel = np.asarray(gaussian(*shape, EVALUATION_SIZE), np.float32)
+    return Degradation(kernel, subsample or own)
   if pathlib.Path(spec).suffix.lower() in (".mat", ".npy"):
     return Degradation(read_kernel(spec), subsample or "direct")
   raise UserError(f"unknown kernel '{spec}': use one of {', '.join(NAMES)}, or the path of a .mat or .npy file")

@@ -8,17 +8,20 @@ from ml_collections import config_flags
 
 from mzsr_jax import cli, train
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "training config, such as configs/meta_x2.py, or with :smoke after it")
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: config, checkpoints, logs, weights; goes on where it was")
+
+def define_flags() -> None:
+  config_flags.DEFINE_config_file("config", None, "training config, such as configs/meta_x2.py, or with :smoke after it")
+  flags.DEFINE_string("workdir", None, "folder of the run: config, checkpoints, logs, weights; goes on where it was")
+  flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.INFO)
   logging.info("Devices: %s", ", ".join(str(d) for d in jax.devices()))
-  train.train(_CONFIG.value, pathlib.Path(_WORKDIR.value))
+  train.train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
+  define_flags()
   cli.run(main)

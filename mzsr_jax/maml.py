@@ -23,7 +23,7 @@ def adapt(
   Args:
     loss: scalar function of the parameters.
     params: theta_0, any pytree.
-    inner_lrs: (n,) learning rates alpha_i, one a step; or a pytree shaped like `params` with an (n,) array for each leaf.
+    inner_lrs: (n,) learning rates alpha_i, one a step, n at least 1; or a pytree shaped like `params` with an (n,) array for each leaf.
     first_order: treat the inner gradients as constants when this is differentiated in turn.
     observe: function of the parameters, called on theta_1 ... theta_n.
 
@@ -32,16 +32,15 @@ def adapt(
   """
   per_leaf = jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, jax.Array) else inner_lrs
   num_steps = jax.tree.leaves(per_leaf)[0].shape[0]
-
-  def step(theta, lrs):
+  theta, records = params, []
+  # Not lax.scan: XLA's CPU backend runs a convolution inside a loop, one of a single turn too, 20 times slower than outside.
+  for i in range(num_steps):
     value, gradient = jax.value_and_grad(loss)(theta)
     if first_order:
       gradient = lax.stop_gradient(gradient)
-    theta = jax.tree.map(lambda p, lr, g: p - lr * g, theta, lrs, gradient)
-    return theta, (value, observe(theta) if observe else None)
-
-  # Unrolled: the steps are few, and XLA's CPU backend runs a convolution inside a loop some 20 times slower than outside.
-  return lax.scan(step, params, per_leaf, length=num_steps, unroll=max(num_steps, 1))
+    theta = jax.tree.map(lambda p, lr, g: p - lr[i] * g, theta, per_leaf, gradient)
+    records.append((value, observe(theta) if observe else None))
+  return theta, jax.tree.map(lambda *steps: jnp.stack(steps), *records)
 
 
 def loss_weights(

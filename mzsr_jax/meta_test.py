@@ -22,7 +22,7 @@ def l1(params: Params, inputs: Float[Array, "n h w c"], targets: Float[Array, "n
   return jnp.abs(model_lib.apply(params, inputs, model) - targets).mean()
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames="model", inline=True)
 def _step(params, inputs, targets, inner_lr, model):
   adapted, _ = maml.adapt(lambda p: l1(p, inputs, targets, model), params, inner_lr[None])
   return adapted

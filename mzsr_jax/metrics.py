@@ -16,7 +16,7 @@ def luma(rgb: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
 
 
 def _cut_lumas(sr, gt, border: int):
-  """The lumas of both images without `border` pixels on each side. Raises ValueError unless both are uint8 and alike."""
+  """The lumas of both images without `border` pixels on each side; ValueError unless both are uint8 of one size."""
   if sr.shape != gt.shape or sr.dtype != np.uint8 or gt.dtype != np.uint8:
     raise ValueError(f"need two uint8 images of one size, got {sr.dtype} {sr.shape} and {gt.dtype} {gt.shape}")
   cut = slice(border, -border or None)

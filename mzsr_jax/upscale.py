@@ -10,7 +10,6 @@ import time
 from typing import NamedTuple, Sequence
 
 from absl import flags
-import jax
 from jaxtyping import PyTree
 import numpy as np
 
@@ -24,13 +23,13 @@ def define_flags() -> None:
   flags.DEFINE_string("input", None, "LR image, or a folder of them", required=True)
   flags.DEFINE_string("output", None, "PNG file to write; a folder where --input is one", required=True)
   flags.DEFINE_string(
-      "comparison", None, "also write bicubic | step 0 | step 1 | last step side by side: a PNG file, or a folder likewise"
+      "comparison", None, "also write bicubic | step 0 | step 1 | last step side by side: a PNG file or folder likewise"
   )
   flags.DEFINE_string(
       "kernel", None, f"blur kernel of the image: {', '.join(kernels.NAMES)}, or a .mat or .npy file", required=True
   )
   flags.DEFINE_integer("steps", 10, "adaptation steps; 0 is without", lower_bound=0)
-  flags.DEFINE_float("scale", None, "scale factor (default: the first that the weights were trained for)", lower_bound=1)
+  flags.DEFINE_float("scale", None, "scale factor (default: the first that the weights know)", lower_bound=1)
 
 
 class Job(NamedTuple):
@@ -48,7 +47,10 @@ def main(argv: list[str]) -> None:
   jobs = plan(args.input, args.output, args.comparison, args.overwrite)
   kind = kernels.load_degradation(args.kernel, args.subsample)
   params, metadata = cli.load_weights_and_metadata()
-  scale = json.loads(metadata["scales"])[0] if args.scale is None else args.scale
+  trained_scales = json.loads(metadata.get("scales", "[]"))
+  if args.scale is None and not trained_scales:
+    raise UserError(f"weights '{args.weights}' do not say which scale they are for: pass --scale")
+  scale = args.scale or trained_scales[0]
   weights.check_scale(metadata, scale)
   inner_lrs = weights.inner_lrs(metadata, args.steps)
   shown = sorted({0, min(1, args.steps), args.steps}) if args.comparison else [args.steps]
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> None:
       sr = results[args.steps]
       images.write_png(job.output, sr, args.overwrite)
       if job.comparison:
-        bicubic = images.to_uint8(_bicubic(images.to_float(lr), scale))
+        bicubic = images.to_uint8(baselines.bicubic(images.to_float(lr), scale))
         labels = ["bicubic", *(f"step {steps}" for steps in results)]
         images.write_png(job.comparison, images.side_by_side([bicubic, *results.values()], labels), args.overwrite)
     except UserError as e:
@@ -109,7 +111,7 @@ def plan(source: str, output: str, comparison: str | None, overwrite: bool) -> l
       if target.suffix.lower() != ".png":
         raise UserError(f"output '{target}' is not a .png file: results are written as PNG")
       if other := taken.get(target.resolve()):
-        raise UserError(f"output '{target}' of '{job.source}' would replace '{other}': name another output, or rename one")
+        raise UserError(f"output '{target}' of '{job.source}' would replace '{other}': name another, or rename one")
       taken[target.resolve()] = target
       images.check_writable(target, overwrite)
   return jobs
@@ -143,17 +145,10 @@ def super_resolve(
   for steps in shown:
     if steps > done:
       rates = np.asarray(inner_lrs[done:steps], np.float32)
-      params = _adapt(
-          params, lr_float, kind.kernel, scale=scale, num_steps=steps - done, inner_lrs=rates, subsample=kind.subsample
-      )
+      params = meta_test.adapt(params, lr_float, kind.kernel, scale, steps - done, rates, kind.subsample)
       done = steps
-    results[steps] = images.to_uint8(_forward(params, lr_float, scale=scale))
+    results[steps] = images.to_uint8(meta_test.super_resolve(params, lr_float, scale))
   return results
-
-
-_adapt = jax.jit(meta_test.adapt, static_argnames=("scale", "num_steps", "subsample"))
-_forward = jax.jit(meta_test.super_resolve, static_argnames="scale")
-_bicubic = jax.jit(baselines.bicubic, static_argnums=1)
 
 
 if __name__ == "__main__":

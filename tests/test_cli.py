@@ -119,7 +119,7 @@ def test_a_bug_in_a_config_file_keeps_its_traceback(monkeypatch, tmp_path):
 @pytest.mark.parametrize("entry", ["evaluate", "upscale"])
 def test_entries_as_processes(entry, tmp_path):
   """The real command: nothing else on stderr, no traceback, nothing written."""
-  command = [sys.executable, "-m", f"mzsr_jax.{entry}", "--weights=none", "--hr_dir=none", "--input=none", "--no_such_flag"]
+  command = [sys.executable, "-m", f"mzsr_jax.{entry}", "--weights=none", "--no_such_flag"]
   root = pathlib.Path(cli.__file__).parents[1]
   env = {**os.environ, "PYTHONPATH": str(root)}
   done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -44,7 +44,7 @@ def test_degradation_reproduces_the_published_lr_images(data_dir):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-  """A folder with two small HR images, their LR images at scale 2, a kernel, and weights that do nothing yet."""
+  """A folder with two small HR images, their LR images at scale 2, a kernel, and untrained weights."""
   root = tmp_path_factory.mktemp("set")
   rng = np.random.default_rng(0)
   for name, size in {"a": (37, 41), "b": (32, 32)}.items():
@@ -63,8 +63,8 @@ def _evaluate(monkeypatch, *args):
 
 def test_report_of_hr_images(monkeypatch, capsys, small, tmp_path):
   out = tmp_path / "new" / "report.json"
-  flags = [f"--weights={small}/w.safetensors", f"--hr_dir={small}/gt", f"--out={out}", "--kernels=g20d,gani", "--steps=0,1"]
-  assert _evaluate(monkeypatch, *flags) == 0
+  given = [f"--weights={small}/w.safetensors", f"--hr_dir={small}/gt", "--kernels=g20d,gani", "--steps=0,1"]
+  assert _evaluate(monkeypatch, *given, f"--out={out}") == 0
   stdout, stderr = capsys.readouterr()
   assert "g20d" in stdout and "mzsr (1)" in stdout and "2/2 b" in stderr
   report = json.loads(out.read_text())
@@ -72,14 +72,14 @@ def test_report_of_hr_images(monkeypatch, capsys, small, tmp_path):
   assert report["weights_sha256"] == weights.sha256(str(small / "w.safetensors"))
   assert report["settings"]["inner_lrs"] == pytest.approx([0.02])
   lines = [(r["method"], r["steps"], r["kernel"]) for r in report["results"]]
-  assert sorted(lines) == sorted((m, s, k) for m, s in (("bicubic", 0), ("mzsr", 0), ("mzsr", 1)) for k in ("g20d", "gani"))
+  methods = [("bicubic", 0), ("mzsr", 0), ("mzsr", 1)]
+  assert lines == [(*method, kernel) for kernel in ("g20d", "gani") for method in methods]
   for result in report["results"]:
     assert set(result) == {"method", "kernel", "scale", "steps", "psnr", "ssim", "seconds", "images"}
     assert [set(i) for i in result["images"]] == [{"name", "psnr", "ssim"}] * 2
     assert [i["name"] for i in result["images"]] == ["a", "b"] and result["scale"] == 2 and result["seconds"] > 0
     for key in ("psnr", "ssim"):
       assert result[key] == pytest.approx(np.mean([i[key] for i in result["images"]]))
-  # One adaptation step changes the result; the paths to it agree on what was asked for.
   by_line = {(r["method"], r["steps"], r["kernel"]): r["psnr"] for r in report["results"]}
   assert by_line["mzsr", 0, "g20d"] != by_line["mzsr", 1, "g20d"]
 
@@ -87,9 +87,8 @@ def test_report_of_hr_images(monkeypatch, capsys, small, tmp_path):
 def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, small, tmp_path):
   given = [f"--lr_dir={small}/lr", f"--gt_dir={small}/gt", f"--kernel_path={small}/delta.npy", "--methods=bicubic"]
   assert _evaluate(monkeypatch, *given, f"--out={tmp_path}/lr.json") == 0
-  assert _evaluate(
-      monkeypatch, f"--hr_dir={small}/gt", f"--kernels={small}/delta.npy", "--methods=bicubic", f"--out={tmp_path}/hr.json"
-  ) == 0
+  made = [f"--hr_dir={small}/gt", f"--kernels={small}/delta.npy", "--methods=bicubic"]
+  assert _evaluate(monkeypatch, *made, f"--out={tmp_path}/hr.json") == 0
   capsys.readouterr()
   by_lr, by_hr = (json.loads((tmp_path / name).read_text()) for name in ("lr.json", "hr.json"))
   assert by_lr["weights_sha256"] is None and by_lr["settings"]["weights"] is None
@@ -129,18 +128,17 @@ def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, s
 def test_wrong_input(monkeypatch, capsys, small, tmp_path, args, words):
   (tmp_path / "empty").mkdir()
   args = args.replace("SET", str(small)).replace("EMPTY", str(tmp_path / "empty")).split()
-  # The subsampling and the methods come after the flags that other cases lack, so that each line has one fault only.
   assert _evaluate(monkeypatch, *args, f"--out={tmp_path}/out.json") == 2
   assert_one_line(capsys, *words)
   assert not (tmp_path / "out.json").exists()
 
 
 def test_wrong_kernel_files(monkeypatch, capsys, small, tmp_path):
-  matrices = {"even": np.ones((4, 4)), "nan": np.full((3, 3), np.nan), "zero": np.zeros((3, 3)), "cube": np.ones((3, 3, 3))}
-  for name, array in matrices.items():
+  bad = {"even": np.ones((4, 4)), "nan": np.full((3, 3), np.nan), "zero": np.zeros((3, 3)), "cube": np.ones((3, 3, 3))}
+  for name, array in bad.items():
     scipy.io.savemat(tmp_path / f"{name}.mat", {"kernel": array})
-    flags = [f"--hr_dir={small}/gt", f"--kernels={tmp_path}/{name}.mat", "--methods=bicubic", f"--out={tmp_path}/out.json"]
-    assert _evaluate(monkeypatch, *flags) == 2
+    given = [f"--hr_dir={small}/gt", f"--kernels={tmp_path}/{name}.mat", "--methods=bicubic"]
+    assert _evaluate(monkeypatch, *given, f"--out={tmp_path}/out.json") == 2
     assert_one_line(capsys, f"{name}.mat")
 
 
