@@ -11,10 +11,10 @@ Images are float32 RGB in [0, 1], (H, W, 3). `adapt` and `super_resolve` are pur
 jax.grad.
 """
 
-from mzsr_jax.meta_test import adapt, lr_son, super_resolve
 from mzsr_jax.degradation import degrade, enlarge
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation, gaussian, load_degradation
+from mzsr_jax.meta_test import adapt, lr_son, super_resolve
 from mzsr_jax.weights import load_weights, read_metadata, save_weights
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Methods to compare with, which need no weights of ours. A new one is a function and a line in `BASELINES`."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 from jaxtyping import Array, Float

@@ -6,11 +6,12 @@ import math
 import pathlib
 import re
 import time
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import PyTree
 import numpy as np
+from jaxtyping import PyTree
 
 from mzsr_jax import baselines, degradation, images, meta_test, metrics
 from mzsr_jax.errors import UserError
@@ -68,15 +69,19 @@ def baseline(name: str, scale: float) -> Method:
   return Method(name, 0, lambda params, lr, kernel, subsample: function(lr, kernel, scale, subsample))
 
 
-def mzsr(params: PyTree, inner_lrs: Sequence[float], scale: float) -> Method:
-  """MZSR with a step for each of the learning rates `inner_lrs` (Algorithm 2); none leaves the network as it is."""
-  steps = len(inner_lrs)
+def mzsr(params: PyTree, inner_lrs: PyTree, steps: int, scale: float) -> Method:
+  """MZSR with a number of adaptation steps (Algorithm 2), 0 of which leave the network as it is.
+
+  Args:
+    params: meta-trained parameters.
+    inner_lrs: learning rates of `steps` steps or more, see `meta_test.adapt`.
+    steps: adaptation steps.
+    scale: scale factor.
+  """
 
   def solve(params, lr, kernel, subsample):
-    if steps:
-      rates = np.asarray(inner_lrs, np.float32)
-      params = meta_test.adapt(params, lr, kernel, scale=scale, num_steps=steps, inner_lrs=rates, subsample=subsample)
-    return meta_test.super_resolve(params, lr, scale=scale)
+    (sr,) = meta_test.trajectory(params, lr, kernel, (steps,), scale, inner_lrs, subsample).values()
+    return sr
 
   return Method("mzsr", steps, solve, params)
 

@@ -1,10 +1,10 @@
 """What the command-line entries share: wrong input ends in one line and exit code 2, never in a traceback."""
 
-import json
 import logging
 import re
 import sys
-from typing import Callable, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags
 from jaxtyping import PyTree
@@ -118,8 +118,8 @@ def define_adaptation_flags() -> None:
   flags.DEFINE_bool("overwrite", False, "replace output files that exist")
 
 
-def load_weights_and_metadata() -> tuple[PyTree, dict[str, str]]:
-  """The parameters and metadata that --weights names, the metadata with --inner_lr in place of their own "inner_lrs".
+def load_weights(num_steps: int) -> tuple[PyTree, dict[str, str], PyTree]:
+  """Parameters and metadata that --weights names, and learning rates of `num_steps` steps: --inner_lr, else their own.
 
   Raises:
     UserError: no --weights, or none that can be read.
@@ -127,7 +127,8 @@ def load_weights_and_metadata() -> tuple[PyTree, dict[str, str]]:
   args = flags.FLAGS
   if not args.weights:
     raise UserError("--weights is missing: name shipped weights, or the path of a .safetensors file")
-  metadata = weights.read_metadata(args.weights)
   if args.inner_lr:
-    metadata["inner_lrs"] = json.dumps(args.inner_lr)
-  return weights.load_weights(args.weights), metadata
+    inner_lrs = weights.extend_schedule(args.inner_lr, num_steps)
+  else:
+    inner_lrs = weights.load_inner_lrs(args.weights, num_steps)
+  return weights.load_weights(args.weights), weights.read_metadata(args.weights), inner_lrs

@@ -7,14 +7,15 @@ import hashlib
 import json
 import pathlib
 import threading
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
-from absl import logging
 import grain
 import jaxtyping
 import numpy as np
-from PIL import Image
 import skimage
+from absl import logging
+from PIL import Image
 
 from mzsr_jax import images
 from mzsr_jax.errors import UserError

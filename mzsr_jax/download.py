@@ -8,12 +8,12 @@ only when its archive has been fetched, verified and unpacked whole.
 
 import pathlib
 import shutil
-from typing import NamedTuple
 import zipfile
+from typing import NamedTuple
 
-from absl import flags
 import pooch
 import requests
+from absl import flags
 from tqdm import tqdm
 
 from mzsr_jax import cli

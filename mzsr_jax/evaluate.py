@@ -10,17 +10,16 @@ The JSON file holds "results" (see `benchmark.summarise`), "settings", "versions
 """
 
 import json
-import platform
 import sys
-from typing import Any, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from absl import flags
-import flax
 import jax
 import numpy as np
 import tqdm
+from absl import flags
 
-from mzsr_jax import benchmark, cli, images, kernels, weights
+from mzsr_jax import benchmark, cli, files, kernels, provenance, weights
 from mzsr_jax.errors import UserError
 
 
@@ -43,7 +42,7 @@ def main(argv: list[str]) -> None:
   """Reads the flags, runs the benchmark, prints its table and writes its JSON."""
   del argv
   args = flags.FLAGS
-  images.check_writable(args.out, args.overwrite)
+  files.check_writable(args.out, args.overwrite)
   degradations = _degradations(args)
   methods, method_settings = _methods(args)
   if args.hr_dir:
@@ -63,12 +62,10 @@ def main(argv: list[str]) -> None:
           **method_settings,
           "device": jax.devices()[0].device_kind,
       },
-      "versions": {
-          "python": platform.python_version(), **{m.__name__: m.__version__ for m in (jax, flax, np)}
-      },
+      "versions": provenance.versions(),
       "weights_sha256": weights.sha256(args.weights) if method_settings["weights"] else None,
   }
-  images.write_whole(args.out, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(), args.overwrite)
+  files.write_whole(args.out, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(), args.overwrite)
 
 
 def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation]:
@@ -96,11 +93,11 @@ def _methods(args: flags.FlagValues) -> tuple[list[benchmark.Method], dict[str, 
     steps = sorted(set(args.steps))
     if not steps:
       raise UserError("--steps is empty: name at least one number of steps")
-    params, metadata = cli.load_weights_and_metadata()
+    params, metadata, inner_lrs = cli.load_weights(steps[-1])
     weights.check_scale(metadata, args.scale)
-    inner_lrs = weights.inner_lrs(metadata, steps[-1])
-    methods["mzsr"] = [benchmark.mzsr(params, inner_lrs[:n], args.scale) for n in steps]
-    settings |= {"weights": args.weights, "steps": steps, "inner_lrs": inner_lrs.tolist()}
+    methods["mzsr"] = [benchmark.mzsr(params, inner_lrs, n, args.scale) for n in steps]
+    settings |= {"weights": args.weights, "steps": steps}
+    settings["inner_lrs"] = inner_lrs.tolist() if isinstance(inner_lrs, np.ndarray) else "learned, in the weights"
   return [method for name in names for method in methods[name]], settings
 
 

@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 from absl import flags
 
-from mzsr_jax import cli, images, learner, train
+from mzsr_jax import cli, files, learner, train
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.errors import UserError
 
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
   del argv
   args = flags.FLAGS
   workdir = pathlib.Path(args.workdir)
-  images.check_writable(args.output, args.overwrite)
+  files.check_writable(args.output, args.overwrite)
   config_path = workdir / "config.json"
   if not config_path.is_file():
     raise UserError(f"'{workdir}' is not the folder of a run: it has no config.json")

@@ -1,14 +1,14 @@
 """Image files in, image files out, and the pixel formats between: uint8 and float RGB, (H, W, 3)."""
 
 import io
-import os
 import pathlib
-from typing import Sequence
+from collections.abc import Sequence
 
-from jaxtyping import Float, UInt8
 import numpy as np
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from mzsr_jax import files
 from mzsr_jax.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -83,52 +83,17 @@ def crop_to_multiple(image: Pixels, scale: int) -> Pixels:
   return image[: height - height % scale, : width - width % scale]
 
 
-def check_writable(path: str | pathlib.Path, overwrite: bool) -> None:
-  """Says before slow work what would stop its result from being written.
-
-  Raises:
-    UserError: the file exists and may not be overwritten, or its folder cannot be written to.
-  """
-  path = pathlib.Path(path)
-  if path.is_dir():
-    raise UserError(f"output '{path}' is a folder: name a file")
-  if path.exists() and not overwrite:
-    raise UserError(f"output '{path}' exists: pass --overwrite to replace it, or name another file")
-  folder = next(p for p in path.absolute().parents if p.exists())
-  if not (folder.is_dir() and os.access(folder, os.W_OK)):
-    raise UserError(f"output '{path}' cannot be written: '{folder}' is not a folder that you may write to")
-
-
-def write_whole(path: str | pathlib.Path, data: bytes, overwrite: bool = False) -> None:
-  """Writes a file that appears complete or not at all; makes the folders it needs.
-
-  Raises:
-    UserError: see `check_writable`; or the disk refuses.
-  """
-  path = pathlib.Path(path)
-  check_writable(path, overwrite)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(data)
-    os.replace(partial, path)
-  except OSError as e:
-    raise UserError(f"output '{path}' cannot be written: {e.strerror}") from e
-  finally:
-    partial.unlink(missing_ok=True)
-
-
 def write_png(
     path: str | pathlib.Path, image: Pixels | Float[np.ndarray, "h w 3"], overwrite: bool = False
 ) -> None:
   """Writes an RGB image, uint8 or float in [0, 1], as a PNG file, whole or not at all.
 
   Raises:
-    UserError: see `write_whole`.
+    UserError: see `files.write_whole`.
   """
   buffer = io.BytesIO()
   Image.fromarray(image if image.dtype == np.uint8 else to_uint8(image)).save(buffer, "PNG")
-  write_whole(path, buffer.getvalue(), overwrite)
+  files.write_whole(path, buffer.getvalue(), overwrite)
 
 
 def side_by_side(images: Sequence[Pixels], labels: Sequence[str]) -> Pixels:

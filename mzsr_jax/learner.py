@@ -1,6 +1,7 @@
 """One training step of either stage: pure functions of state, HR patches and key."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax

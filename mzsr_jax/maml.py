@@ -4,7 +4,9 @@ Nothing here knows of images: a loss is a function of parameters. The inner loop
 (Algorithm 1), meta-test (Algorithm 2) and the ablations.
 """
 
-from typing import Callable, Literal
+import operator
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,8 @@ def adapt(
   Args:
     loss: scalar function of the parameters.
     params: theta_0, any pytree.
-    inner_lrs: (n,) learning rates alpha_i, one a step, n at least 1; or a pytree shaped like `params` with an (n,) array for each leaf.
+    inner_lrs: (n,) learning rates alpha_i, one a step, n at least 1; or a pytree shaped like `params` with an (n,) array for
+      each leaf.
     first_order: treat the inner gradients as constants when this is differentiated in turn.
     observe: function of the parameters, called on theta_1 ... theta_n.
 
@@ -38,7 +41,8 @@ def adapt(
     value, gradient = jax.value_and_grad(loss)(theta)
     if first_order:
       gradient = lax.stop_gradient(gradient)
-    theta = jax.tree.map(lambda p, lr, g: p - lr[i] * g, theta, per_leaf, gradient)
+    rates = jax.tree.map(operator.itemgetter(i), per_leaf)
+    theta = jax.tree.map(lambda p, lr, g: p - lr * g, theta, rates, gradient)
     records.append((value, observe(theta) if observe else None))
   return theta, jax.tree.map(lambda *steps: jnp.stack(steps), *records)
 
@@ -106,7 +110,7 @@ def mean_over_tasks(function: Callable[[PyTree], PyTree], tasks: PyTree, batchin
     out = lax.map(function, tasks)
   elif batching == "unroll":
     count = jax.tree.leaves(tasks)[0].shape[0]
-    each = [function(jax.tree.map(lambda x: x[i], tasks)) for i in range(count)]
+    each = [function(jax.tree.map(operator.itemgetter(i), tasks)) for i in range(count)]
     out = jax.tree.map(lambda *xs: jnp.stack(xs), *each)
   else:
     raise ValueError(f"task batching must be one of {', '.join(TASK_BATCHINGS)}, not {batching!r}")

@@ -5,16 +5,16 @@ both, and jax.grad with respect to parameters and kernel.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from mzsr_jax import maml, model as model_lib
+from mzsr_jax import maml
+from mzsr_jax import model as model_lib
 from mzsr_jax.degradation import degrade, enlarge
-from mzsr_jax.model import MZSRNet, Params
-
-NET = MZSRNet()
+from mzsr_jax.model import NET, MZSRNet, Params
 
 
 def l1(params: Params, inputs: Float[Array, "n h w c"], targets: Float[Array, "n h w c"], model: MZSRNet = NET):
@@ -23,8 +23,8 @@ def l1(params: Params, inputs: Float[Array, "n h w c"], targets: Float[Array, "n
 
 
 @functools.partial(jax.jit, static_argnames="model", inline=True)
-def _step(params, inputs, targets, inner_lr, model):
-  adapted, _ = maml.adapt(lambda p: l1(p, inputs, targets, model), params, inner_lr[None])
+def _step(params, inputs, targets, inner_lrs, model):
+  adapted, _ = maml.adapt(lambda p: l1(p, inputs, targets, model), params, inner_lrs)
   return adapted
 
 
@@ -39,6 +39,11 @@ def _super_resolve(params, lr, scale, model):
   return jnp.clip(model_lib.apply(params, enlarge(lr, scale)[None], model)[0], 0, 1)
 
 
+def _part(inner_lrs, first, last):
+  """Steps `first` to `last` of learning rates, be they one array or a tree of them."""
+  return jax.tree.map(lambda lrs: lrs[first:last], inner_lrs)
+
+
 def lr_son(lr: Float[Array, "h w c"], kernel: Float[Array, "k k"], scale: float = 2, subsample: str = "direct"):
   """The LR image degraded by its own kernel, clipped to [0, 1] and enlarged back to its size: (H, W, C)."""
   return _lr_son(lr, kernel, scale, subsample)
@@ -50,7 +55,7 @@ def adapt(
     kernel: Float[Array, "k k"],
     scale: float = 2,
     num_steps: int = 5,
-    inner_lrs: float | Float[Array, " n"] = 0.01,
+    inner_lrs: float | Float[Array, " n"] | PyTree = 0.01,
     subsample: str = "direct",
     model: MZSRNet = NET,
 ) -> Params:
@@ -64,17 +69,18 @@ def adapt(
     kernel: its blur kernel, odd side, sum 1; [[1.0]] for none.
     scale: scale factor.
     num_steps: gradient steps; 0 returns `params`.
-    inner_lrs: learning rate of every step, or (num_steps,) of each.
+    inner_lrs: learning rate of every step, or (num_steps,) of each, or a tree shaped like `params` with (num_steps,) for each
+      leaf (see `weights.load_inner_lrs`).
     subsample: how the LR image was subsampled, "direct" or "bicubic".
     model: the network.
 
   Returns:
     Parameters adapted to the image.
   """
-  inner_lrs = jnp.broadcast_to(jnp.asarray(inner_lrs, lr.dtype), (num_steps,))
+  inner_lrs = jax.tree.map(lambda lrs: jnp.broadcast_to(jnp.asarray(lrs, lr.dtype), (num_steps,)), inner_lrs)
   inputs, targets = lr_son(lr, kernel, scale, subsample)[None], lr[None]
   for i in range(num_steps):
-    params = _step(params, inputs, targets, inner_lrs[i], model)
+    params = _step(params, inputs, targets, _part(inner_lrs, i, i + 1), model)
   return params
 
 
@@ -91,3 +97,30 @@ def super_resolve(params: Params, lr: Float[Array, "h w c"], scale: float = 2, m
     (ceil(H * scale), ceil(W * scale), C) in [0, 1].
   """
   return _super_resolve(params, lr, scale, model)
+
+
+def trajectory(
+    params: Params,
+    lr: Float[Array, "h w c"],
+    kernel: Float[Array, "k k"],
+    shown: Sequence[int],
+    scale: float,
+    inner_lrs: Float[Array, " n"] | PyTree,
+    subsample: str = "direct",
+    model: MZSRNet = NET,
+) -> dict[int, Float[Array, "p q c"]]:
+  """SR images after several numbers of steps, in one pass of the adaptation.
+
+  Args:
+    shown: numbers of steps, ascending.
+    inner_lrs: as in `adapt`, of as many steps as the last of `shown`, or more.
+    others: see `adapt`.
+
+  Returns:
+    By number of steps, (ceil(H * scale), ceil(W * scale), C) in [0, 1].
+  """
+  done, results = 0, {}
+  for steps in shown:
+    params = adapt(params, lr, kernel, scale, steps - done, _part(inner_lrs, done, steps), subsample, model)
+    results[steps], done = super_resolve(params, lr, scale, model), steps
+  return results

@@ -1,7 +1,7 @@
 """PSNR-Y and SSIM-Y as super-resolution papers report them: on the rounded luma of 8-bit images, border cut off."""
 
-from jaxtyping import Float, UInt8
 import numpy as np
+from jaxtyping import Float, UInt8
 from skimage.metrics import structural_similarity
 
 SSIM_WINDOW = 11

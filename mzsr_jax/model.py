@@ -1,6 +1,6 @@
 """The network: eight 3x3 convolutions that correct a bicubic enlargement (Fig. 2). Pure: parameters in, image out."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -55,12 +55,15 @@ class MZSRNet(nn.Module):
     return x + h
 
 
-def init(key, model: MZSRNet = MZSRNet()) -> Params:
+NET = MZSRNet()  # the paper's
+
+
+def init(key, model: MZSRNet = NET) -> Params:
   """Random parameters: variance scaling (scale 1, fan-in, truncated normal), zero biases."""
   return model.init(key, jnp.zeros((1, 8, 8, model.channels), jnp.float32))["params"]
 
 
-def apply(params: Params, x: Float[Array, "n h w c"], model: MZSRNet = MZSRNet()) -> Float[Array, "n h w c"]:
+def apply(params: Params, x: Float[Array, "n h w c"], model: MZSRNet = NET) -> Float[Array, "n h w c"]:
   """Runs the network on LR images enlarged to the target size; RGB in [0, 1], output not clipped."""
   return model.apply({"params": params}, x)
 

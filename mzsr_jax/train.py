@@ -1,12 +1,9 @@
 """The training loop, one for both stages: batches in, checkpoints, scalars and weights out."""
 
 import collections
-import importlib.metadata
 import json
 import pathlib
-import platform
 import signal
-import subprocess
 import time
 
 import jax
@@ -15,11 +12,11 @@ import numpy as np
 import tensorboardX
 from absl import logging
 
-from mzsr_jax import learner, validate, weights
+from mzsr_jax import learner, provenance, validate, weights
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.data import PatchIterator, make_patch_iterator
 from mzsr_jax.errors import UserError
-from mzsr_jax.images import write_whole
+from mzsr_jax.files import write_whole
 from mzsr_jax.learner import TrainState
 
 WEIGHTS_NAME = "weights.safetensors"
@@ -241,27 +238,8 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
 
 
 def _write_config(config, workdir: pathlib.Path) -> None:
-  content = {"config": plain(config), "git_revision": git_revision(), "versions": versions()}
+  content = {"config": plain(config), "git_revision": provenance.git_revision(), "versions": provenance.versions()}
   write_whole(workdir / "config.json", json.dumps(content, indent=2).encode(), overwrite=True)
-
-
-def git_revision() -> str:
-  """Commit of the source tree, with "+" after it where files differ from that; "unknown" outside a checkout."""
-  here = pathlib.Path(__file__).parent
-
-  def git(*args):
-    return subprocess.run(("git", *args), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-  try:
-    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-  except (OSError, subprocess.CalledProcessError):
-    return "unknown"
-
-
-def versions() -> dict[str, str]:
-  """Versions of Python and of the packages that numbers depend on."""
-  packages = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
-  return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def export(config, state: TrainState, path: pathlib.Path, data: str = "") -> None:
@@ -285,6 +263,6 @@ def export(config, state: TrainState, path: pathlib.Path, data: str = "") -> Non
       "steps": str(int(state.step)),
       "data": data or (f"images in {pathlib.Path(config.data.root).name}" if config.data.root else "sample photos"),
       "config": json.dumps(settings),
-      "commit": git_revision(),
+      "commit": provenance.git_revision(),
   }
-  weights.save_weights(path, state.learned["params"], metadata)
+  weights.save_weights(path, state.learned["params"], metadata, state.learned.get("inner_lrs"))

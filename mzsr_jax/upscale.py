@@ -7,13 +7,11 @@
 import json
 import pathlib
 import time
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 from absl import flags
-from jaxtyping import PyTree
-import numpy as np
 
-from mzsr_jax import baselines, cli, images, kernels, meta_test, weights
+from mzsr_jax import baselines, cli, files, images, kernels, meta_test, weights
 from mzsr_jax.errors import UserError
 
 
@@ -46,13 +44,12 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   jobs = plan(args.input, args.output, args.comparison, args.overwrite)
   kind = kernels.load_degradation(args.kernel, args.subsample)
-  params, metadata = cli.load_weights_and_metadata()
+  params, metadata, inner_lrs = cli.load_weights(args.steps)
   trained_scales = json.loads(metadata.get("scales", "[]"))
   if args.scale is None and not trained_scales:
     raise UserError(f"weights '{args.weights}' do not say which scale they are for: pass --scale")
   scale = args.scale or trained_scales[0]
   weights.check_scale(metadata, scale)
-  inner_lrs = weights.inner_lrs(metadata, args.steps)
   shown = sorted({0, min(1, args.steps), args.steps}) if args.comparison else [args.steps]
 
   failures = 0
@@ -60,11 +57,13 @@ def main(argv: list[str]) -> None:
     start = time.perf_counter()
     try:
       lr = images.read_image(job.source)
-      results = super_resolve(params, lr, kind, scale, inner_lrs, shown)
+      lr_float = images.to_float(lr)
+      srs = meta_test.trajectory(params, lr_float, kind.kernel, shown, scale, inner_lrs, kind.subsample)
+      results = {steps: images.to_uint8(sr) for steps, sr in srs.items()}
       sr = results[args.steps]
       images.write_png(job.output, sr, args.overwrite)
       if job.comparison:
-        bicubic = images.to_uint8(baselines.bicubic(images.to_float(lr), scale))
+        bicubic = images.to_uint8(baselines.bicubic(lr_float, scale))
         labels = ["bicubic", *(f"step {steps}" for steps in results)]
         images.write_png(job.comparison, images.side_by_side([bicubic, *results.values()], labels), args.overwrite)
     except UserError as e:
@@ -94,11 +93,11 @@ def plan(source: str, output: str, comparison: str | None, overwrite: bool) -> l
   """
   path = pathlib.Path(source)
   if path.is_dir():
-    files = images.find_images(path)
-    names = [file.relative_to(path).with_suffix(".png") for file in files]
+    sources = images.find_images(path)
+    names = [file.relative_to(path).with_suffix(".png") for file in sources]
     jobs = [
         Job(file, pathlib.Path(output) / name, pathlib.Path(comparison) / name if comparison else None)
-        for file, name in zip(files, names)
+        for file, name in zip(sources, names)
     ]
   elif path.is_file():
     jobs = [Job(path, pathlib.Path(output), pathlib.Path(comparison) if comparison else None)]
@@ -113,42 +112,8 @@ def plan(source: str, output: str, comparison: str | None, overwrite: bool) -> l
       if other := taken.get(target.resolve()):
         raise UserError(f"output '{target}' of '{job.source}' would replace '{other}': name another, or rename one")
       taken[target.resolve()] = target
-      images.check_writable(target, overwrite)
+      files.check_writable(target, overwrite)
   return jobs
-
-
-def super_resolve(
-    params: PyTree,
-    lr: images.Pixels,
-    kind: kernels.Degradation,
-    scale: float,
-    inner_lrs: Sequence[float],
-    shown: Sequence[int],
-) -> dict[int, images.Pixels]:
-  """SR images after each number of adaptation steps in `shown` (ascending), in one pass of the adaptation.
-
-  Args:
-    params: meta-trained parameters.
-    lr: (H, W, 3) uint8.
-    kind: the blur kernel and subsampling that made `lr`.
-    scale: scale factor.
-    inner_lrs: learning rate of each step, at least as many as the last of `shown`.
-    shown: numbers of steps.
-
-  Returns:
-    By number of steps, (H * scale, W * scale, 3) uint8.
-
-  Raises:
-    UserError: the adaptation diverged.
-  """
-  lr_float, done, results = images.to_float(lr), 0, {}
-  for steps in shown:
-    if steps > done:
-      rates = np.asarray(inner_lrs[done:steps], np.float32)
-      params = meta_test.adapt(params, lr_float, kind.kernel, scale, steps - done, rates, kind.subsample)
-      done = steps
-    results[steps] = images.to_uint8(meta_test.super_resolve(params, lr_float, scale))
-  return results
 
 
 if __name__ == "__main__":

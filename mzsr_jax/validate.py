@@ -5,7 +5,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from mzsr_jax import baselines, benchmark, data, images, kernels, meta_test, metrics
+from mzsr_jax import baselines, benchmark, data, images, kernels, meta_test, metrics, weights
 from mzsr_jax.kernels import Degradation
 from mzsr_jax.learner import network
 from mzsr_jax.model import Params
@@ -38,18 +38,13 @@ def make_validator(config: ml_collections.ConfigDict):
   bicubics = [images.to_uint8(baselines.bicubic(lr, scale)) for lr in inputs]
   net = network(config)
 
-  def outputs(params: Params, lr, rates):
-    """SR images after each number of `steps`."""
-    taken = 0
-    for n in steps:
-      params = meta_test.adapt(params, lr, kind.kernel, scale, n - taken, rates[taken:n], kind.subsample, net)
-      taken = n
-      yield images.to_uint8(meta_test.super_resolve(params, lr, scale, net))
+  rates = weights.extend_schedule(config.meta_test.inner_lrs, max(steps))
 
   def validate(params: Params) -> Validation:
-    rates = (tuple(config.meta_test.inner_lrs) + config.meta_test.inner_lrs[-1:] * max(steps))[: max(steps)]
-    rates = np.asarray(rates, np.float32)
-    results = [list(outputs(params, lr, rates)) for lr in inputs]
+    results = []
+    for lr in inputs:
+      srs = meta_test.trajectory(params, lr, kind.kernel, steps, scale, rates, kind.subsample, net)
+      results.append([images.to_uint8(sr) for sr in srs.values()])
     psnr = lambda srs: float(np.mean([metrics.psnr_y(sr, gt, scale) for sr, gt in zip(srs, truths)]))
     scalars = {"psnr_bicubic": psnr(bicubics)}
     scalars |= {f"psnr_{n}_steps": psnr([srs[i] for srs in results]) for i, n in enumerate(steps)}

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
+from collections.abc import Sequence
 
 import flax.traverse_util
 import jax
@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
+from mzsr_jax import files
 from mzsr_jax.errors import UserError
 from mzsr_jax.model import Params
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
+_RATES = "inner_lrs."  # before the names of learned rates
 
 
 def names() -> list[str]:
@@ -49,32 +51,60 @@ def load_weights(name_or_path: str | os.PathLike) -> Params:
   Raises:
     UserError: no such file, not a safetensors file, or not the parameters of this network.
   """
-  path = resolve(name_or_path)
-  try:
-    flat = safetensors.numpy.load_file(path)
-  except Exception as e:  # safetensors raises its own error type and OSError alike
-    raise UserError(f"weights '{path}' cannot be read: {e}") from e
-  expected = ("kernel", "bias")
-  if not flat or any(key.partition(".")[2] not in expected for key in flat):
-    raise UserError(f"weights '{path}' do not hold the parameters of this network (names such as conv1.kernel)")
-  return jax.tree.map(jnp.asarray, flax.traverse_util.unflatten_dict(flat, sep="."))
+  flat = {key: value for key, value in _read_tensors(name_or_path).items() if not key.startswith(_RATES)}
+  if not flat or any(key.partition(".")[2] not in ("kernel", "bias") for key in flat):
+    raise UserError(f"weights '{name_or_path}' do not hold the parameters of this network (names such as conv1.kernel)")
+  return _nest(flat)
 
 
-def save_weights(path: str | os.PathLike, params: Params, metadata: dict[str, str]) -> None:
+def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int):
+  """Learning rates for the first `num_steps` steps of the meta-test; beyond those that the weights know, the last repeats.
+
+  Returns:
+    (num_steps,) float32; or, where training learned them, a tree shaped like the parameters with a (num_steps,) array for
+    each leaf. Weights that know none get the paper's alpha, 0.01.
+
+  Raises:
+    UserError: no such file, or not a safetensors file.
+  """
+  tensors = _read_tensors(name_or_path).items()
+  learned = {k.removeprefix(_RATES): extend_schedule(v.tolist(), num_steps) for k, v in tensors if k.startswith(_RATES)}
+  if learned:
+    return _nest(learned)
+  return extend_schedule(json.loads(read_metadata(name_or_path).get("inner_lrs", "[]")) or [0.01], num_steps)
+
+
+def extend_schedule(lrs: Sequence[float], num_steps: int) -> Float[np.ndarray, " n"]:
+  """The first `num_steps` of a list of learning rates, float32, the last of which repeats."""
+  return np.asarray((list(lrs) + [lrs[-1]] * num_steps)[:num_steps], np.float32)
+
+
+def save_weights(path: str | os.PathLike, params: Params, metadata: dict[str, str], inner_lrs: PyTree = None) -> None:
   """Writes parameters and metadata; the file appears whole or not at all, and replaces what was there.
 
   Args:
     path: of the .safetensors file; its folder is made.
     params: nested dict of arrays.
-    metadata: strings; `load_weights` needs none of them, see `read_metadata` for what the programs use.
+    metadata: strings; see `read_metadata` for what the programs use.
+    inner_lrs: learned rates of the inner steps, shaped like `params` with an axis of steps.
   """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  flat = {k: np.asarray(v) for k, v in flax.traverse_util.flatten_dict(params, sep=".").items()}
-  with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-    partial = pathlib.Path(folder) / path.name
-    safetensors.numpy.save_file(flat, partial, metadata)
-    os.replace(partial, path)
+  flat = flax.traverse_util.flatten_dict(params, sep=".")
+  if inner_lrs is not None:
+    flat |= {_RATES + k: v for k, v in flax.traverse_util.flatten_dict(inner_lrs, sep=".").items()}
+  data = safetensors.numpy.save({k: np.asarray(v) for k, v in flat.items()}, metadata)
+  files.write_whole(path, data, overwrite=True)
+
+
+def _read_tensors(name_or_path: str | os.PathLike) -> dict[str, np.ndarray]:
+  path = resolve(name_or_path)
+  try:
+    return safetensors.numpy.load_file(path)
+  except Exception as e:  # safetensors raises its own error type and OSError alike
+    raise UserError(f"weights '{path}' cannot be read: {e}") from e
+
+
+def _nest(flat: dict[str, np.ndarray]) -> dict:
+  return jax.tree.map(jnp.asarray, flax.traverse_util.unflatten_dict(flat, sep="."))
 
 
 def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
@@ -95,12 +125,6 @@ def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
 def sha256(name_or_path: str | os.PathLike) -> str:
   """Hex digest of the weights file."""
   return hashlib.sha256(resolve(name_or_path).read_bytes()).hexdigest()
-
-
-def inner_lrs(metadata: dict[str, str], num_steps: int) -> Float[np.ndarray, " n"]:
-  """Meta-test learning rates of the first `num_steps` steps: the weights' own, else the paper's alpha, 0.01."""
-  schedule = json.loads(metadata.get("inner_lrs", "[]")) or [0.01]
-  return np.asarray((schedule + schedule[-1:] * num_steps)[:num_steps], np.float32)
 
 
 def check_scale(metadata: dict[str, str], scale: float) -> None:

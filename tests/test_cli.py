@@ -5,9 +5,9 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 from absl import app, flags
 from ml_collections import config_flags
-import pytest
 
 from mzsr_jax import cli
 from mzsr_jax.errors import UserError

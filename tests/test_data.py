@@ -2,8 +2,8 @@ import io
 import json
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from mzsr_jax import data
 from mzsr_jax.errors import UserError

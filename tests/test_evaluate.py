@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 import scipy.io
+from test_cli import assert_one_line, run_entry
 
 from mzsr_jax import benchmark, evaluate, images, kernels, model, weights
-from test_cli import assert_one_line, run_entry
 
 # PSNR-Y and SSIM-Y of bicubic enlargement on Set5, which the paper's tables agree with.
 BICUBIC_SET5 = [

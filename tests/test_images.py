@@ -3,10 +3,10 @@
 import os
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
-from mzsr_jax import images
+from mzsr_jax import files, images
 from mzsr_jax.errors import UserError
 
 GRAY = np.arange(12 * 9, dtype=np.uint8).reshape(12, 9)
@@ -100,8 +100,8 @@ def test_outputs_that_cannot_be_are_refused_before_work(tmp_path):
   (tmp_path / "file").touch()
   for path in (tmp_path, tmp_path / "file", tmp_path / "file" / "below.png"):
     with pytest.raises(UserError, match="output"):
-      images.check_writable(path, overwrite=False)
-  images.check_writable(tmp_path / "new" / "deep.png", overwrite=False)
+      files.check_writable(path, overwrite=False)
+  files.check_writable(tmp_path / "new" / "deep.png", overwrite=False)
   assert not (tmp_path / "new").exists()
 
 

@@ -72,9 +72,9 @@ def test_jit_equals_no_jit():
 def test_all_task_batchings_and_convolutions_agree(convolution, first_order):
   params, tasks = random_params(), make_tasks()
   reference = meta_gradient(params, tasks, "vmap", first_order, model.MZSRNet(3, 4, 3, "xla"))
+  net = model.MZSRNet(3, 4, 3, convolution)
   for batching in maml.TASK_BATCHINGS:
-    net = model.MZSRNet(3, 4, 3, convolution)
-    out = jax.jit(lambda p, t: meta_gradient(p, t, batching, first_order, net))(params, tasks)
+    out = jax.jit(meta_gradient, static_argnums=(2, 3, 4))(params, tasks, batching, first_order, net)
     assert relative_difference(out, reference) < 1e-5, batching
 
 

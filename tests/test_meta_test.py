@@ -58,6 +58,24 @@ def test_a_rate_for_each_step_is_obeyed(params):
   assert_trees_close(together, adapt_(first, lr, num_steps=1, inner_lrs=0.02), rtol=1e-5, atol=1e-7)
 
 
+def test_rates_for_each_leaf_are_obeyed(params):
+  lr = photo()
+  rates = jax.tree.map(lambda p: jnp.zeros(2), params)
+  rates["conv3"]["bias"] = jnp.asarray([0.05, 0.02])
+  adapted = adapt_(params, lr, inner_lrs=rates)
+  assert_trees_close(adapted["conv1"], params["conv1"], rtol=0)
+  assert float(jnp.abs(adapted["conv3"]["bias"] - params["conv3"]["bias"]).max()) > 0
+
+
+def test_looking_at_intermediate_steps_does_not_change_the_last(params):
+  lr, rates = photo(), np.float32([0.05, 0.02, 0.01])
+  once = meta_test.trajectory(params, lr, KERNEL, [3], 2, rates, model=NET)
+  staged = meta_test.trajectory(params, lr, KERNEL, [0, 1, 3], 2, rates, model=NET)
+  assert list(staged) == [0, 1, 3]
+  np.testing.assert_array_equal(staged[3], once[3])
+  np.testing.assert_array_equal(staged[0], mz.super_resolve(params, lr, model=NET))
+
+
 def test_jit_equals_no_jit(params):
   lr = photo()
   jitted = jax.jit(adapt_, static_argnames=("num_steps", "scale", "subsample"))

@@ -16,10 +16,23 @@ def test_round_trip_is_exact_and_keeps_the_metadata(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, loaded, params)
   metadata = weights.read_metadata(path)
   assert metadata["stage"] == "meta"
-  np.testing.assert_allclose(weights.inner_lrs(metadata, 4), [0.02, 0.01, 0.01, 0.01])
-  np.testing.assert_allclose(weights.inner_lrs(metadata, 1), [0.02])
-  np.testing.assert_allclose(weights.inner_lrs({}, 2), [0.01, 0.01])
+  np.testing.assert_allclose(weights.load_inner_lrs(path, 4), [0.02, 0.01, 0.01, 0.01])
+  np.testing.assert_allclose(weights.load_inner_lrs(path, 1), [0.02])
   assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_learned_rates_come_back_shaped_like_the_parameters(tmp_path):
+  params = model.init(jax.random.key(0))
+  rates = jax.tree.map(lambda p: np.float32([0.02, 0.03]), params)
+  weights.save_weights(tmp_path / "w.safetensors", params, {}, rates)
+  jax.tree.map(np.testing.assert_array_equal, weights.load_weights(tmp_path / "w.safetensors"), params)
+  loaded = weights.load_inner_lrs(tmp_path / "w.safetensors", 3)
+  jax.tree.map(lambda lrs, p: np.testing.assert_allclose(lrs, [0.02, 0.03, 0.03]), loaded, params)
+
+
+def test_weights_that_know_no_rates_get_the_papers(tmp_path):
+  weights.save_weights(tmp_path / "w.safetensors", model.init(jax.random.key(0)), {})
+  np.testing.assert_allclose(weights.load_inner_lrs(tmp_path / "w.safetensors", 2), [0.01, 0.01])
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", bytes(100)])
