@@ -11,4 +11,5 @@ from mzsr_jax import benchmark, images, kernels
 
 if __name__ == "__main__":
   path = pathlib.Path(__file__).with_name("photo.png")
-  images.write_png(path, benchmark.make_lr(skimage.data.astronaut(), kernels.load_degradation("g20d"), 2), overwrite=True)
+  face = skimage.data.astronaut()[:320, 90:410]
+  images.write_png(path, benchmark.make_lr(face, kernels.load_degradation("g20d"), 2), overwrite=True)

@@ -1,7 +1,9 @@
 """What every training config starts from; the files in `configs/` change the few lines in which they differ."""
 
+import flax.traverse_util
 import ml_collections
 
+from mzsr_jax import kernels, maml, model, tasks
 from mzsr_jax.errors import UserError
 
 # Meta-test learning rates of the released code: the first steps are larger.
@@ -127,3 +129,37 @@ def variant(c: ml_collections.ConfigDict, name: str | None, **others) -> ml_coll
   if name and name not in known:
     raise UserError(f"this config has no variant '{name}', only {', '.join(known)}")
   return known[name](c) if name else c
+
+
+_CHOICES = {
+    "stage": ("pretrain", "meta"),
+    "degradation.subsample": kernels.SUBSAMPLINGS,
+    "degradation.kernels": tasks.KERNEL_FAMILIES,
+    "model.convolution": tuple(model.CONVOLUTIONS),
+    "meta.task_batching": ("auto", *maml.TASK_BATCHINGS),
+    "meta.loss_weights": maml.WEIGHT_SCHEDULES,
+}
+_LOWEST = {
+    "seed": 0, "batch_size": 1, "data.patch_size": 8, "data.cache_mb": 0, "data.num_threads": 0, "data.prefetch": 1,
+    "degradation.noise_std": 0, "model.depth": 2, "model.features": 1, "optimizer.learning_rate": 0,
+    "optimizer.halve_every": 0, "optimizer.min_learning_rate": 0, "optimizer.clip_norm": 0, "meta.tasks": 1,
+    "meta.support_patches": 1, "meta.query_patches": 1, "meta.num_inner_steps": 1, "meta.inner_lr": 0,
+    "meta.first_order_until_step": 0, "meta.anneal_steps": 1, "meta.weight_floor": 0, "run.num_steps": 1, "run.log_every": 1,
+    "run.checkpoint_every": 1, "run.keep": 1, "run.eval_every": 0, "run.eval_size": 32, "run.eval_images": 1,
+}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError for the first value that no training can be run with."""
+  flat = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+  for name, value in flat.items():
+    if name in _CHOICES and value not in _CHOICES[name]:
+      raise UserError(f"config.{name} is '{value}': it must be one of {', '.join(_CHOICES[name])}")
+    if name in _LOWEST and not _LOWEST[name] <= value < float("inf"):
+      raise UserError(f"config.{name} is {value}: it must be a finite number, {_LOWEST[name]} or more")
+  scales = flat["degradation.scales"]
+  if not scales or not all(1 <= s <= 8 for s in scales):
+    raise UserError(f"config.degradation.scales is {tuple(scales)}: it must list scale factors from 1 to 8")
+  lrs = flat["meta_test.inner_lrs"]
+  if not lrs or not all(0 <= lr < float("inf") for lr in lrs):
+    raise UserError(f"config.meta_test.inner_lrs is {tuple(lrs)}: it must list learning rates, finite and not negative")

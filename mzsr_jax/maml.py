@@ -6,7 +6,6 @@ Nothing here knows of images: a loss is a function of parameters. The inner loop
 
 import operator
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 Loss = Callable[[PyTree], Float[Array, ""]]
 TASK_BATCHINGS = ("vmap", "map", "unroll")
+WEIGHT_SCHEDULES = ("annealed", "constant", "last")
 
 
 def adapt(
@@ -48,7 +48,7 @@ def adapt(
 
 
 def loss_weights(
-    step, num_inner_steps: int, schedule: Literal["annealed", "constant", "last"], anneal_steps: int, floor: float
+    step, num_inner_steps: int, schedule: str, anneal_steps: int, floor: float
 ) -> Float[Array, " n"]:
   """Weights of the query losses after each inner step; they sum to 1 (the w_i of Eq. 7).
 
@@ -69,7 +69,7 @@ def loss_weights(
     progress = jnp.minimum(jnp.asarray(step, jnp.float32) / anneal_steps, 1.0)
     other = (1 - (1 - floor) * progress) / n
   else:
-    raise ValueError(f"loss weight schedule must be annealed, constant or last, not {schedule!r}")
+    raise ValueError(f"loss weight schedule must be one of {', '.join(WEIGHT_SCHEDULES)}, not {schedule!r}")
   return jnp.append(jnp.full((n - 1,), other), 1 - (n - 1) * other)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorboardX
 from absl import logging
 
-from mzsr_jax import learner, provenance, validate, weights
+from mzsr_jax import default_config, learner, provenance, validate, weights
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.data import PatchIterator, make_patch_iterator
 from mzsr_jax.errors import UserError
@@ -38,7 +38,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
   Raises:
     UserError: a workdir of another config, no training images, no such initial weights, or a loss that is not finite.
   """
-  _check_config(config, workdir)
+  default_config.check(config)
+  _check_workdir(config, workdir)
   batches = make_patch_iterator(
       config.data.root,
       patch_size=config.data.patch_size,
@@ -214,7 +215,7 @@ def plain(config: ml_collections.ConfigDict) -> dict:
   return json.loads(config.to_json())
 
 
-def _check_config(config, workdir: pathlib.Path) -> None:
+def _check_workdir(config, workdir: pathlib.Path) -> None:
   """Raises UserError when `workdir` was begun with a config that differs in more than `run`."""
   path = workdir / "config.json"
   if not path.is_file():

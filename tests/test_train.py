@@ -1,5 +1,6 @@
 """The loop: stages chain, a killed run goes on as if nothing had happened, wrong workdirs and divergence are said."""
 
+import collections
 import json
 import os
 import pathlib
@@ -60,6 +61,22 @@ def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
       module.get_config("smok")
 
 
+@pytest.mark.parametrize(
+    "field,value",
+    [
+        ("degradation.subsample", "nearest"), ("degradation.kernels", "box"), ("degradation.scales", ()),
+        ("degradation.scales", (0.5,)), ("meta.task_batching", "pmap"), ("meta.loss_weights", "linear"),
+        ("meta.num_inner_steps", 0), ("meta.tasks", 0), ("run.num_steps", 0), ("run.checkpoint_every", 0),
+        ("data.patch_size", 2), ("optimizer.learning_rate", float("nan")), ("optimizer.clip_norm", -1.0),
+        ("meta_test.inner_lrs", ()), ("seed", -1), ("model.convolution", "fft"),
+    ],
+)  # fmt: skip
+def test_values_that_make_no_sense_are_refused_before_anything_is_written(tmp_path, field, value):
+  with pytest.raises(UserError, match=f"config.{field} is"):
+    train.train(tiny(meta_x2, **{field: value}), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def test_same_seed_same_run_and_another_seed_another(tmp_path):
   runs = [train.train(tiny(pretrain_x2, seed=seed), tmp_path / str(i)) for i, seed in enumerate((1, 1, 2))]
   first, again, other = map(leaves, runs)
@@ -82,23 +99,38 @@ def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path)
   assert str(tmp_path) not in metadata["config"], "paths of this machine have no place in a weights file"
   written = json.loads((tmp_path / "two" / "config.json").read_text())
   assert written["config"]["meta"]["learn_inner_lrs"] and written["versions"]["jax"] == jax.__version__
-  tags = scalar_tags(tmp_path / "two" / "tensorboard")
+  tags = read_scalars(tmp_path / "two" / "tensorboard")
   expected = {"train/loss", "train/grad_norm", "train/learning_rate", "query_losses/0_steps", "query_losses/2_steps"}
   expected |= {"throughput/steps_per_second", "validation/psnr_bicubic", "validation/psnr_1_steps"}
-  assert expected <= tags and "validation/bicubic_output_truth" in tags
+  assert expected <= tags.keys() and "validation/bicubic_output_truth" in tags
 
 
-def scalar_tags(folder):
-  """Tags in TensorBoard event files: records of length (8 bytes), checksum (4), data, checksum (4)."""
-  tags = set()
-  for path in folder.iterdir():
+def test_smoke_runs_of_both_stages_lower_the_query_loss_by_adaptation(tmp_path):
+  """The real network, small: stage 1, then stage 2 from its weights; averaged over the last ten meta-steps."""
+  pretrain = pretrain_x2.get_config("smoke")
+  pretrain.run.eval_every = 0
+  train.train(pretrain, tmp_path / "one")
+  meta = meta_x2.get_config("smoke")
+  meta.run.eval_every = 0
+  meta.init_weights = str(tmp_path / "one" / train.WEIGHTS_NAME)
+  train.train(meta, tmp_path / "two")
+  scalars = read_scalars(tmp_path / "two" / "tensorboard")
+  before, after = (np.mean(scalars[f"query_losses/{n}_steps"][-2:]) for n in (0, meta.meta.num_inner_steps))
+  assert after < before
+
+
+def read_scalars(folder):
+  """Values by tag (None for images) from TensorBoard event files: length (8 bytes), checksum (4), data, checksum (4)."""
+  values = collections.defaultdict(list)
+  for path in sorted(folder.iterdir()):
     content = path.read_bytes()
     while content:
       size = int.from_bytes(content[:8], "little")
       event = event_pb2.Event.FromString(content[12 : 12 + size])
-      tags |= {value.tag for value in event.summary.value}
+      for value in event.summary.value:
+        values[value.tag].append(value.simple_value if value.HasField("simple_value") else None)
       content = content[16 + size :]
-  return tags
+  return values
 
 
 def start(workdir, num_steps):

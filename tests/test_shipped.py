@@ -1,0 +1,28 @@
+"""What the shipped weights are worth, on the authors' own LR images."""
+
+import pytest
+
+from mzsr_jax import benchmark, kernels, weights
+
+
+@pytest.mark.skipif("x2_direct" not in weights.names(), reason="x2_direct is not shipped")
+def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
+  folder = data_dir / "Set5"
+  samples = benchmark.load_pairs(folder / "g20_direct_x2", folder / "GT", 2)
+  kind = kernels.load_degradation(str(folder / "g20_direct_x2" / "kernel.mat"), "direct")
+  rates = weights.load_inner_lrs("x2_direct", 10)
+  methods = [benchmark.baseline("bicubic", 2)]
+  methods += [benchmark.mzsr(weights.load_weights("x2_direct"), rates, steps, 2) for steps in (1, 10)]
+  results = benchmark.summarise(benchmark.run(samples, {"kernel.mat": kind}, methods, 2), 2)
+  psnr = {result["steps"]: result["psnr"] for result in results}
+  assert len(results[0]["images"]) == 5
+  assert psnr[1] >= psnr[0] + 2
+  assert psnr[10] > psnr[1]
+
+
+def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
+  samples = benchmark.load_hr(data_dir / "Set5" / "GT", 2)
+  methods = [benchmark.baseline("bicubic", 2), benchmark.mzsr(weights.load_weights("pretrain_x2"), [], 0, 2)]
+  scores = benchmark.run(samples, {"bicubic": kernels.load_degradation("bicubic")}, methods, 2)
+  bicubic, network = (result["psnr"] for result in benchmark.summarise(scores, 2))
+  assert network > bicubic + 2.5
