@@ -7,6 +7,8 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from mzsr_jax.errors import UserError
+
 # Orbax reports each file that it writes at the level of our progress lines.
 logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname or record.levelname in ("WARNING", "ERROR"))
 
@@ -45,10 +47,20 @@ class Checkpoints:
 
     Returns:
       (state, data, config).
+
+    Raises:
+      UserError: the checkpoint is damaged, or of another state.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     items = {"state": ocp.args.StandardRestore(abstract), "data": ocp.args.JsonRestore(), "config": ocp.args.JsonRestore()}
-    restored = self._manager.restore(self.latest if step is None else step, args=ocp.args.Composite(**items))
+    step = self.latest if step is None else step
+    try:
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    except Exception as e:  # orbax and what it stands on have a zoo of exceptions for damaged files
+      raise UserError(
+          f"checkpoint '{self.directory / str(step)}' cannot be restored ({' '.join(str(e).split())[:200]}): remove it to go "
+          "on from an older one"
+      ) from e
     return restored["state"], restored["data"], restored["config"]
 
   def close(self) -> None:

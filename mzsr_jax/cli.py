@@ -21,8 +21,8 @@ def run(main: Callable[[list[str]], None], arguments: int = 0) -> None:
 
   `main` gets the program's name and up to `arguments` words of the command line that are no flags.
 
-  Exit codes: 0; 2 with one line on stderr for what the user got wrong (a flag, a config, a `UserError`); 130 when
-  interrupted. Any other exception is a bug and keeps its traceback.
+  Exit codes: 0; 2 with one line on stderr for what the user got wrong (a flag, a config, a `UserError`) or the system
+  refuses; 130 when interrupted. Any other exception is a bug and keeps its traceback.
   """
   # JAX tells, at this level, about each kind of accelerator that it did not find.
   logging.getLogger("jax").setLevel(logging.WARNING)
@@ -32,7 +32,7 @@ def run(main: Callable[[list[str]], None], arguments: int = 0) -> None:
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
   try:
     main(argv)
-  except UserError as e:
+  except (UserError, OSError) as e:  # the system's own errors name the file: no permission, no space, too long a name
     _fail(e)
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
@@ -60,7 +60,7 @@ def _parse(argv: list[str], arguments: int) -> list[str]:
     if user_error is None and "Error whilst parsing config file" in str(e):
       raise  # a bug in the config file, which the message holds the traceback of
     _fail(user_error or re.sub(r"^flag --(\w+)=None: .*", r"flag --\1 is missing: pass --\1=value", str(e)))
-  except (AttributeError, KeyError, TypeError) as e:
+  except (AttributeError, KeyError, TypeError, ValueError, IndexError) as e:
     # This is how ml_collections says that a config has no such field.
     overrides = [arg for arg in argv[1:] if re.match(r"--?\w+\.\w", arg)]
     if not overrides:
@@ -131,4 +131,6 @@ def load_weights(num_steps: int) -> tuple[PyTree, dict[str, str], PyTree]:
     inner_lrs = weights.extend_schedule(args.inner_lr, num_steps)
   else:
     inner_lrs = weights.load_inner_lrs(args.weights, num_steps)
-  return weights.load_weights(args.weights), weights.read_metadata(args.weights), inner_lrs
+  params = weights.load_weights(args.weights)
+  weights.check_network(params)
+  return params, weights.read_metadata(args.weights), inner_lrs

@@ -20,7 +20,7 @@ def _flip(w):
 
 @jax.custom_vjp
 def conv(x, w):
-  """'SAME' convolution, stride 1: (N, H, W, C) x (k, k, C, D) -> (N, H, W, D), k odd."""
+  """'SAME' convolution, stride 1: (N, H, W, C) x (3, 3, C, D) -> (N, H, W, D)."""
   return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_DIMS)
 
 

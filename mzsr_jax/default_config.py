@@ -139,27 +139,39 @@ _CHOICES = {
     "meta.task_batching": ("auto", *maml.TASK_BATCHINGS),
     "meta.loss_weights": maml.WEIGHT_SCHEDULES,
 }
-_LOWEST = {
-    "seed": 0, "batch_size": 1, "data.patch_size": 8, "data.cache_mb": 0, "data.num_threads": 0, "data.prefetch": 1,
-    "degradation.noise_std": 0, "model.depth": 2, "model.features": 1, "optimizer.learning_rate": 0,
-    "optimizer.halve_every": 0, "optimizer.min_learning_rate": 0, "optimizer.clip_norm": 0, "meta.tasks": 1,
-    "meta.support_patches": 1, "meta.query_patches": 1, "meta.num_inner_steps": 1, "meta.inner_lr": 0,
-    "meta.first_order_until_step": 0, "meta.anneal_steps": 1, "meta.weight_floor": 0, "run.num_steps": 1, "run.log_every": 1,
-    "run.checkpoint_every": 1, "run.keep": 1, "run.eval_every": 0, "run.eval_size": 32, "run.eval_images": 1,
+_LARGEST = {"seed": 2**32 - 1, "meta.weight_floor": 1.0, "data.patch_size": 2**12}
+_RANGES = {
+    name: (low, _LARGEST.get(name, 2.0**40))
+    for low, names in {
+        0: "seed data.cache_mb data.num_threads degradation.noise_std optimizer.learning_rate optimizer.halve_every "
+        "optimizer.min_learning_rate optimizer.clip_norm meta.inner_lr meta.first_order_until_step meta.weight_floor "
+        "run.eval_every",
+        1: "batch_size data.prefetch model.features meta.tasks meta.support_patches meta.query_patches "
+        "meta.num_inner_steps meta.anneal_steps run.num_steps run.log_every run.checkpoint_every run.keep run.eval_images",
+        2: "model.depth",
+        8: "data.patch_size",
+        32: "run.eval_size",
+    }.items()
+    for name in names.split()
 }
 
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises UserError for the first value that no training can be run with."""
   flat = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+  if not {"stage", "init_weights", config.stage if config.stage == "meta" else "batch_size"} <= set(config.keys()):
+    raise UserError(f"this config lacks what stage '{config.stage}' needs: start from pretrain() or meta() of default_config")
   for name, value in flat.items():
     if name in _CHOICES and value not in _CHOICES[name]:
       raise UserError(f"config.{name} is '{value}': it must be one of {', '.join(_CHOICES[name])}")
-    if name in _LOWEST and not _LOWEST[name] <= value < float("inf"):
-      raise UserError(f"config.{name} is {value}: it must be a finite number, {_LOWEST[name]} or more")
+    low, high = _RANGES.get(name, (None, None))
+    if low is not None and not low <= value <= high:
+      raise UserError(f"config.{name} is {value}: it must be a number from {low} to {high:g}")
   scales = flat["degradation.scales"]
-  if not scales or not all(1 <= s <= 8 for s in scales):
+  if not scales or not all(isinstance(s, (int, float)) and 1 <= s <= 8 for s in scales):
     raise UserError(f"config.degradation.scales is {tuple(scales)}: it must list scale factors from 1 to 8")
+  if flat["optimizer.min_learning_rate"] > flat["optimizer.learning_rate"]:
+    raise UserError("config.optimizer.min_learning_rate is above learning_rate: lower it too")
   lrs = flat["meta_test.inner_lrs"]
   if not lrs or not all(0 <= lr < float("inf") for lr in lrs):
     raise UserError(f"config.meta_test.inner_lrs is {tuple(lrs)}: it must list learning rates, finite and not negative")

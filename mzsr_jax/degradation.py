@@ -23,7 +23,12 @@ def blur(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"]) -> Float[
   pad = size // 2
   planes = jnp.pad(planes, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="symmetric")
   out = jax.lax.conv_general_dilated(
-      planes, kernel[:, :, None, None].astype(image.dtype), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+      planes,
+      kernel[:, :, None, None].astype(image.dtype),
+      (1, 1),
+      "VALID",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      precision="highest",
   )
   return jnp.moveaxis(out.reshape(*batch, channels, height, width), -3, -1)
 

@@ -1,9 +1,7 @@
 """Turns a checkpoint into a weights file: python -m mzsr_jax.export --workdir=runs/meta_x2 --output=my.safetensors."""
 
-import json
 import pathlib
 
-import ml_collections
 from absl import flags
 
 from mzsr_jax import cli, files, learner, train
@@ -25,10 +23,7 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   workdir = pathlib.Path(args.workdir)
   files.check_writable(args.output, args.overwrite)
-  config_path = workdir / "config.json"
-  if not config_path.is_file():
-    raise UserError(f"'{workdir}' is not the folder of a run: it has no config.json")
-  config = ml_collections.ConfigDict(json.loads(config_path.read_text())["config"])
+  config = train.read_config(workdir)
   checkpoints = Checkpoints(workdir, config.run.keep)
   steps = checkpoints.steps
   if not steps or args.step not in (None, *steps):

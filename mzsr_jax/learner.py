@@ -81,14 +81,17 @@ def make_step(config: ml_collections.ConfigDict, first_order: bool = False) -> S
 
   Returns:
     A function whose metrics hold "loss", "learning_rate" and the norms "grad_norm", "param_norm" (after the update) and
-    "update_norm"; in stage 2 also "support_losses" and "query_losses" (`maml.meta_loss`), means over tasks.
+    "update_norm"; in stage 2 also "support_losses" and "query_losses" (`maml.meta_loss`), means over tasks, and
+    "inner_lrs" (n,), means over layers.
   """
   degrader = Degrader(config.data.patch_size, config.degradation.scales, config.degradation.subsample)
   gradient = {"pretrain": _pretrain_gradient, "meta": _meta_gradient}[config.stage]
   optimizer = _optimizer(config)
+  # In stage 1, each patch is a task of its own where there is more than one degradation to draw from.
+  varied = config.degradation.kernels != "bicubic" or len(config.degradation.scales) > 1
 
   def step(state: TrainState, patches, key):
-    num_tasks = patches.shape[0] if config.stage == "pretrain" else config.meta.tasks
+    num_tasks = config.meta.tasks if config.stage == "meta" else patches.shape[0] if varied else 1
     pairs = tasks.sample(
         key, patches.reshape(num_tasks, -1, *patches.shape[1:]), degrader, config.degradation.kernels,
         config.degradation.noise_std,
@@ -143,5 +146,7 @@ def _meta_gradient(config, state, pairs, first_order):
   batching = c.task_batching
   if batching == "auto":
     batching = "unroll" if jax.default_backend() == "cpu" else "vmap"
-  return maml.mean_over_tasks(task_gradient, pairs, batching)
+  (loss, metrics), grads = maml.mean_over_tasks(task_gradient, pairs, batching)
+  rates = jnp.stack(jax.tree.leaves(state.learned.get("inner_lrs", fixed_rates)))
+  return (loss, metrics | {"inner_lrs": rates.mean(axis=0)}), grads
 

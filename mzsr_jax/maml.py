@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
@@ -33,7 +34,7 @@ def adapt(
   Returns:
     (theta_n, (losses, observed)): losses (n,) are loss(theta_0) ... loss(theta_n-1), observed is stacked over steps.
   """
-  per_leaf = jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, jax.Array) else inner_lrs
+  per_leaf = jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, (jax.Array, np.ndarray)) else inner_lrs
   num_steps = jax.tree.leaves(per_leaf)[0].shape[0]
   theta, records = params, []
   # Not lax.scan: XLA's CPU backend runs a convolution inside a loop, one of a single turn too, 20 times slower than outside.
@@ -100,7 +101,7 @@ def mean_over_tasks(function: Callable[[PyTree], PyTree], tasks: PyTree, batchin
   Args:
     function: of one task; here a gradient, so that no more than one task's activations need be alive with "map".
     tasks: pytree whose leaves have a leading task axis.
-    batching: "vmap" (all at once; XLA sees grouped convolutions, quick on a GPU and very slow on a CPU), "map" (one after
+    batching: "vmap" (all at once; XLA sees grouped convolutions, which it runs very slowly on a CPU), "map" (one after
       another in a loop: the least memory and compilation; very slow on a CPU, where XLA does not parallelise convolutions
       inside loops) or "unroll" (one after another without a loop: longer to compile, the fastest on a CPU).
   """

@@ -39,6 +39,14 @@ def _super_resolve(params, lr, scale, model):
   return jnp.clip(model_lib.apply(params, enlarge(lr, scale)[None], model)[0], 0, 1)
 
 
+def _image(lr) -> jax.Array:
+  """The image as a JAX array. Raises ValueError for what would silently go wrong: whole numbers, or a missing axis."""
+  lr = jnp.asarray(lr)
+  if lr.ndim != 3 or not jnp.issubdtype(lr.dtype, jnp.floating):
+    raise ValueError(f"an image must be a float array (H, W, 3) in [0, 1], not {lr.dtype} {lr.shape}")
+  return lr
+
+
 def _part(inner_lrs, first, last):
   """Steps `first` to `last` of learning rates, be they one array or a tree of them."""
   return jax.tree.map(lambda lrs: lrs[first:last], inner_lrs)
@@ -61,7 +69,7 @@ def adapt(
 ) -> Params:
   """Gradient steps on LR son -> LR image (Algorithm 2, lines 1 to 6).
 
-  Each step is one compiled function: outside jit, images of the same size compile once, whatever the number of steps.
+  Outside jit, each step is one compiled function: images of the same size compile once, whatever the number of steps.
 
   Args:
     params: meta-learned parameters theta_M.
@@ -76,7 +84,11 @@ def adapt(
 
   Returns:
     Parameters adapted to the image.
+
+  Raises:
+    ValueError: the image is no float array of three axes.
   """
+  lr = _image(lr)
   inner_lrs = jax.tree.map(lambda lrs: jnp.broadcast_to(jnp.asarray(lrs, lr.dtype), (num_steps,)), inner_lrs)
   inputs, targets = lr_son(lr, kernel, scale, subsample)[None], lr[None]
   for i in range(num_steps):
@@ -95,8 +107,11 @@ def super_resolve(params: Params, lr: Float[Array, "h w c"], scale: float = 2, m
 
   Returns:
     (ceil(H * scale), ceil(W * scale), C) in [0, 1].
+
+  Raises:
+    ValueError: the image is no float array of three axes.
   """
-  return _super_resolve(params, lr, scale, model)
+  return _super_resolve(params, _image(lr), scale, model)
 
 
 def trajectory(

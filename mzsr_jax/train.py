@@ -6,20 +6,23 @@ import pathlib
 import signal
 import time
 
+import flax.traverse_util
 import jax
 import ml_collections
 import numpy as np
 import tensorboardX
 from absl import logging
 
-from mzsr_jax import default_config, learner, provenance, validate, weights
+from mzsr_jax import default_config, files, learner, provenance, validate, weights
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.data import PatchIterator, make_patch_iterator
 from mzsr_jax.errors import UserError
-from mzsr_jax.files import write_whole
 from mzsr_jax.learner import TrainState
 
+CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "weights.safetensors"
+# Config fields that have no part in what is computed.
+_FREE = ("run.", "data.cache_mb", "data.num_threads", "data.prefetch")
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
@@ -39,6 +42,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
     UserError: a workdir of another config, no training images, no such initial weights, or a loss that is not finite.
   """
   default_config.check(config)
+  files.check_writable(workdir / CONFIG_NAME, overwrite=True)
   _check_workdir(config, workdir)
   batches = make_patch_iterator(
       config.data.root,
@@ -58,7 +62,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
     batches.set_state(data_state)
     logging.info("Going on from step %d of %s", state.step, workdir)
   try:
-    with tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=int(state.step)) as writer:
+    # What was logged beyond the checkpoint will be logged again.
+    with tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=int(state.step) + 1) as writer:
       state = _loop(config, state, batches, checkpoints, writer)
   finally:
     checkpoints.close()
@@ -97,7 +102,7 @@ def _loop(config, state: TrainState, batches: PatchIterator, checkpoints: Checkp
         save(number)
       if validator and (number == run.num_steps or number % run.eval_every == 0):
         progress.fetch()
-        result = validator(state.learned["params"])
+        result = validator(state.learned)
         progress.validated(number, result)
       if last:
         break
@@ -153,6 +158,8 @@ class _Progress:
       for kind in ("query_losses", "support_losses"):
         for i, value in enumerate(mean[kind]):
           self._writer.add_scalar(f"{kind}/{i}_steps", value, number)
+      for i, value in enumerate(mean["inner_lrs"]):
+        self._writer.add_scalar(f"inner_lrs/step_{i + 1}", value, number)
       losses += f" | query before {mean['query_losses'][0]:.5f}, after {mean['query_losses'][-1]:.5f}"
     logging.info("step %d/%d | %s%s", number, self._config.run.num_steps, losses, speed)
 
@@ -201,12 +208,10 @@ def _duration(seconds: float) -> str:
 
 
 def _initial_params(config):
-  fresh = learner.init_params(config)
   if not config.init_weights:
-    return fresh
+    return learner.init_params(config)
   params = weights.load_weights(config.init_weights)
-  if jax.tree.map(lambda p: p.shape, params) != jax.tree.map(lambda p: p.shape, fresh):
-    raise UserError(f"init_weights '{config.init_weights}' do not have the shape of the network in config.model")
+  weights.check_network(params, learner.network(config))
   return params
 
 
@@ -217,30 +222,29 @@ def plain(config: ml_collections.ConfigDict) -> dict:
 
 def _check_workdir(config, workdir: pathlib.Path) -> None:
   """Raises UserError when `workdir` was begun with a config that differs in more than `run`."""
-  path = workdir / "config.json"
-  if not path.is_file():
+  if not (workdir / CONFIG_NAME).is_file():
     return
-  try:
-    there = json.loads(path.read_text())["config"]
-  except (ValueError, KeyError, TypeError, OSError) as e:
-    raise UserError(f"'{path}' is not the config of a run: {e}. Choose another --workdir") from e
-  old, new = _flatten(there), _flatten(plain(config))
-  differing = sorted(k for k in old.keys() | new.keys() if not k.startswith("run.") and old.get(k) != new.get(k))
+  old, new = (flax.traverse_util.flatten_dict(c, sep=".") for c in (plain(read_config(workdir)), plain(config)))
+  differing = sorted(k for k in old.keys() | new.keys() if not k.startswith(_FREE) and old.get(k) != new.get(k))
   if differing:
     changes = ", ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differing)
     raise UserError(f"workdir '{workdir}' belongs to another config ({changes}): choose another --workdir or that config")
 
 
-def _flatten(tree: dict, prefix: str = "") -> dict:
-  flat = {}
-  for key, value in tree.items():
-    flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-  return flat
+def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config that a workdir was begun with. Raises UserError where there is none that this version understands."""
+  path = workdir / CONFIG_NAME
+  try:
+    config = ml_collections.ConfigDict(json.loads(path.read_text())["config"])
+    default_config.check(config)
+  except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
+    raise UserError(f"'{path}' is not the config of a run: {' '.join(str(e).split())}. Choose another --workdir") from e
+  return config
 
 
 def _write_config(config, workdir: pathlib.Path) -> None:
   content = {"config": plain(config), "git_revision": provenance.git_revision(), "versions": provenance.versions()}
-  write_whole(workdir / "config.json", json.dumps(content, indent=2).encode(), overwrite=True)
+  files.write_whole(workdir / CONFIG_NAME, json.dumps(content, indent=2).encode(), overwrite=True)
 
 
 def export(config, state: TrainState, path: pathlib.Path, data: str = "") -> None:

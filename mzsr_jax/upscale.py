@@ -4,7 +4,6 @@
   python -m mzsr_jax.upscale --input=photos --kernel=kernel.mat --weights=x2_direct --output=results
 """
 
-import json
 import pathlib
 import time
 from typing import NamedTuple
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> None:
   jobs = plan(args.input, args.output, args.comparison, args.overwrite)
   kind = kernels.load_degradation(args.kernel, args.subsample)
   params, metadata, inner_lrs = cli.load_weights(args.steps)
-  trained_scales = json.loads(metadata.get("scales", "[]"))
+  trained_scales = weights.scales(metadata)
   if args.scale is None and not trained_scales:
     raise UserError(f"weights '{args.weights}' do not say which scale they are for: pass --scale")
   scale = args.scale or trained_scales[0]

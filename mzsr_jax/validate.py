@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import ml_collections
 import numpy as np
+from jaxtyping import PyTree
 
 from mzsr_jax import baselines, benchmark, data, images, kernels, meta_test, metrics, weights
 from mzsr_jax.kernels import Degradation
 from mzsr_jax.learner import network
-from mzsr_jax.model import Params
 
 
 class Validation(NamedTuple):
@@ -24,10 +24,11 @@ class Validation(NamedTuple):
 
 
 def make_validator(config: ml_collections.ConfigDict):
-  """Reads the validation images once and returns params -> Validation.
+  """Reads the validation images once and returns learned (see `learner.TrainState`) -> Validation.
 
   The degradation is the training's own kind: none before bicubic shrinking in stage 1, else g^d_2.0 or g^b_1.3 for direct
-  or bicubic subsampling. Stage 2 is judged after 0, 1 and all of its inner steps.
+  or bicubic subsampling. Stage 2 is judged after 0, 1 and all of its inner steps, with its learned rates where it has them.
+  A PSNR is NaN where the adaptation diverges, as it may for a while when training begins.
   """
   kind = _degradation(config)
   scale = round(config.degradation.scales[0])
@@ -35,20 +36,26 @@ def make_validator(config: ml_collections.ConfigDict):
   paths = images.find_images(config.run.eval_root) if config.run.eval_root else data.sample_photos()
   truths = [_middle(images.read_image(path), config.run.eval_size, scale) for path in paths[: config.run.eval_images]]
   inputs = [images.to_float(benchmark.make_lr(truth, kind, scale)) for truth in truths]
-  bicubics = [images.to_uint8(baselines.bicubic(lr, scale)) for lr in inputs]
+  bicubics = [baselines.bicubic(lr, scale) for lr in inputs]
   net = network(config)
-
   rates = weights.extend_schedule(config.meta_test.inner_lrs, max(steps))
 
-  def validate(params: Params) -> Validation:
-    results = []
-    for lr in inputs:
-      srs = meta_test.trajectory(params, lr, kind.kernel, steps, scale, rates, kind.subsample, net)
-      results.append([images.to_uint8(sr) for sr in srs.values()])
-    psnr = lambda srs: float(np.mean([metrics.psnr_y(sr, gt, scale) for sr, gt in zip(srs, truths)]))
-    scalars = {"psnr_bicubic": psnr(bicubics)}
-    scalars |= {f"psnr_{n}_steps": psnr([srs[i] for srs in results]) for i, n in enumerate(steps)}
-    return Validation(scalars, np.concatenate([bicubics[0], results[0][-1], truths[0]], axis=1))
+  def mean_psnr(srs) -> float:
+    """Of float SR images."""
+    if not all(np.isfinite(sr).all() for sr in srs):
+      return float("nan")
+    return float(np.mean([metrics.psnr_y(images.to_uint8(sr), gt, scale) for sr, gt in zip(srs, truths)]))
+
+  def validate(learned: dict[str, PyTree]) -> Validation:
+    inner_lrs = learned.get("inner_lrs", rates)
+    adapted = lambda lr: meta_test.trajectory(
+        learned["params"], lr, kind.kernel, steps, scale, inner_lrs, kind.subsample, net
+    )
+    results = [adapted(lr) for lr in inputs]
+    scalars = {"psnr_bicubic": mean_psnr(bicubics)}
+    scalars |= {f"psnr_{n}_steps": mean_psnr([srs[n] for srs in results]) for n in steps}
+    shown = [images.to_uint8(np.nan_to_num(image)) for image in (bicubics[0], results[0][steps[-1]])]
+    return Validation(scalars, np.concatenate([*shown, truths[0]], axis=1))
 
   return validate
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from jaxtyping import Float, PyTree
 
 from mzsr_jax import files
 from mzsr_jax.errors import UserError
-from mzsr_jax.model import Params
+from mzsr_jax.model import NET, MZSRNet, Params, init
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
@@ -71,7 +72,7 @@ def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int):
   learned = {k.removeprefix(_RATES): extend_schedule(v.tolist(), num_steps) for k, v in tensors if k.startswith(_RATES)}
   if learned:
     return _nest(learned)
-  return extend_schedule(json.loads(read_metadata(name_or_path).get("inner_lrs", "[]")) or [0.01], num_steps)
+  return extend_schedule(_numbers(read_metadata(name_or_path), "inner_lrs") or [0.01], num_steps)
 
 
 def extend_schedule(lrs: Sequence[float], num_steps: int) -> Float[np.ndarray, " n"]:
@@ -127,9 +128,33 @@ def sha256(name_or_path: str | os.PathLike) -> str:
   return hashlib.sha256(resolve(name_or_path).read_bytes()).hexdigest()
 
 
+def scales(metadata: dict[str, str]) -> list[float]:
+  """Scale factors that the weights were trained for; empty where they do not say. Raises UserError for damaged metadata."""
+  return _numbers(metadata, "scales")
+
+
+def _numbers(metadata: dict[str, str], key: str) -> list[float]:
+  """A JSON list of finite, non-negative numbers."""
+  try:
+    values = [float(value) for value in json.loads(metadata.get(key, "[]"))]
+  except (ValueError, TypeError):
+    values = [math.nan]
+  if not all(0 <= value < math.inf for value in values):
+    raise UserError(f"weights have damaged metadata: '{key}' is '{metadata[key][:80]}', not a list of numbers")
+  return values
+
+
+def check_network(params: Params, model: MZSRNet = NET) -> None:
+  """Raises UserError where parameters are not those of the given network, by default the paper's."""
+  shapes = lambda tree: jax.tree.map(lambda p: p.shape, tree)
+  expected = jax.eval_shape(lambda: init(jax.random.key(0), model))
+  if shapes(params) != shapes(expected):
+    raise UserError(f"the weights have another shape than the network of {model.depth} layers and {model.features} channels")
+
+
 def check_scale(metadata: dict[str, str], scale: float) -> None:
   """Raises UserError where the weights were not trained for `scale`; a list of scales covers all between its ends."""
-  scales = json.loads(metadata.get("scales", "[]"))
-  if scales and not min(scales) <= scale <= max(scales):
-    trained = f"x{scales[0]:g}" if len(scales) == 1 else f"x{min(scales):g} to x{max(scales):g}"
+  known = scales(metadata)
+  if known and not min(known) <= scale <= max(known):
+    trained = f"x{known[0]:g}" if len(known) == 1 else f"x{min(known):g} to x{max(known):g}"
     raise UserError(f"scale {scale:g} does not fit these weights, trained for {trained}: choose other weights or scale")

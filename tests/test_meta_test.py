@@ -40,6 +40,15 @@ def test_any_size_adapts_and_enlarges(params, height, width, scale):
   assert float(sr.min()) >= 0 and float(sr.max()) <= 1 and bool(jnp.isfinite(sr).all())
 
 
+@pytest.mark.parametrize("shape,dtype", [((8, 8, 3), np.uint8), ((8, 8), np.float32), ((1, 8, 8, 3), np.float32)])
+def test_what_is_no_float_image_is_refused(params, shape, dtype):
+  lr = np.zeros(shape, dtype)
+  with pytest.raises(ValueError, match="float array"):
+    adapt_(params, lr)
+  with pytest.raises(ValueError, match="float array"):
+    mz.super_resolve(params, lr, model=NET)
+
+
 def test_zero_steps_change_nothing(params):
   assert_trees_close(adapt_(params, photo(), num_steps=0), params, rtol=0)
 

@@ -68,7 +68,7 @@ def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
         ("degradation.scales", (0.5,)), ("meta.task_batching", "pmap"), ("meta.loss_weights", "linear"),
         ("meta.num_inner_steps", 0), ("meta.tasks", 0), ("run.num_steps", 0), ("run.checkpoint_every", 0),
         ("data.patch_size", 2), ("optimizer.learning_rate", float("nan")), ("optimizer.clip_norm", -1.0),
-        ("meta_test.inner_lrs", ()), ("seed", -1), ("model.convolution", "fft"),
+        ("meta_test.inner_lrs", ()), ("seed", -1), ("seed", 2**32), ("model.convolution", "fft"), ("meta.weight_floor", 2.0),
     ],
 )  # fmt: skip
 def test_values_that_make_no_sense_are_refused_before_anything_is_written(tmp_path, field, value):
@@ -101,7 +101,7 @@ def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path)
   assert written["config"]["meta"]["learn_inner_lrs"] and written["versions"]["jax"] == jax.__version__
   tags = read_scalars(tmp_path / "two" / "tensorboard")
   expected = {"train/loss", "train/grad_norm", "train/learning_rate", "query_losses/0_steps", "query_losses/2_steps"}
-  expected |= {"throughput/steps_per_second", "validation/psnr_bicubic", "validation/psnr_1_steps"}
+  expected |= {"throughput/steps_per_second", "validation/psnr_bicubic", "validation/psnr_1_steps", "inner_lrs/step_2"}
   assert expected <= tags.keys() and "validation/bicubic_output_truth" in tags
 
 
@@ -197,11 +197,49 @@ def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path):
     train.train(config, tmp_path)
 
 
+def test_a_learning_rate_below_its_floor_is_refused(tmp_path):
+  config = tiny(pretrain_x2)
+  config.optimizer.learning_rate = 5e-5
+  with pytest.raises(UserError, match="min_learning_rate"):
+    train.train(config, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"config": {}}', '{"config": {"stage": "meta"}}', "[1]"])
+def test_foreign_workdirs_are_refused(tmp_path, content):
+  (tmp_path / train.CONFIG_NAME).write_text(content)
+  with pytest.raises(UserError, match="not the config of a run"):
+    train.train(tiny(pretrain_x2), tmp_path)
+
+
+def test_a_workdir_that_cannot_be_is_refused_before_any_work(tmp_path):
+  (tmp_path / "file").touch()
+  for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+    with pytest.raises(UserError, match="cannot be written"):
+      train.train(tiny(pretrain_x2), workdir)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+  train.train(tiny(pretrain_x2, 2), tmp_path)
+  for path in (tmp_path / "checkpoints" / "2").rglob("*"):
+    if path.is_file() and path.name != "commit_success.txt":
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  with pytest.raises(UserError, match="checkpoints/2"):
+    train.train(tiny(pretrain_x2, 4), tmp_path)
+
+
+def test_cache_and_threads_may_change_within_a_run(tmp_path):
+  train.train(tiny(pretrain_x2, 2), tmp_path)
+  config = tiny(pretrain_x2, 3)
+  config.data.num_threads = 0
+  config.data.cache_mb = 0
+  assert int(train.train(config, tmp_path).step) == 3
+
+
 def test_initial_weights_must_fit_the_network(tmp_path):
   train.train(tiny(pretrain_x2, 1), tmp_path / "one")
   config = tiny(meta_x2, init_weights=str(tmp_path / "one" / train.WEIGHTS_NAME))
   config.model.features = 4
-  with pytest.raises(UserError, match="shape"):
+  with pytest.raises(UserError, match="another shape"):
     train.train(config, tmp_path / "two")
   assert not (tmp_path / "two").exists(), "nothing is made before the input is checked"
 

@@ -63,6 +63,21 @@ def test_scales_outside_the_training_are_refused():
     weights.check_scale({"scales": "[2.0]"}, 4)
 
 
+@pytest.mark.parametrize("value", ["oops", "2", '["a"]', "[NaN]", "[-1]", "null"])
+def test_damaged_metadata_is_refused(tmp_path, value):
+  path = tmp_path / "w.safetensors"
+  weights.save_weights(path, model.init(jax.random.key(0)), {"scales": value, "inner_lrs": value})
+  with pytest.raises(UserError, match="inner_lrs"):
+    weights.load_inner_lrs(path, 2)
+  with pytest.raises(UserError, match="scales"):
+    weights.check_scale(weights.read_metadata(path), 2)
+
+
+def test_weights_of_another_network_are_refused():
+  with pytest.raises(UserError, match="another shape"):
+    weights.check_network(model.init(jax.random.key(0), model.MZSRNet(features=8)))
+
+
 @pytest.mark.parametrize("name", weights.names())
 def test_shipped_weights_are_whole_and_say_what_they_are(name):
   params, metadata = weights.load_weights(name), weights.read_metadata(name)
