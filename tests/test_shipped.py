@@ -1,11 +1,8 @@
 """What the shipped weights are worth, on the authors' own LR images."""
 
-import pytest
-
 from mzsr_jax import benchmark, kernels, weights
 
 
-@pytest.mark.skipif("x2_direct" not in weights.names(), reason="x2_direct is not shipped")
 def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
   folder = data_dir / "Set5"
   samples = benchmark.load_pairs(folder / "g20_direct_x2", folder / "GT", 2)
