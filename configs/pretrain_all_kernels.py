@@ -2,8 +2,8 @@
 
 python -m mzsr_jax.main --config=configs/pretrain_all_kernels.py --workdir=runs/all_kernels --config.data.root=/path/to/HR
 
-An ablation in the paper. It is also the cheap half of meta-training where there is no GPU: a step costs a hundredth of a
-meta-step, and most of what a meta-step would learn at first is what all kernels have in common.
+An ablation in the paper. It is also the cheap half of meta-training where there is no GPU: a patch costs three passes through
+the network, where a meta-step makes some sixty, and what a meta-step would learn at first is what all kernels have in common.
 """
 
 from mzsr_jax import default_config

@@ -1,9 +1,9 @@
-"""Times one meta-gradient at several sizes of nothing but its lowering: convolution rules x task batching x order.
+"""Times one meta-step in the ways that it can be computed: convolution rules x task batching x order of the gradient.
 
     python -m experiments.bench_meta_step --tasks=2 --patches=2 --patch_size=48 --inner_steps=3
 
-All variants compute the same gradient; they run in turn in one process, and medians are printed beside the ratio to the
-default. On a CPU "map" and "vmap" take minutes: leave them out with --batchings=unroll.
+All variants of one order compute the same gradient; they run in turn in one process, and medians are printed beside the
+ratio to the default. On a CPU "map" and "vmap" take minutes: leave them out with --batchings=unroll.
 """
 
 import statistics

@@ -84,26 +84,23 @@ def _loop(config, state: TrainState, batches: PatchIterator, checkpoints: Checkp
   validator = validate.make_validator(config) if run.eval_every else None
   key = jax.random.key(config.seed)
   progress = _Progress(config, writer, checkpoints)
-  begin = int(state.step)
-
-  def save(number):
-    progress.fetch()  # so that no state is kept whose step was not finite
-    checkpoints.save(number, state, batches.get_state(), plain(config))
 
   with _StopSignals() as stop:
-    for number in range(begin + 1, run.num_steps + 1):
+    for number in range(int(state.step) + 1, run.num_steps + 1):
       patches = next(batches)
       step = steps[number <= first_order_until]
       state, metrics = step(state, patches, jax.random.fold_in(key, number))
       progress.fetch()  # the step before: the device is at work on this one meanwhile
       progress.pend(number, metrics)
       last = number == run.num_steps or stop.requested
-      if last or number % run.checkpoint_every == 0:
-        save(number)
-      if validator and (number == run.num_steps or number % run.eval_every == 0):
-        progress.fetch()
-        result = validator(state.learned)
-        progress.validated(number, result)
+      save = last or number % run.checkpoint_every == 0
+      judge = validator and (number == run.num_steps or number % run.eval_every == 0)
+      if save or judge:
+        progress.fetch()  # so that no state is kept whose step was not finite
+      if save:
+        checkpoints.save(number, state, batches.get_state(), plain(config))
+      if judge:
+        progress.validated(number, validator(state.learned))
       if last:
         break
   return state
@@ -115,7 +112,7 @@ class _Progress:
   def __init__(self, config, writer, checkpoints: Checkpoints):
     self._config, self._writer, self._checkpoints = config, writer, checkpoints
     self._pending: tuple[int, learner.Metrics] | None = None
-    self._recent: collections.deque = collections.deque(maxlen=max(config.run.log_every, 1))
+    self._recent: collections.deque = collections.deque(maxlen=config.run.log_every)
     self._since = (time.monotonic(), None)
 
   def pend(self, number: int, metrics: learner.Metrics) -> None:
@@ -221,7 +218,7 @@ def plain(config: ml_collections.ConfigDict) -> dict:
 
 
 def _check_workdir(config, workdir: pathlib.Path) -> None:
-  """Raises UserError when `workdir` was begun with a config that differs in more than `run`."""
+  """Raises UserError when `workdir` was begun with a config that differs in more than `_FREE`."""
   if not (workdir / CONFIG_NAME).is_file():
     return
   old, new = (flax.traverse_util.flatten_dict(c, sep=".") for c in (plain(read_config(workdir)), plain(config)))

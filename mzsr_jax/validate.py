@@ -46,13 +46,15 @@ def make_validator(config: ml_collections.ConfigDict):
       return float("nan")
     return float(np.mean([metrics.psnr_y(images.to_uint8(sr), gt, scale) for sr, gt in zip(srs, truths)]))
 
+  psnr_bicubic = mean_psnr(bicubics)
+
   def validate(learned: dict[str, PyTree]) -> Validation:
     inner_lrs = learned.get("inner_lrs", rates)
     adapted = lambda lr: meta_test.trajectory(
         learned["params"], lr, kind.kernel, steps, scale, inner_lrs, kind.subsample, net
     )
     results = [adapted(lr) for lr in inputs]
-    scalars = {"psnr_bicubic": mean_psnr(bicubics)}
+    scalars = {"psnr_bicubic": psnr_bicubic}
     scalars |= {f"psnr_{n}_steps": mean_psnr([srs[n] for srs in results]) for n in steps}
     shown = [images.to_uint8(np.nan_to_num(image)) for image in (bicubics[0], results[0][steps[-1]])]
     return Validation(scalars, np.concatenate([*shown, truths[0]], axis=1))

@@ -52,7 +52,7 @@ def load_weights(name_or_path: str | os.PathLike) -> Params:
   Raises:
     UserError: no such file, not a safetensors file, or not the parameters of this network.
   """
-  flat = {key: value for key, value in _read_tensors(name_or_path).items() if not key.startswith(_RATES)}
+  flat = {key: value for key, value in _read(name_or_path)[0].items() if not key.startswith(_RATES)}
   if not flat or any(key.partition(".")[2] not in ("kernel", "bias") for key in flat):
     raise UserError(f"weights '{name_or_path}' do not hold the parameters of this network (names such as conv1.kernel)")
   return _nest(flat)
@@ -68,11 +68,11 @@ def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int):
   Raises:
     UserError: no such file, or not a safetensors file.
   """
-  tensors = _read_tensors(name_or_path).items()
-  learned = {k.removeprefix(_RATES): extend_schedule(v.tolist(), num_steps) for k, v in tensors if k.startswith(_RATES)}
+  tensors, metadata = _read(name_or_path)
+  learned = {k.removeprefix(_RATES): v.tolist() for k, v in tensors.items() if k.startswith(_RATES)}
   if learned:
-    return _nest(learned)
-  return extend_schedule(_numbers(read_metadata(name_or_path), "inner_lrs") or [0.01], num_steps)
+    return _nest({key: extend_schedule(lrs, num_steps) for key, lrs in learned.items()})
+  return extend_schedule(_numbers(metadata, "inner_lrs") or [0.01], num_steps)
 
 
 def extend_schedule(lrs: Sequence[float], num_steps: int) -> Float[np.ndarray, " n"]:
@@ -96,10 +96,12 @@ def save_weights(path: str | os.PathLike, params: Params, metadata: dict[str, st
   files.write_whole(path, data, overwrite=True)
 
 
-def _read_tensors(name_or_path: str | os.PathLike) -> dict[str, np.ndarray]:
+def _read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Arrays and metadata of a file. Raises UserError where there is none or it is damaged."""
   path = resolve(name_or_path)
   try:
-    return safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, framework="numpy") as f:
+      return {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}
   except Exception as e:  # safetensors raises its own error type and OSError alike
     raise UserError(f"weights '{path}' cannot be read: {e}") from e
 
@@ -115,12 +117,7 @@ def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
     Strings, among them "stage" (pretrain or meta), "scales" (JSON list), "subsample", "inner_lrs" (JSON list: meta-test
     learning rate of each step, the last one repeating), "steps", "data", "config" (JSON), "commit".
   """
-  path = resolve(name_or_path)
-  try:
-    with safetensors.safe_open(path, framework="numpy") as f:
-      return f.metadata() or {}
-  except Exception as e:
-    raise UserError(f"weights '{path}' cannot be read: {e}") from e
+  return _read(name_or_path)[1]
 
 
 def sha256(name_or_path: str | os.PathLike) -> str:
