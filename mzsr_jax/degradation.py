@@ -15,26 +15,28 @@ from mzsr_jax import resize
 
 def blur(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"]) -> Float[Array, "*b h w c"]:
   """Correlates every channel with one kernel; the edge pixel is repeated at the border (SciPy's 'reflect')."""
-  size = kernel.shape[-1]
-  if size == 1:
+  pad = kernel.shape[-1] // 2
+  return correlate(jnp.pad(image, (*[(0, 0)] * (image.ndim - 3), (pad, pad), (pad, pad), (0, 0)), mode="symmetric"), kernel)
+
+
+def correlate(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"]) -> Float[Array, "*b p q c"]:
+  """Correlates every channel with one kernel where the kernel lies inside the image: (H - k + 1, W - k + 1)."""
+  if kernel.shape[-1] == 1:
     return image * kernel[0, 0]
   *batch, height, width, channels = image.shape
-  planes = jnp.moveaxis(image, -1, -3).reshape(-1, height, width, 1)
-  pad = size // 2
-  planes = jnp.pad(planes, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="symmetric")
   out = jax.lax.conv_general_dilated(
-      planes,
+      jnp.moveaxis(image, -1, -3).reshape(-1, height, width, 1),
       kernel[:, :, None, None].astype(image.dtype),
       (1, 1),
       "VALID",
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
       precision="highest",
   )
-  return jnp.moveaxis(out.reshape(*batch, channels, height, width), -3, -1)
+  return jnp.moveaxis(out.reshape(*batch, channels, *out.shape[1:3]), -3, -1)
 
 
-def _apply(image: Float[Array, "*b h w c"], rows: np.ndarray, columns: np.ndarray) -> Float[Array, "*b p q c"]:
-  """rows @ image @ columns' on every channel."""
+def apply(image: Float[Array, "*b h w c"], rows: Float[Array, "p h"], columns: Float[Array, "q w"]):
+  """rows @ image @ columns' on every channel: (..., P, Q, C)."""
   rows, columns = jnp.asarray(rows, image.dtype), jnp.asarray(columns, image.dtype)
   image = jnp.einsum("ph,...hwc->...pwc", rows, image, precision="highest")
   return jnp.einsum("qw,...pwc->...pqc", columns, image, precision="highest")
@@ -43,14 +45,14 @@ def _apply(image: Float[Array, "*b h w c"], rows: np.ndarray, columns: np.ndarra
 def subsample(image: Float[Array, "*b h w c"], scale: float, mode: str) -> Float[Array, "*b p q c"]:
   """Shrinks to ceil(H / scale) x ceil(W / scale), `mode` "direct" (pixels round(s i)) or "bicubic"."""
   height, width = image.shape[-3:-1]
-  return _apply(image, resize.shrink(height, scale, mode), resize.shrink(width, scale, mode))
+  return apply(image, resize.shrink(height, scale, mode), resize.shrink(width, scale, mode))
 
 
 def enlarge(image: Float[Array, "*b h w c"], scale: float, size: tuple[int, int] | None = None):
   """Enlarges by bicubic interpolation to ceil(H * scale) x ceil(W * scale), or to the leading `size` of that."""
   height, width = image.shape[-3:-1]
   out_h, out_w = size or (None, None)
-  return _apply(image, resize.enlarge(height, scale, out_h), resize.enlarge(width, scale, out_w))
+  return apply(image, resize.enlarge(height, scale, out_h), resize.enlarge(width, scale, out_w))
 
 
 def degrade(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"], scale: float, mode: str):
@@ -88,7 +90,7 @@ class Degrader:
       (N, P, P, C): LR patches, clipped to [0, 1] and enlarged by bicubic.
     """
     down, up = jnp.asarray(self._down)[scale_index], jnp.asarray(self._up)[scale_index]
-    lr = _apply(blur(hr, kernel), down, down)
+    lr = apply(blur(hr, kernel), down, down)
     if noise_std:
       lr += noise_std * jax.random.normal(key, lr.shape)
-    return _apply(jnp.clip(lr, 0, 1), up, up)
+    return apply(jnp.clip(lr, 0, 1), up, up)

@@ -37,9 +37,18 @@ class MZSRNet(nn.Module):
   convolution: str = "closed"
 
   @nn.compact
-  def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    """Args: LR images enlarged to the target size by bicubic, RGB in [0, 1]. Returns: SR images, not clipped."""
-    h = x
+  def __call__(self, x: Float[Array, "n h w c"], mask: Float[Array, "n h w 1"] | None = None) -> Float[Array, "n h w c"]:
+    """Runs the network.
+
+    Args:
+      x: LR images enlarged to the target size by bicubic, RGB in [0, 1].
+      mask: 1 where there is an image and 0 in what pads it. With it, each layer sees the zeros beyond the image's edge that
+        it would see without the padding; the output is meaningless in the padding.
+
+    Returns:
+      SR images, not clipped.
+    """
+    h = x if mask is None else x * mask
     for i in range(self.depth):
       last = i == self.depth - 1
       h = nn.Conv(
@@ -52,6 +61,7 @@ class MZSRNet(nn.Module):
       )(h)
       if not last:
         h = nn.relu(h)
+        h = h if mask is None else h * mask
     return x + h
 
 
@@ -63,9 +73,9 @@ def init(key, model: MZSRNet = NET) -> Params:
   return model.init(key, jnp.zeros((1, 8, 8, model.channels), jnp.float32))["params"]
 
 
-def apply(params: Params, x: Float[Array, "n h w c"], model: MZSRNet = NET) -> Float[Array, "n h w c"]:
-  """Runs the network on LR images enlarged to the target size; RGB in [0, 1], output not clipped."""
-  return model.apply({"params": params}, x)
+def apply(params: Params, x: Float[Array, "n h w c"], model: MZSRNet = NET, mask=None) -> Float[Array, "n h w c"]:
+  """Runs the network: see `MZSRNet.__call__`."""
+  return model.apply({"params": params}, x, mask)
 
 
 def count(params: Params) -> int:

@@ -1,0 +1,333 @@
+"""Meta-test (Algorithm 2) for images of any size, many sizes and several devices: what the commands run.
+
+The same functions as in `meta_test`, run on windows of few sizes (see `windows`), so that images of different sizes share
+compiled programs and a large image never lies on a device as a whole. Kernel, number of steps, learning rates and scale are
+values, not parts of a program. Results equal those of `meta_test` but for rounding: padding is masked after each layer, and
+the L1 gradient is summed over windows.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from mzsr_jax import degradation, images, model, resize, windows
+from mzsr_jax.errors import UserError
+from mzsr_jax.kernels import EVALUATION_SIZE, Degradation
+from mzsr_jax.model import NET, MZSRNet, Params
+from mzsr_jax.windows import Size, Span
+
+_AXIS = "windows"
+_BYTES_PER_PIXEL = 6000  # of a window in a gradient step, with 64 channels: activations, their gradients and copies
+_LEAST_WINDOW = 64  # pixels, side
+
+
+class _Batch(NamedTuple):
+  """One window for each device, stacked on the leading axis.
+
+  Attributes:
+    image: what is enlarged: the LR son (to adapt) or the LR image (to enlarge).
+    rows: matrix of the enlargement, vertically; zero beyond the image.
+    columns: horizontally.
+    valid: (d, 2) height and width of what lies inside the image, from the window's top left.
+    core: (d, 4) first and last row, first and last column of the core, relative to the window; empty for an idle device.
+  """
+
+  image: Float[Array, "d h w 3"]
+  rows: Float[Array, "d p h"]
+  columns: Float[Array, "d q w"]
+  valid: Int[Array, "d 2"]
+  core: Int[Array, "d 4"]
+
+
+def _inside(size: Size, bounds: Int[Array, " 4"]) -> Bool[Array, "h w 1"]:
+  """True from row bounds[0] to bounds[1] and column bounds[2] to bounds[3]."""
+  row, column = jnp.arange(size[0])[:, None, None], jnp.arange(size[1])[None, :, None]
+  return (row >= bounds[0]) & (row < bounds[1]) & (column >= bounds[2]) & (column < bounds[3])
+
+
+def _network(params: Params, batch: _Batch, net: MZSRNet) -> Float[Array, "p q 3"]:
+  """The network's output on the one window of a device."""
+  x = degradation.apply(batch.image[0], batch.rows[0], batch.columns[0])
+  zero = jnp.zeros_like(batch.valid[0, 0])
+  mask = _inside(x.shape[:2], jnp.stack([zero, batch.valid[0, 0], zero, batch.valid[0, 1]])).astype(x.dtype)
+  return model.apply(params, x[None], net, mask[None])[0]
+
+
+def _varying(tree: PyTree) -> PyTree:
+  """Marks replicated values as each device's own, so that the gradient with respect to them is summed over devices."""
+  return jax.tree.map(lambda x: lax.pcast(x, _AXIS, to="varying"), tree)
+
+
+_ON_EACH, _ON_ALL = PartitionSpec(_AXIS), PartitionSpec()
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "net"))
+def _step(params, total, batch, targets, rates, weight, *, mesh: Mesh, net: MZSRNet):
+  """Adds a batch of windows to the gradient `total` of the mean absolute error, and steps by `rates` along the sum.
+
+  `weight` is 1 / (number of values in the image). Rates of 0 only add. Returns (params, total).
+  """
+
+  def local(params, total, batch, targets, rates, weight):
+    def loss(params):
+      error = jnp.abs(_network(_varying(params), batch, net) - targets[0])
+      return lax.psum(jnp.where(_inside(error.shape[:2], batch.core[0]), error, 0).sum() * weight, _AXIS)
+
+    total = jax.tree.map(jnp.add, total, jax.grad(loss)(params))
+    return jax.tree.map(lambda p, rate, g: p - rate * g, params, rates, total), total
+
+  specs = (_ON_ALL, _ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL, _ON_ALL)
+  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(params, total, batch, targets, rates, weight)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "net"))
+def _run(params, batch, *, mesh: Mesh, net: MZSRNet):
+  """SR windows (d, p, q, 3) in [0, 1]; with `net` None, their bicubic enlargements."""
+
+  def local(params, batch):
+    if net is None:
+      sr = degradation.apply(batch.image[0], batch.rows[0], batch.columns[0])
+    else:
+      sr = _network(_varying(params), batch, net)
+    return jnp.clip(sr, 0, 1)[None]
+
+  return jax.shard_map(local, mesh=mesh, in_specs=(_ON_ALL, _ON_EACH), out_specs=_ON_EACH)(params, batch)
+
+
+@jax.jit
+def _degrade(window, kernel, rows, columns):
+  return degradation.apply(degradation.correlate(window, kernel), rows, columns)
+
+
+def degrade(
+    image: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float, size: Size | None = None, dtype: type = np.float32
+) -> Float[np.ndarray, "p q 3"]:
+  """`degradation.degrade` by windows: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s), on the host.
+
+  Args:
+    image: in [0, 1].
+    kind: kernel and subsampling.
+    scale: scale factor.
+    size: of the windows of the result; default: as `windows.fit` finds for this image.
+    dtype: np.float32, or np.float64 for results that are rounded to 8 bits like others' (about five values in 10^5 differ).
+  """
+  small = tuple(resize.shrunk_size(length, scale) for length in image.shape[:2])
+  size = size or windows.fit(small, 256 * 256, 0)
+  # Names share a program: kernels are padded with zeros to the size of the evaluation kernels.
+  pad = max(EVALUATION_SIZE - kind.kernel.shape[0], 0) // 2
+  kernel = np.pad(kind.kernel.astype(dtype), pad)
+  reach = kernel.shape[0] // 2
+  out = np.empty((*small, 3), dtype)
+  with jax.enable_x64(dtype == np.float64):
+    for spans in windows.grid(small, size, 0):
+      blocks = [
+          resize.shrink_block(length, scale, kind.subsample, s.first, s.last - s.first, side)
+          for length, s, side in zip(image.shape, spans, size)
+      ]
+      taken = [
+          resize.mirror(np.arange(b.start - reach, b.start + b.matrix.shape[1] + reach), length)
+          for b, length in zip(blocks, image.shape)
+      ]
+      window = image[np.ix_(*taken)].astype(dtype)
+      made = _degrade(window, kernel, *(b.matrix.astype(dtype) for b in blocks))
+      (top, bottom), (left, right) = ((s.first, s.last) for s in spans)
+      out[top:bottom, left:right] = np.asarray(made)[: bottom - top, : right - left]
+  return out
+
+
+class Solver:
+  """Adapts and enlarges images, all devices at work on one image.
+
+  Attributes:
+    devices: that windows are spread over.
+    done: called after each batch of windows with the share of the current job that it was; for progress bars.
+  """
+
+  def __init__(
+      self,
+      devices: Sequence[jax.Device] | None = None,
+      memory_limit: float | None = None,
+      sizes: Sequence[Size] = (),
+      net: MZSRNet = NET,
+      max_buckets: int = 4,
+  ):
+    """Makes a solver.
+
+    Args:
+      devices: default: all local ones.
+      memory_limit: bytes for what lies on the devices, all together (default: 2 GiB, or half of an accelerator's memory).
+        Smaller limits give smaller windows.
+      sizes: heights and widths of the LR images to come, where they are known. Their windows then have at most
+        `max_buckets` sizes; else sides are rounded up.
+      net: the network.
+      max_buckets: see `sizes`.
+
+    Raises:
+      UserError: the limit is too low for the smallest windows.
+    """
+    self.devices = list(devices or jax.local_devices())
+    self.done: Callable[[float], None] = lambda share: None
+    self._net, self._halo = net, net.depth
+    self._mesh = Mesh(np.array(self.devices), (_AXIS,))
+    self._buckets = windows.buckets(sizes, max_buckets) if sizes else {}
+    per_device = (memory_limit or _memory(self.devices)) / len(self.devices)
+    self._max_area = int(per_device / (_BYTES_PER_PIXEL * net.features / 64))
+    if self._max_area < _LEAST_WINDOW**2:
+      least = _LEAST_WINDOW**2 * _BYTES_PER_PIXEL * len(self.devices) * net.features / 64
+      raise UserError(f"the memory limit leaves no room for the smallest windows: it must be {least / 2**20:.0f} MiB higher")
+
+  def adapt(
+      self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float, inner_lrs: PyTree
+  ) -> Params:
+    """Gradient steps on LR son -> LR image: `meta_test.adapt`.
+
+    Args:
+      params: meta-learned parameters.
+      lr: LR image, RGB float in [0, 1], on the host.
+      kind: its kernel and subsampling.
+      scale: scale factor.
+      inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf.
+    """
+    per_leaf = jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, np.ndarray | jax.Array) else inner_lrs
+    per_leaf = jax.tree.map(lambda rates: np.asarray(rates, np.float32), per_leaf)
+    steps = len(jax.tree.leaves(per_leaf)[0])
+    if not steps:
+      return params
+    son = np.clip(degrade(lr, kind, scale, self._son_size(lr.shape[:2], scale)), 0, 1)
+    size = self._window(lr.shape[:2])
+    groups = [
+        (batch, self._stack([_cut(lr, (v.start, h.start), size) for v, h in spans]))
+        for spans, batch in self._batches(son, lr.shape[:2], scale, size)
+    ]
+    if len(groups) == 1:  # kept on the devices from step to step
+      groups = [self._shard(groups[0])]
+    weight = np.float32(1 / lr.size)
+    params = self._replicate(params)
+    zeros = self._replicate(jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params))
+    idle = jax.tree.map(lambda _: np.float32(0), params)
+    for i in range(steps):
+      total = zeros
+      for number, group in enumerate(groups, 1):
+        rates = jax.tree.map(lambda rates: rates[i], per_leaf) if number == len(groups) else idle
+        batch, targets = self._shard(group)
+        params, total = _step(params, total, batch, targets, rates, weight, mesh=self._mesh, net=self._net)
+        if len(groups) > 1:
+          jax.block_until_ready(total)  # no more than one batch lies on the devices
+        self.done(1 / (len(groups) * steps))
+    return params
+
+  def enlarge(self, params: Params | None, lr: Float[np.ndarray, "h w 3"], scale: float) -> Iterator[tuple]:
+    """SR windows one after another: `meta_test.super_resolve`, or its bicubic part where `params` is None.
+
+    Yields:
+      (rows, columns, window): slices into the SR image, and its float32 values there, in [0, 1].
+    """
+    net = None if params is None else self._net
+    full = tuple(resize.enlarged_size(length, scale) for length in lr.shape[:2])
+    bucket = self._buckets.get(lr.shape[:2], lr.shape[:2])
+    size = self._window(tuple(resize.enlarged_size(length, scale) for length in bucket))
+    params = self._replicate({} if params is None else params)
+    groups = list(self._batches(lr, full, scale, size))
+    for spans, batch in groups:
+      sr = np.asarray(_run(params, self._shard(batch), mesh=self._mesh, net=net))
+      for (v, h), window in zip(spans, sr):
+        core = window[v.first - v.start : v.last - v.start, h.first - h.start : h.last - h.start]
+        yield slice(v.first, v.last), slice(h.first, h.last), core
+      self.done(1 / len(groups))
+
+  def super_resolve(self, params: Params | None, lr: Float[np.ndarray, "h w 3"], scale: float) -> images.Pixels:
+    """The enlarged image as 8-bit pixels; bicubic where `params` is None.
+
+    Raises:
+      UserError: the result holds NaN: the adaptation diverged.
+    """
+    out = np.empty((*(resize.enlarged_size(length, scale) for length in lr.shape[:2]), 3), np.uint8)
+    for rows, columns, window in self.enlarge(params, lr, scale):
+      out[rows, columns] = images.to_uint8(window)
+    return out
+
+  def trajectory(
+      self,
+      params: Params,
+      lr: Float[np.ndarray, "h w 3"],
+      kind: Degradation,
+      shown: Sequence[int],
+      scale: float,
+      inner_lrs: PyTree,
+  ) -> dict[int, images.Pixels]:
+    """SR images after several numbers of steps, in one pass of the adaptation: `meta_test.trajectory`, to 8 bits.
+
+    Args:
+      shown: numbers of steps, ascending.
+      inner_lrs: as in `adapt`, of as many steps as the last of `shown`, or more.
+      others: see `adapt`.
+    """
+    results = {}
+    for done, steps in itertools.pairwise([0, *shown]):
+      params = self.adapt(params, lr, kind, scale, jax.tree.map(lambda rates: np.asarray(rates)[done:steps], inner_lrs))
+      results[steps] = self.super_resolve(params, lr, scale)
+    return results
+
+  def _window(self, size: Size) -> Size:
+    """The window size for an LR or SR image of `size`, the same for all of a bucket."""
+    bucket = self._buckets.get(size, size)
+    return windows.fit(bucket, self._max_area, self._halo, len(self.devices), step=8 if self._buckets else 32)
+
+  def _son_size(self, size: Size, scale: float) -> Size:
+    bucket = self._buckets.get(size, size)
+    return windows.fit(tuple(resize.shrunk_size(length, scale) for length in bucket), 256 * 256, 0)
+
+  def _batches(
+      self, image: np.ndarray, full: Size, scale: float, size: Size
+  ) -> Iterator[tuple[list[tuple[Span, Span]], _Batch]]:
+    """Windows of the enlargement of `image` to `full`, as many at a time as there are devices."""
+    todo = windows.grid(full, size, self._halo)
+    for i in range(0, len(todo), len(self.devices)):
+      spans = todo[i : i + len(self.devices)]
+      yield spans, self._stack([_window_of(image, full, scale, size, pair) for pair in spans])
+
+  def _stack(self, per_device: list[PyTree]) -> PyTree:
+    """Stacks one entry per device; what is missing are zeros, an empty window."""
+    missing = len(self.devices) - len(per_device)
+    per_device = per_device + missing * [jax.tree.map(np.zeros_like, per_device[0])]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *per_device)
+
+  def _shard(self, tree: PyTree) -> PyTree:
+    return jax.device_put(tree, NamedSharding(self._mesh, _ON_EACH))
+
+  def _replicate(self, tree: PyTree) -> PyTree:
+    return jax.device_put(tree, NamedSharding(self._mesh, _ON_ALL))
+
+
+def _memory(devices: Sequence[jax.Device]) -> float:
+  """Bytes to use where the user names none: half of what the accelerators have, 2 GiB on a CPU."""
+  stats = [device.memory_stats() or {} for device in devices]
+  if all("bytes_limit" in s for s in stats):
+    return 0.5 * sum(s["bytes_limit"] for s in stats)
+  return 2 * 2**30
+
+
+def _cut(image: np.ndarray, start: tuple[int, int], size: Size) -> np.ndarray:
+  """A window of an image, with zeros beyond it."""
+  part = image[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
+  return np.pad(part, ((0, size[0] - part.shape[0]), (0, size[1] - part.shape[1]), (0, 0)))
+
+
+def _window_of(image: np.ndarray, full: Size, scale: float, size: Size, spans: tuple[Span, Span]) -> _Batch:
+  """One window of the enlargement of `image`, without the axis of devices."""
+  counts = [min(side, length - s.start) for side, length, s in zip(size, full, spans)]
+  rows, columns = (
+      resize.enlarge_block(length, scale, s.start, count, side)
+      for length, s, count, side in zip(image.shape, spans, counts, size)
+  )
+  part = _cut(image, (rows.start, columns.start), (rows.matrix.shape[1], columns.matrix.shape[1]))
+  core = [bound - s.start for s in spans for bound in (s.first, s.last)]
+  return _Batch(part, rows.matrix, columns.matrix, np.array(counts, np.int32), np.array(core, np.int32))

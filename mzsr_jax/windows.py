@@ -1,0 +1,103 @@
+"""How an image is cut into windows of one size, and how many sizes a set of images needs. Plain numbers, no arrays on devices.
+
+A program is compiled for a window size. A small image lies in one window, padded; a large one is covered by several that
+overlap by twice the network's reach (the halo), each of which answers for its core alone.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+Size = tuple[int, int]  # height, width
+
+
+class Span(NamedTuple):
+  """A window along one axis of an image.
+
+  Attributes:
+    start: first pixel of the window.
+    first: first pixel of its core.
+    last: one past the last pixel of its core.
+  """
+
+  start: int
+  first: int
+  last: int
+
+
+def spans(length: int, window: int, halo: int) -> list[Span]:
+  """Windows along an axis, as few as will do; their cores cover it once.
+
+  Args:
+    length: of the axis, pixels.
+    window: length of a window, more than two halos. A shorter axis gets one window that reaches beyond its end; no other does.
+    halo: pixels that a core must stay away from a window's end, unless the image ends there as well.
+  """
+  if length <= window:
+    return [Span(0, 0, length)]
+  count = 1 + math.ceil((length - window) / (window - 2 * halo))
+  starts = [round(i * (length - window) / (count - 1)) for i in range(count)]
+  bounds = [0, *((a + window + b) // 2 for a, b in itertools.pairwise(starts)), length]
+  return [Span(start, first, last) for start, first, last in zip(starts, bounds, bounds[1:])]
+
+
+def grid(size: Size, window: Size, halo: int) -> list[tuple[Span, Span]]:
+  """The windows of an image, row by row: (vertical, horizontal) spans."""
+  return list(itertools.product(*(spans(length, side, halo) for length, side in zip(size, window))))
+
+
+def fit(size: Size, max_area: int, halo: int, parts: int = 1, step: int = 32) -> Size:
+  """A window size for images of at most `size`.
+
+  Args:
+    size: height and width, pixels.
+    max_area: pixels that a window may have.
+    halo: see `spans`.
+    parts: windows that are worked on at once: an image is cut into as many, from top to bottom.
+    step: sides are multiples of it, so that images of nearly one size share a program.
+  """
+  up = lambda length, multiple: math.ceil(length / multiple) * multiple
+  height, width = (up(length, step) for length in size)
+  if parts > 1:
+    height = up((height - 2 * halo) / parts + 2 * halo, 8)
+  if height * width > max_area:
+    least = 4 * halo
+    width = min(width, max(math.isqrt(max_area) // 8 * 8, least))
+    height = min(height, max(max_area // width // 8 * 8, least))
+  return height, width
+
+
+def buckets(sizes: Iterable[Size], limit: int) -> dict[Size, Size]:
+  """Assigns each image size to one of at most `limit` sizes that hold it, with as little padding as can be.
+
+  The sizes are sorted by area and cut into runs; a run's bucket is as high as its highest and as wide as its widest image.
+  All ways to cut are weighed (by dynamic programming).
+
+  Args:
+    sizes: of all images, repeated as often as they occur.
+    limit: the most buckets.
+  """
+  ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+  best: list[list[tuple[int, list[int]]]] = [[(0, [])]]  # best[n][b]: least area of the first n sizes in b runs or fewer
+  for n in range(1, len(ordered) + 1):
+    options = []
+    for b in range(1, limit + 1):
+      candidates = [
+          (best[cut][min(b - 1, len(best[cut]) - 1)][0] + (n - cut) * _area(_cover(ordered[cut:n])), cut)
+          for cut in range(n)
+          if cut == 0 or b > 1
+      ]
+      area, cut = min(candidates)
+      options.append((area, [*best[cut][min(b - 1, len(best[cut]) - 1)][1], cut]))
+    best.append([(0, []), *options])
+  cuts = [*best[-1][-1][1], len(ordered)]
+  return {size: _cover(ordered[a:b]) for a, b in itertools.pairwise(cuts) for size in ordered[a:b]}
+
+
+def _cover(sizes: Sequence[Size]) -> Size:
+  return max(h for h, _ in sizes), max(w for _, w in sizes)
+
+
+def _area(size: Size) -> int:
+  return size[0] * size[1]
