@@ -2,19 +2,14 @@
 
 from collections.abc import Callable
 
-import jax
-from jaxtyping import Array, Float
+import numpy as np
 
-from mzsr_jax import degradation
+from mzsr_jax import images
+from mzsr_jax.kernels import Degradation
+from mzsr_jax.solver import Solver
 
-# (lr, kernel, scale, subsample) -> sr: LR (H, W, 3) and SR (H * scale, W * scale, 3) in [0, 1], the blur kernel and the
-# subsampling that made the LR image. Jitted by the caller with `scale` and `subsample` static.
-Baseline = Callable[[jax.Array, jax.Array, float, str], jax.Array]
+# (solver, lr, kind, scale) -> sr: LR (H, W, 3) in [0, 1], its degradation, and the 8-bit SR (H * scale, W * scale, 3).
+Baseline = Callable[[Solver, np.ndarray, Degradation, float], images.Pixels]
 
-
-def bicubic(lr: Float[Array, "h w 3"], scale: float) -> Float[Array, "p q 3"]:
-  """Plain bicubic enlargement, MATLAB's `imresize`."""
-  return degradation.enlarge(lr, scale)
-
-
-BASELINES: dict[str, Baseline] = {"bicubic": lambda lr, kernel, scale, subsample: bicubic(lr, scale)}
+# Plain bicubic enlargement is MATLAB's `imresize`.
+BASELINES: dict[str, Baseline] = {"bicubic": lambda solver, lr, kind, scale: solver.super_resolve(None, lr, scale)}

@@ -1,6 +1,5 @@
 """The table: methods x kernels on a set of images, PSNR-Y, SSIM-Y and time (Tables 1 to 5 of the paper)."""
 
-import dataclasses
 import functools
 import math
 import pathlib
@@ -9,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from mzsr_jax import baselines, degradation, images, meta_test, metrics
+from mzsr_jax import baselines, images, metrics, spread
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation
+from mzsr_jax.solver import Solver, degrade
+from mzsr_jax.windows import Size
 
 METHODS = (*baselines.BASELINES, "mzsr")
 
@@ -34,21 +34,20 @@ class Sample(NamedTuple):
   lr: images.Pixels | None = None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, so that it can key compiled programs
-class Method:
+class Method(NamedTuple):
   """One line of the table.
 
   Attributes:
     name: as in `METHODS`.
     steps: adaptation steps, 0 where there is no adaptation.
-    solve: (params, lr, kernel, subsample) -> sr, jittable with `subsample` static; images are float in [0, 1].
-    params: first argument of `solve`, None for a baseline.
+    params: of the network, None for a baseline without one.
+    solve: (solver, lr, kind) -> sr: the LR image, float in [0, 1], and its degradation; 8-bit pixels.
   """
 
   name: str
   steps: int
-  solve: Callable[[PyTree, jax.Array, jax.Array, str], jax.Array]
-  params: PyTree = None
+  params: PyTree
+  solve: Callable[[Solver, np.ndarray, Degradation], images.Pixels]
 
 
 class Score(NamedTuple):
@@ -65,8 +64,7 @@ class Score(NamedTuple):
 
 def baseline(name: str, scale: float) -> Method:
   """A method of `baselines.BASELINES`."""
-  function = baselines.BASELINES[name]
-  return Method(name, 0, lambda params, lr, kernel, subsample: function(lr, kernel, scale, subsample))
+  return Method(name, 0, None, functools.partial(baselines.BASELINES[name], scale=scale))
 
 
 def mzsr(params: PyTree, inner_lrs: PyTree, steps: int, scale: float) -> Method:
@@ -79,11 +77,10 @@ def mzsr(params: PyTree, inner_lrs: PyTree, steps: int, scale: float) -> Method:
     scale: scale factor.
   """
 
-  def solve(params, lr, kernel, subsample):
-    (sr,) = meta_test.trajectory(params, lr, kernel, (steps,), scale, inner_lrs, subsample).values()
-    return sr
+  def solve(solver, lr, kind):
+    return solver.trajectory(params, lr, kind, [steps], scale, inner_lrs)[steps]
 
-  return Method("mzsr", steps, solve, params)
+  return Method("mzsr", steps, params, solve)
 
 
 def load_hr(hr_dir: str | pathlib.Path, scale: int) -> list[Sample]:
@@ -140,54 +137,66 @@ def _check_size(path: pathlib.Path, gt: images.Pixels, scale: int) -> None:
     raise UserError(f"'{path}' is too small to be scored at scale {scale}: both sides need at least {least} pixels")
 
 
-def make_lr(gt: images.Pixels, kind: Degradation, scale: int) -> images.Pixels:
-  """The LR image of a ground truth whose sides the scale divides: blurred, subsampled, clipped, rounded to 8 bits."""
+def make_lr(gt: images.Pixels, kind: Degradation, scale: int, bucket: Size | None = None) -> images.Pixels:
+  """The LR image of a ground truth whose sides the scale divides: blurred, subsampled, clipped, rounded to 8 bits.
+
+  Args: see `solver.degrade`.
+  """
   # In float64: in float32 a few values in 100,000 fall on the other side of a rounding.
-  with jax.enable_x64(True):
-    lr = _degrade(gt / 255, kind.kernel.astype(np.float64), scale, kind.subsample)
-  return images.to_uint8(lr)
+  return images.to_uint8(degrade(gt / 255, kind, scale, bucket, np.float64))
 
 
-_degrade = jax.jit(degradation.degrade, static_argnums=(2, 3))
+def lr_sizes(samples: Iterable[Sample], scale: int) -> list[Size]:
+  """Heights and widths of the LR images of a benchmark, for `Solver`."""
+  return [(sample.gt.shape[0] // scale, sample.gt.shape[1] // scale) for sample in samples]
 
 
 def run(
-    samples: Iterable[Sample], degradations: dict[str, Degradation], methods: Sequence[Method], scale: int
+    samples: Sequence[Sample],
+    degradations: dict[str, Degradation],
+    methods: Sequence[Method],
+    scale: int,
+    solvers: Sequence[Solver] | None = None,
 ) -> Iterator[Score]:
   """Scores every method on every image under every degradation, images outermost.
 
-  Time is taken for one image at a time, from the LR image on the host to the finished SR image on the device; programs
-  are compiled before, once for each image size and method.
+  Time is taken for one image at a time, from the LR image to the SR image, both on the host; programs are compiled before,
+  once for each bucket of image sizes.
 
   Args:
     samples: see `load_hr` and `load_pairs`.
     degradations: by the name that goes into the scores. Given LR images are not degraded again.
     methods: see `baseline` and `mzsr`.
     scale: whole number.
+    solvers: images are spread over them; default: see `spread.make_solvers`.
 
   Raises:
     UserError: an adaptation diverged.
   """
-  compiled = functools.lru_cache(maxsize=64)(_compile)  # bounded, since in some sets every image has its own size
-  for sample in samples:
-    for kernel_name, kind in degradations.items():
-      lr = images.to_float(make_lr(sample.gt, kind, scale) if sample.lr is None else sample.lr)
-      for method in methods:
-        solve = compiled(method, lr.shape, kind.kernel.shape, kind.subsample)
-        start = time.perf_counter()
-        sr = solve(method.params, lr, kind.kernel).block_until_ready()
-        seconds = time.perf_counter() - start
-        try:
-          sr = images.to_uint8(sr)
-        except UserError as e:
-          raise UserError(f"{method.name}, {method.steps} steps, on '{sample.name}' with {kernel_name}: {e}") from e
-        psnr, ssim = metrics.psnr_y(sr, sample.gt, scale), metrics.ssim_y(sr, sample.gt, scale)
-        yield Score(method.name, method.steps, kernel_name, sample.name, psnr, ssim, seconds)
+  solvers = solvers or spread.make_solvers(len(samples), sizes=lr_sizes(samples, scale))
+  score = functools.partial(_scores, degradations=degradations, methods=methods, scale=scale)
+  for scores in spread.spread(score, samples, solvers):
+    yield from scores
 
 
-def _compile(method: Method, lr_shape: tuple[int, ...], kernel_shape: tuple[int, ...], subsample: str):
-  lr, kernel = (jax.ShapeDtypeStruct(shape, np.float32) for shape in (lr_shape, kernel_shape))
-  return jax.jit(method.solve, static_argnums=3).lower(method.params, lr, kernel, subsample).compile()
+def _scores(solver: Solver, sample: Sample, degradations, methods, scale) -> list[Score]:
+  """All scores of one image."""
+  (size,) = lr_sizes([sample], scale)
+  for method in methods:
+    solver.warm_up(method.params, size, scale)
+  scores = []
+  for kernel_name, kind in degradations.items():
+    lr = images.to_float(make_lr(sample.gt, kind, scale, solver.bucket(size)) if sample.lr is None else sample.lr)
+    for method in methods:
+      start = time.perf_counter()
+      try:
+        sr = method.solve(solver, lr, kind)
+      except UserError as e:
+        raise UserError(f"{method.name}, {method.steps} steps, on '{sample.name}' with {kernel_name}: {e}") from e
+      seconds = time.perf_counter() - start
+      psnr, ssim = metrics.psnr_y(sr, sample.gt, scale), metrics.ssim_y(sr, sample.gt, scale)
+      scores.append(Score(method.name, method.steps, kernel_name, sample.name, psnr, ssim, seconds))
+  return scores
 
 
 def summarise(scores: Iterable[Score], scale: int) -> list[dict[str, Any]]:

@@ -1,16 +1,22 @@
 """What the command-line entries share: wrong input ends in one line and exit code 2, never in a traceback."""
 
 import logging
+import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
 from absl import app, flags
 from jaxtyping import PyTree
 
-from mzsr_jax import weights
+from mzsr_jax import devices, weights
 from mzsr_jax.errors import UserError
+
+# Python, JAX and compiled programs.
+_PROCESS_BYTES = 700 * 2**20
 
 # Flags defined by the functions below belong to the entry that calls them, so that its --help lists them.
 flags.disclaim_key_flags()
@@ -116,6 +122,56 @@ def define_adaptation_flags() -> None:
       "which holds for all further steps (default: as the weights say)", number=float, minimum=0,
   )
   flags.DEFINE_bool("overwrite", False, "replace output files that exist")
+  flags.DEFINE_float(
+      "memory_limit", None, "GiB that the program may use on a CPU, or on all accelerators together; large images are worked "
+      "on in smaller windows (default: 4 on a CPU, half of an accelerator's memory)", lower_bound=0,
+  )
+  define_cache_flag()
+
+
+def define_cache_flag() -> None:
+  """Defines the flag of every entry that compiles programs."""
+  flags.DEFINE_string(
+      "compilation_cache", str(_cache_folder()), "folder where compiled programs are kept, so that the next run of the same "
+      "sizes starts at once; empty for none",
+  )
+
+
+def _cache_folder() -> pathlib.Path:
+  return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "mzsr_jax"
+
+
+def start_jax() -> None:
+  """What must be set before JAX is first used: all cores of a CPU, and the cache of compiled programs."""
+  devices.use_all_cores()
+  folder = flags.FLAGS.compilation_cache
+  if folder:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def memory_limit(lr_pixels: int, scale: float) -> float | None:
+  """--memory_limit as `Solver` takes it, in bytes for windows; None leaves the choice to it.
+
+  Args:
+    lr_pixels: of the largest LR image.
+    scale: scale factor.
+
+  Raises:
+    UserError: the images alone need more.
+  """
+  limit = flags.FLAGS.memory_limit
+  if jax.default_backend() != "cpu":
+    return limit and limit * 2**30
+  # LR image in 8 bits and float32, its son; SR image in 8 bits, in the encoder and as a PNG file.
+  besides = _PROCESS_BYTES + lr_pixels * (27 + 9 * scale**2)
+  if limit is None:
+    return max(4 * 2**30 - besides, 2**30)
+  if limit * 2**30 <= besides:
+    raise UserError(f"--memory_limit={limit:g} is too low: an image of {lr_pixels / 1e6:.1f} megapixels takes more than "
+                    f"{besides / 2**30:.1f} GiB besides the network's memory")
+  return limit * 2**30 - besides
 
 
 def load_weights(num_steps: int) -> tuple[PyTree, dict[str, str], PyTree]:

@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from mzsr_jax import benchmark, cli, files, kernels, provenance, weights
+from mzsr_jax import benchmark, cli, files, kernels, provenance, spread, weights
 from mzsr_jax.errors import UserError
 
 
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> None:
   """Reads the flags, runs the benchmark, prints its table and writes its JSON."""
   del argv
   args = flags.FLAGS
+  cli.start_jax()
   files.check_writable(args.out, args.overwrite)
   degradations = _degradations(args)
   methods, method_settings = _methods(args)
@@ -50,7 +51,10 @@ def main(argv: list[str]) -> None:
   else:
     samples = benchmark.load_pairs(args.lr_dir, args.gt_dir, args.scale)
 
-  scores = benchmark.run(samples, degradations, methods, args.scale)
+  sizes = benchmark.lr_sizes(samples, args.scale)
+  limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale)
+  solvers = spread.make_solvers(len(samples), limit, sizes=sizes)
+  scores = benchmark.run(samples, degradations, methods, args.scale, solvers)
   results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(methods)), args.scale)
   print(benchmark.table(results))
 
@@ -61,6 +65,7 @@ def main(argv: list[str]) -> None:
           "subsample": {name: kind.subsample for name, kind in degradations.items()},
           **method_settings,
           "device": jax.devices()[0].device_kind,
+          "devices": jax.local_device_count(),
       },
       "versions": provenance.versions(),
       "weights_sha256": weights.sha256(args.weights) if method_settings["weights"] else None,

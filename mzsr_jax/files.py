@@ -22,7 +22,7 @@ def check_writable(path: str | pathlib.Path, overwrite: bool) -> None:
     raise UserError(f"output '{path}' cannot be written: '{folder}' is not a folder that you may write to")
 
 
-def write_whole(path: str | pathlib.Path, data: bytes, overwrite: bool = False) -> None:
+def write_whole(path: str | pathlib.Path, data: bytes | memoryview, overwrite: bool = False) -> None:
   """Writes a file that appears complete or not at all; makes the folders it needs.
 
   Raises:

@@ -48,6 +48,16 @@ def read_image(path: str | pathlib.Path) -> Pixels:
     raise UserError(f"image '{path}' cannot be read: {' '.join(str(e).split())}") from e
 
 
+def image_size(path: str | pathlib.Path) -> tuple[int, int] | None:
+  """Height and width of the image that `read_image` would return, from the file's header; None where it cannot be read."""
+  try:
+    with Image.open(path) as image:
+      turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the sides
+      return image.size if turned else image.size[::-1]
+  except Exception:  # each format has its own zoo of exceptions for damaged headers; `read_image` will report it
+    return None
+
+
 def _to_rgb(image: Image.Image) -> Pixels:
   if image.mode.startswith("I;16"):  # Pillow knows 16 bits in gray only; of 16-bit colour it keeps the upper 8
     gray = np.round(np.asarray(image) / 257).astype(np.uint8)
@@ -93,7 +103,7 @@ def write_png(
   """
   buffer = io.BytesIO()
   Image.fromarray(image if image.dtype == np.uint8 else to_uint8(image)).save(buffer, "PNG")
-  files.write_whole(path, buffer.getvalue(), overwrite)
+  files.write_whole(path, buffer.getbuffer(), overwrite)
 
 
 def side_by_side(images: Sequence[Pixels], labels: Sequence[str]) -> Pixels:

@@ -6,8 +6,10 @@ values, not parts of a program. Results equal those of `meta_test` but for round
 the L1 gradient is summed over windows.
 """
 
+import collections
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,6 +29,7 @@ from mzsr_jax.windows import Size, Span
 _AXIS = "windows"
 _BYTES_PER_PIXEL = 6000  # of a window in a gradient step, with 64 channels: activations, their gradients and copies
 _LEAST_WINDOW = 64  # pixels, side
+_DEGRADED_AREA = 256 * 256  # pixels that are degraded at a time
 
 
 class _Batch(NamedTuple):
@@ -108,7 +111,7 @@ def _degrade(window, kernel, rows, columns):
 
 
 def degrade(
-    image: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float, size: Size | None = None, dtype: type = np.float32
+    image: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float, bucket: Size | None = None, dtype: type = np.float32
 ) -> Float[np.ndarray, "p q 3"]:
   """`degradation.degrade` by windows: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s), on the host.
 
@@ -116,11 +119,11 @@ def degrade(
     image: in [0, 1].
     kind: kernel and subsampling.
     scale: scale factor.
-    size: of the windows of the result; default: as `windows.fit` finds for this image.
+    bucket: the size that the result is treated as, see `Solver.bucket`; default: its own.
     dtype: np.float32, or np.float64 for results that are rounded to 8 bits like others' (about five values in 10^5 differ).
   """
   small = tuple(resize.shrunk_size(length, scale) for length in image.shape[:2])
-  size = size or windows.fit(small, 256 * 256, 0)
+  size = windows.fit(bucket or small, _DEGRADED_AREA, 0, step=8)
   # Names share a program: kernels are padded with zeros to the size of the evaluation kernels.
   pad = max(EVALUATION_SIZE - kind.kernel.shape[0], 0) // 2
   kernel = np.pad(kind.kernel.astype(dtype), pad)
@@ -141,6 +144,14 @@ def degrade(
       (top, bottom), (left, right) = ((s.first, s.last) for s in spans)
       out[top:bottom, left:right] = np.asarray(made)[: bottom - top, : right - left]
   return out
+
+
+def default_memory(devices: Sequence[jax.Device]) -> float:
+  """Bytes to use where the user names none: half of what the accelerators have, 2 GiB on a CPU."""
+  stats = [device.memory_stats() or {} for device in devices]
+  if all("bytes_limit" in s for s in stats):
+    return 0.5 * sum(s["bytes_limit"] for s in stats)
+  return 2 * 2**30
 
 
 class Solver:
@@ -178,7 +189,8 @@ class Solver:
     self._net, self._halo = net, net.depth
     self._mesh = Mesh(np.array(self.devices), (_AXIS,))
     self._buckets = windows.buckets(sizes, max_buckets) if sizes else {}
-    per_device = (memory_limit or _memory(self.devices)) / len(self.devices)
+    self._warm: set[tuple] = set()
+    per_device = (memory_limit or default_memory(self.devices)) / len(self.devices)
     self._max_area = int(per_device / (_BYTES_PER_PIXEL * net.features / 64))
     if self._max_area < _LEAST_WINDOW**2:
       least = _LEAST_WINDOW**2 * _BYTES_PER_PIXEL * len(self.devices) * net.features / 64
@@ -201,8 +213,9 @@ class Solver:
     steps = len(jax.tree.leaves(per_leaf)[0])
     if not steps:
       return params
-    son = np.clip(degrade(lr, kind, scale, self._son_size(lr.shape[:2], scale)), 0, 1)
-    size = self._window(lr.shape[:2])
+    son_bucket = tuple(resize.shrunk_size(length, scale) for length in self.bucket(lr.shape[:2]))
+    son = np.clip(degrade(lr, kind, scale, son_bucket), 0, 1)
+    size = self._window(self.bucket(lr.shape[:2]))
     groups = [
         (batch, self._stack([_cut(lr, (v.start, h.start), size) for v, h in spans]))
         for spans, batch in self._batches(son, lr.shape[:2], scale, size)
@@ -216,7 +229,7 @@ class Solver:
     for i in range(steps):
       total = zeros
       for number, group in enumerate(groups, 1):
-        rates = jax.tree.map(lambda rates: rates[i], per_leaf) if number == len(groups) else idle
+        rates = jax.tree.map(operator.itemgetter(i), per_leaf) if number == len(groups) else idle
         batch, targets = self._shard(group)
         params, total = _step(params, total, batch, targets, rates, weight, mesh=self._mesh, net=self._net)
         if len(groups) > 1:
@@ -232,8 +245,7 @@ class Solver:
     """
     net = None if params is None else self._net
     full = tuple(resize.enlarged_size(length, scale) for length in lr.shape[:2])
-    bucket = self._buckets.get(lr.shape[:2], lr.shape[:2])
-    size = self._window(tuple(resize.enlarged_size(length, scale) for length in bucket))
+    size = self._window(tuple(resize.enlarged_size(length, scale) for length in self.bucket(lr.shape[:2])))
     params = self._replicate({} if params is None else params)
     groups = list(self._batches(lr, full, scale, size))
     for spans, batch in groups:
@@ -272,18 +284,28 @@ class Solver:
     """
     results = {}
     for done, steps in itertools.pairwise([0, *shown]):
-      params = self.adapt(params, lr, kind, scale, jax.tree.map(lambda rates: np.asarray(rates)[done:steps], inner_lrs))
+      part = jax.tree.map(operator.itemgetter(slice(done, steps)), inner_lrs)
+      params = self.adapt(params, lr, kind, scale, part)
       results[steps] = self.super_resolve(params, lr, scale)
     return results
 
-  def _window(self, size: Size) -> Size:
-    """The window size for an LR or SR image of `size`, the same for all of a bucket."""
-    bucket = self._buckets.get(size, size)
-    return windows.fit(bucket, self._max_area, self._halo, len(self.devices), step=8 if self._buckets else 32)
+  def bucket(self, size: Size) -> Size:
+    """The size that LR images of `size` are treated as: their own where no sizes were announced."""
+    return self._buckets.get(size, size)
 
-  def _son_size(self, size: Size, scale: float) -> Size:
-    bucket = self._buckets.get(size, size)
-    return windows.fit(tuple(resize.shrunk_size(length, scale) for length in bucket), 256 * 256, 0)
+  def warm_up(self, params: Params | None, size: Size, scale: float) -> None:
+    """Compiles what LR images of `size` need, where it is not compiled yet; without `params`, bicubic enlargement alone."""
+    key = (params is None, self.bucket(size), scale)
+    if key not in self._warm:
+      self._warm.add(key)
+      lr = np.zeros((*size, 3), np.float32)
+      if params is not None:
+        self.adapt(params, lr, Degradation(np.ones((1, 1), np.float32), "direct"), scale, np.zeros(1, np.float32))
+      collections.deque(self.enlarge(params, lr, scale), maxlen=0)
+
+  def _window(self, bucket: Size) -> Size:
+    """The window size for a bucket."""
+    return windows.fit(bucket, self._max_area, self._halo, len(self.devices), step=8 if self._buckets else 32)
 
   def _batches(
       self, image: np.ndarray, full: Size, scale: float, size: Size
@@ -305,14 +327,6 @@ class Solver:
 
   def _replicate(self, tree: PyTree) -> PyTree:
     return jax.device_put(tree, NamedSharding(self._mesh, _ON_ALL))
-
-
-def _memory(devices: Sequence[jax.Device]) -> float:
-  """Bytes to use where the user names none: half of what the accelerators have, 2 GiB on a CPU."""
-  stats = [device.memory_stats() or {} for device in devices]
-  if all("bytes_limit" in s for s in stats):
-    return 0.5 * sum(s["bytes_limit"] for s in stats)
-  return 2 * 2**30
 
 
 def _cut(image: np.ndarray, start: tuple[int, int], size: Size) -> np.ndarray:

@@ -4,14 +4,18 @@
   python -m mzsr_jax.upscale --input=photos --kernel=kernel.mat --weights=x2_direct --output=results
 """
 
+import functools
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import tqdm
 from absl import flags
 
-from mzsr_jax import baselines, cli, files, images, kernels, meta_test, weights
+from mzsr_jax import cli, files, images, kernels, spread, weights
 from mzsr_jax.errors import UserError
+from mzsr_jax.solver import Solver
 
 
 def define_flags() -> None:
@@ -41,6 +45,7 @@ def main(argv: list[str]) -> None:
   """Reads the flags and super-resolves each image. Of several, a bad one is reported and the others still done."""
   del argv
   args = flags.FLAGS
+  cli.start_jax()
   jobs = plan(args.input, args.output, args.comparison, args.overwrite)
   kind = kernels.load_degradation(args.kernel, args.subsample)
   params, metadata, inner_lrs = cli.load_weights(args.steps)
@@ -51,30 +56,54 @@ def main(argv: list[str]) -> None:
   weights.check_scale(metadata, scale)
   shown = sorted({0, min(1, args.steps), args.steps}) if args.comparison else [args.steps]
 
+  solvers = _solvers(jobs, scale)
+  work = functools.partial(
+      _run, params=params, kind=kind, shown=shown, scale=scale, inner_lrs=inner_lrs, overwrite=args.overwrite
+  )
   failures = 0
-  for job in jobs:
-    start = time.perf_counter()
-    try:
-      lr = images.read_image(job.source)
-      lr_float = images.to_float(lr)
-      srs = meta_test.trajectory(params, lr_float, kind.kernel, shown, scale, inner_lrs, kind.subsample)
-      results = {steps: images.to_uint8(sr) for steps, sr in srs.items()}
-      sr = results[args.steps]
-      images.write_png(job.output, sr, args.overwrite)
-      if job.comparison:
-        bicubic = images.to_uint8(baselines.bicubic(lr_float, scale))
-        labels = ["bicubic", *(f"step {steps}" for steps in results)]
-        images.write_png(job.comparison, images.side_by_side([bicubic, *results.values()], labels), args.overwrite)
-    except UserError as e:
-      if len(jobs) == 1:
-        raise
-      failures += 1
-      cli.report(f"{job.source}: {e}")
-    else:
-      sizes = f"{lr.shape[1]}x{lr.shape[0]} -> {sr.shape[1]}x{sr.shape[0]}"
-      print(f"{job.output}: {sizes}, {args.steps} steps, {time.perf_counter() - start:.1f} s")
+  with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
+    for solver in solvers:
+      solver.done = lambda share: bar.update(share / (1 + len(shown)))  # the adaptation and each enlargement
+    for job, result in zip(jobs, spread.spread(functools.partial(_reported, work), jobs, solvers)):
+      if isinstance(result, UserError):
+        if len(jobs) == 1:
+          raise result
+        failures += 1
+        cli.report(f"{job.source}: {result}")
+      else:
+        bar.write(result)
   if failures:
     raise UserError(f"{failures} of {len(jobs)} images failed, each named above; the others are done")
+
+
+def _solvers(jobs: Sequence[Job], scale: float) -> list[Solver]:
+  """Solvers for the images; of several, the sizes are announced, so that few programs do for all."""
+  sizes = [size for job in jobs if (size := images.image_size(job.source))]
+  limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), scale)
+  return spread.make_solvers(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
+
+
+def _reported(work, solver: Solver, job: Job) -> str | UserError:
+  """What `work` returns, or the error that it raises: one bad image is no reason to drop the others."""
+  try:
+    return work(solver, job)
+  except UserError as e:
+    return e
+
+
+def _run(solver: Solver, job: Job, *, params, kind, shown, scale, inner_lrs, overwrite) -> str:
+  """Makes one image; returns a line about it."""
+  start = time.perf_counter()
+  lr = images.to_float(images.read_image(job.source))
+  results = solver.trajectory(params, lr, kind, shown, scale, inner_lrs)
+  sr = results[shown[-1]]
+  images.write_png(job.output, sr, overwrite)
+  if job.comparison:
+    labels = ["bicubic", *(f"step {steps}" for steps in results)]
+    panels = [solver.super_resolve(None, lr, scale), *results.values()]
+    images.write_png(job.comparison, images.side_by_side(panels, labels), overwrite)
+  sizes = f"{lr.shape[1]}x{lr.shape[0]} -> {sr.shape[1]}x{sr.shape[0]}"
+  return f"{job.output}: {sizes}, {shown[-1]} steps, {time.perf_counter() - start:.1f} s"
 
 
 def plan(source: str, output: str, comparison: str | None, overwrite: bool) -> list[Job]:

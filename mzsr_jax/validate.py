@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import PyTree
 
-from mzsr_jax import baselines, benchmark, data, images, kernels, meta_test, metrics, weights
+from mzsr_jax import benchmark, data, degradation, images, kernels, meta_test, metrics, weights
 from mzsr_jax.kernels import Degradation
 from mzsr_jax.learner import network
 
@@ -36,7 +36,7 @@ def make_validator(config: ml_collections.ConfigDict):
   paths = images.find_images(config.run.eval_root) if config.run.eval_root else data.sample_photos()
   truths = [_middle(images.read_image(path), config.run.eval_size, scale) for path in paths[: config.run.eval_images]]
   inputs = [images.to_float(benchmark.make_lr(truth, kind, scale)) for truth in truths]
-  bicubics = [baselines.bicubic(lr, scale) for lr in inputs]
+  bicubics = [degradation.enlarge(lr, scale) for lr in inputs]
   net = network(config)
   rates = weights.extend_schedule(config.meta_test.inner_lrs, max(steps))
 

@@ -9,6 +9,14 @@ import pytest
 # Silent upcasts and silent broadcasting are how a float64 constant or a transposed kernel slips through.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Two devices, so that what is spread over devices is tested as such wherever the tests run.
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory):
+  """The commands keep compiled programs in the user's cache folder: not those of tests."""
+  os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

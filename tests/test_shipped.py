@@ -1,5 +1,7 @@
 """What the shipped weights are worth, on the authors' own LR images."""
 
+import numpy as np
+
 from mzsr_jax import benchmark, kernels, weights
 
 
@@ -19,7 +21,7 @@ def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
 
 def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", 2)
-  methods = [benchmark.baseline("bicubic", 2), benchmark.mzsr(weights.load_weights("pretrain_x2"), [], 0, 2)]
+  methods = [benchmark.baseline("bicubic", 2), benchmark.mzsr(weights.load_weights("pretrain_x2"), np.zeros(0), 0, 2)]
   scores = benchmark.run(samples, {"bicubic": kernels.load_degradation("bicubic")}, methods, 2)
   bicubic, network = (result["psnr"] for result in benchmark.summarise(scores, 2))
   assert network > bicubic + 2.5

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_cli import assert_one_line, run_entry
 
-from mzsr_jax import baselines, images, model, upscale, weights
+from mzsr_jax import degradation, images, model, upscale, weights
 
 RNG = np.random.default_rng(0)
 
@@ -38,7 +38,7 @@ def test_one_photo_with_comparison(monkeypatch, capsys, small, tmp_path):
   assert sr.shape == (24, 28, 3)
   panels = [side[-24:, left : left + 28] for left in range(0, side.shape[1], 30)]  # bicubic, steps 0, 1 and 2
   assert len(panels) == 4
-  bicubic = baselines.bicubic(images.to_float(images.read_image(photo)), 2)
+  bicubic = degradation.enlarge(images.to_float(images.read_image(photo)), 2)
   np.testing.assert_array_equal(panels[0], images.to_uint8(bicubic))
   np.testing.assert_array_equal(panels[3], sr)
   assert (panels[1] != panels[2]).any() and (panels[2] != panels[3]).any()

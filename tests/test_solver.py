@@ -1,0 +1,159 @@
+"""Windows, padding, buckets and devices change nothing: results are those of the plain functions of arrays."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+import mzsr_jax as mz
+from mzsr_jax import degradation, kernels, model, solver, spread, windows
+from mzsr_jax.errors import UserError
+from mzsr_jax.solver import Solver
+
+NET = model.MZSRNet(depth=3, features=8)
+SMALLEST = 64 * 64 * 6000 / 8  # bytes a device that allow windows of 64x64 for this network
+RATES = np.float32([0.05, 0.02])
+# LR sizes of Set5 and Set14 at x2.
+BENCHMARK_SIZES = [
+    (256, 256), (144, 144), (128, 128), (140, 140), (172, 114), (240, 250), (288, 360), (256, 256), (144, 176), (180, 125),
+    (138, 138), (181, 250), (144, 176), (256, 256), (256, 256), (256, 384), (256, 256), (328, 264), (195, 293),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def params():
+  return model.init(jax.random.key(0), NET)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one device", "two devices"])
+def windowed(request):
+  """A solver whose windows have at most 64x64 pixels."""
+  return Solver(jax.devices()[: request.param], SMALLEST * 1.01 * request.param, net=NET)
+
+
+def noise(height, width):
+  return np.random.default_rng(0).random((height, width, 3), np.float32)
+
+
+def assembled(solver_, params, lr, scale):
+  sr = np.full((*mz.enlarge(lr, scale).shape[:2], 3), np.nan, np.float32)
+  for rows, columns, window in solver_.enlarge(params, lr, scale):
+    assert np.isnan(sr[rows, columns]).all(), "cores overlap"
+    sr[rows, columns] = window
+  return sr
+
+
+def difference(a, b):
+  return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+# In turn: fits a window, odd sides, tiny, a single pixel, a strip, and several windows both ways.
+@pytest.mark.parametrize("size", [(12, 14), (31, 33), (5, 3), (1, 1), (2, 90), (100, 130)])
+@pytest.mark.parametrize("scale,name", [(2, "g20d"), (2, "g13b"), (4, "g20d"), (2.2, "bicubic")])
+def test_adapts_and_enlarges_as_without_windows(windowed, params, size, scale, name):
+  lr, kind = noise(*size), kernels.load_degradation(name)
+  expected = mz.adapt(params, lr, kind.kernel, scale, 2, RATES, kind.subsample, NET)
+  assert difference(windowed.adapt(params, lr, kind, scale, RATES), expected) < 1e-6
+  sr = mz.super_resolve(expected, lr, scale, NET)
+  assert difference(assembled(windowed, expected, lr, scale), sr) < 1e-5
+  assert difference(assembled(windowed, None, lr, scale), np.clip(mz.enlarge(lr, scale), 0, 1)) < 1e-5
+  assert difference(solver.degrade(lr, kind, scale), degradation.degrade(lr, kind.kernel, scale, kind.subsample)) < 1e-6
+
+
+def test_the_gradient_summed_over_windows_is_that_of_the_whole_image(windowed, params):
+  lr, kind = noise(150, 170), kernels.load_degradation("gani")
+  one = np.ones(1, np.float32)
+  step = lambda adapted: np.concatenate([np.ravel(a - p) for a, p in zip(*map(jax.tree.leaves, (adapted, params)))])
+  summed = step(windowed.adapt(params, lr, kind, 2, one))
+  whole = step(mz.adapt(params, lr, kind.kernel, 2, 1, one, "direct", NET))
+  assert np.linalg.norm(summed - whole) < 1e-5 * np.linalg.norm(whole)
+
+
+def test_buckets_pad_without_a_trace(params):
+  sizes = [(40, 30), (22, 27), (9, 40)]
+  bucketed, kind = Solver(sizes=sizes, max_buckets=1, net=NET), kernels.load_degradation("g20d")
+  for size in sizes:
+    assert bucketed.bucket(size) == (40, 40)
+    lr = noise(*size)
+    expected = mz.adapt(params, lr, kind.kernel, 2, 2, RATES, model=NET)
+    assert difference(bucketed.adapt(params, lr, kind, 2, RATES), expected) < 1e-6
+    assert difference(assembled(bucketed, expected, lr, 2), mz.super_resolve(expected, lr, 2, NET)) < 1e-5
+
+
+def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
+  tiny = model.MZSRNet(depth=2, features=2)  # a program is as many programs as it is for the real network
+  params = model.init(jax.random.key(0), tiny)
+  assert len(set(BENCHMARK_SIZES)) > 10
+  programs = (solver._step, solver._run, solver._degrade)
+  before = [program._cache_size() for program in programs]
+  solver_ = Solver(sizes=BENCHMARK_SIZES, net=tiny)
+  for i, size in enumerate(BENCHMARK_SIZES):
+    kind = kernels.load_degradation(kernels.NAMES[i % len(kernels.NAMES)], "direct")
+    solver_.trajectory(params, noise(*size), kind, [i % 2, 2 + i % 3], 2, np.linspace(0.01, 0.02 + i, 4, dtype=np.float32) / 9)
+  compiled = [program._cache_size() - n for program, n in zip(programs, before)]
+  assert all(0 < n <= 4 for n in compiled), compiled
+  padded = sum(np.prod(solver_.bucket(size)) for size in BENCHMARK_SIZES) / sum(np.prod(size) for size in BENCHMARK_SIZES)
+  assert padded < 1.25
+
+
+def test_steps_rates_and_trajectories(windowed, params):
+  lr, kind = noise(20, 24), kernels.load_degradation("g20d")
+  srs = windowed.trajectory(params, lr, kind, [0, 1, 2], 2, RATES)
+  np.testing.assert_array_equal(srs[0], windowed.super_resolve(params, lr, 2))
+  np.testing.assert_array_equal(srs[2], windowed.trajectory(params, lr, kind, [2], 2, RATES)[2])
+  by_leaf = jax.tree.map(lambda p: np.zeros(2, np.float32), params)
+  by_leaf["conv3"]["bias"] = np.float32([0.05, 0.02])
+  adapted = windowed.adapt(params, lr, kind, 2, by_leaf)
+  assert difference(adapted["conv1"], params["conv1"]) == 0
+  assert difference(adapted["conv3"]["bias"], params["conv3"]["bias"]) > 0
+
+
+def test_progress_adds_up_to_one_a_job(windowed, params):
+  shares = []
+  windowed.done = shares.append
+  windowed.adapt(params, noise(100, 90), kernels.load_degradation("g20d"), 2, RATES)
+  windowed.super_resolve(params, noise(100, 90), 2)
+  windowed.done = lambda share: None
+  assert sum(shares) == pytest.approx(2) and len(shares) > 4
+
+
+def test_a_limit_below_the_smallest_window_is_refused():
+  with pytest.raises(UserError, match="MiB higher"):
+    Solver(jax.devices()[:1], SMALLEST * 0.9, net=NET)
+
+
+def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
+  busy, lock = set(), threading.Lock()
+
+  def work(solver_, item):
+    with lock:
+      assert solver_ not in busy
+      busy.add(solver_)
+    threading.Event().wait(0.01 * (item % 3))
+    with lock:
+      busy.remove(solver_)
+    return solver_, item
+
+  results = list(spread.spread(work, range(12), ["a", "b", "c"]))
+  assert [item for _, item in results] == list(range(12)) and {s for s, _ in results} == {"a", "b", "c"}
+
+  def fails(solver_, item):
+    raise UserError(str(item))
+
+  with pytest.raises(UserError, match="0"):
+    list(spread.spread(fails, range(3), ["a"]))
+
+
+def test_a_solver_for_each_device_gives_the_same(params):
+  lr, kind = noise(20, 24), kernels.load_degradation("g20d")
+  each = [Solver([device], net=NET) for device in jax.devices()[:2]]
+  work = lambda solver_, lr: solver_.trajectory(params, lr, kind, [2], 2, RATES)[2]
+  first, second = spread.spread(work, [lr, lr], each)
+  np.testing.assert_array_equal(first, second)
+
+
+def test_windows_are_small_enough_for_a_large_photo():
+  """Of 24 megapixels, cut under the default limit."""
+  window = windows.fit((4000, 6000), int(2**31 / 2 / 6000), 8, 2)
+  assert window[0] * window[1] * 6000 <= 2**30
