@@ -27,7 +27,7 @@ from mzsr_jax.model import NET, MZSRNet, Params
 from mzsr_jax.windows import Size, Span
 
 _AXIS = "windows"
-_BYTES_PER_PIXEL = 6000  # of a window in a gradient step, with 64 channels: activations, their gradients and copies
+_BYTES_PER_PIXEL = 4200  # of a window in a gradient step, with 64 channels: activations, their gradients and copies
 _LEAST_WINDOW = 64  # pixels, side
 _DEGRADED_AREA = 256 * 256  # pixels that are degraded at a time
 
