@@ -1,6 +1,8 @@
 """The entry for photos: files in, files out, and one bad file does not stop the others."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -70,6 +72,8 @@ def test_a_folder_with_a_broken_file(monkeypatch, capsys, small, tmp_path):
         ("--input=DIR/photos/a.png --output=TMP/out.png --kernel=gauss", ["gauss", "g20d"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --weights=nothing", ["nothing"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --inner_lr=-0.1", ["inner_lr"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --memory_limit=0.1", ["memory_limit", "GiB"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --memory_limit=0.7", ["memory limit", "MiB higher"]),
     ],
 )
 def test_wrong_input(monkeypatch, capsys, small, tmp_path, args, words):
@@ -85,3 +89,30 @@ def test_two_photos_for_one_output(tmp_path):
     (tmp_path / "in" / name).touch()
   with pytest.raises(ValueError, match="would replace"):
     upscale.plan(str(tmp_path / "in"), str(tmp_path / "out"), None, overwrite=True)
+
+
+def test_a_second_process_finds_the_programs_compiled(small, tmp_path):
+  def run(name, *cache):
+    flags = [f"--input={small}/photos/a.png", "--kernel=g20d", f"--weights={small}/w.safetensors", "--steps=1"]
+    command = [sys.executable, "-m", "mzsr_jax.upscale", *flags, f"--output={tmp_path}/{name}.png", *cache]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    return {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+
+  assert not run("without", "--compilation_cache=")
+  kept = run("first")
+  assert any("_step" in name for name in kept)
+  assert run("second") == kept  # what is compiled is written: nothing was
+  pictures = [images.read_image(tmp_path / f"{name}.png") for name in ("without", "first", "second")]
+  np.testing.assert_array_equal(pictures[0], pictures[1])
+  np.testing.assert_array_equal(pictures[0], pictures[2])
+
+
+def test_a_small_limit_and_many_windows_make_the_same_picture(monkeypatch, small, tmp_path):
+  photo = tmp_path / "large.png"
+  images.write_png(photo, RNG.integers(0, 256, (190, 200, 3), dtype=np.uint8))
+  assert _upscale(monkeypatch, small, f"--input={photo}", f"--output={tmp_path}/whole.png", "--steps=1") == 0
+  limited = [f"--output={tmp_path}/windows.png", "--steps=1", "--memory_limit=0.75"]
+  assert _upscale(monkeypatch, small, f"--input={photo}", *limited) == 0
+  whole, windows = (images.read_image(tmp_path / f"{name}.png").astype(int) for name in ("whole", "windows"))
+  difference = np.abs(whole - windows)
+  assert difference.max() <= 1 and (difference > 0).mean() < 1e-3  # roundings that fall the other way
