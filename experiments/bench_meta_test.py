@@ -27,6 +27,7 @@ except ImportError:
 _SIDE = flags.DEFINE_integer("side", 256, "side of the LR image, pixels")
 _STEPS = flags.DEFINE_list("steps", ["1", "10"], "adaptation steps to time")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each alternative")
+_BATCH = flags.DEFINE_integer("batch", 0, "also time so many images at once, by jax.vmap (slow on a CPU)")
 _OUT = flags.DEFINE_string("out", None, "JSON file to write")
 SCALE = 2
 
@@ -51,6 +52,18 @@ def with_torch(params, lr, kernel, rates):
   return solve
 
 
+def batched(params, lr, kernel, rates):
+  """Several copies of the image, adapted to and enlarged at once; returns the first."""
+
+  @jax.jit
+  @jax.vmap
+  def solve(lr):
+    return mz.super_resolve(mz.adapt(params, lr, kernel, SCALE, len(rates), rates), lr, SCALE)
+
+  lrs = np.stack(_BATCH.value * [lr])
+  return lambda: images.to_uint8(solve(lrs))[0]
+
+
 def main(_):
   devices.use_all_cores()
   params = weights.load_weights("x2_direct")
@@ -72,12 +85,15 @@ def main(_):
     if jax.local_device_count() > 1:
       runs["solver, one device"] = with_solver(Solver(jax.local_devices()[:1]))
     runs["plain functions"] = plain
+    if _BATCH.value:
+      runs[f"{_BATCH.value} images by vmap"] = batched(params, lr, kind.kernel, rates)
     if torch:
       runs["PyTorch eager"] = with_torch(params, lr, kind.kernel, rates)
     results = {name: run() for name, run in runs.items()}
     for name, result in results.items():  # rounding to 8 bits may fall either way
       assert np.abs(result.astype(int) - results["solver"]).max() <= 1, name
     seconds = timing.medians(timing.alternate(runs, _REPEATS.value))
+    seconds = {name: s / (_BATCH.value if "vmap" in name else 1) for name, s in seconds.items()}
     gflop = 2 * macs * lr.shape[0] * lr.shape[1] * (3 * steps + SCALE**2) / 1e9
     reference = seconds.get("PyTorch eager", seconds["solver"])
     rows += [

@@ -8,17 +8,19 @@
     sr = mz.super_resolve(adapted, lr, scale=2)
 
 Images are float32 RGB in [0, 1], (H, W, 3). `adapt` and `super_resolve` are pure and work under jax.jit, jax.vmap and
-jax.grad.
+jax.grad. `Solver` does the same for images of any size, many sizes and several devices, from the host.
 """
 
 from mzsr_jax.degradation import degrade, enlarge
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation, gaussian, load_degradation
 from mzsr_jax.meta_test import adapt, lr_son, super_resolve
+from mzsr_jax.solver import Solver
 from mzsr_jax.weights import load_weights, read_metadata, save_weights
 
 __all__ = [
     "Degradation",
+    "Solver",
     "UserError",
     "adapt",
     "degrade",
