@@ -154,12 +154,17 @@ def default_memory(devices: Sequence[jax.Device]) -> float:
   return 2 * 2**30
 
 
+def work(steps: int, enlargements: int, scale: float) -> float:
+  """Work in passes of the network over the LR image: three a step (forward, two gradients), and one over the SR image."""
+  return 3 * steps + enlargements * scale**2
+
+
 class Solver:
   """Adapts and enlarges images, all devices at work on one image.
 
   Attributes:
     devices: that windows are spread over.
-    done: called after each batch of windows with the share of the current job that it was; for progress bars.
+    done: called after each batch of windows with the work that it was, see `work`; for progress bars.
   """
 
   def __init__(
@@ -185,7 +190,7 @@ class Solver:
       UserError: the limit is too low for the smallest windows.
     """
     self.devices = list(devices or jax.local_devices())
-    self.done: Callable[[float], None] = lambda share: None
+    self.done: Callable[[float], None] = lambda passes: None
     self._net, self._halo = net, net.depth
     self._mesh = Mesh(np.array(self.devices), (_AXIS,))
     self._buckets = windows.buckets(sizes, max_buckets) if sizes else {}
@@ -234,7 +239,7 @@ class Solver:
         params, total = _step(params, total, batch, targets, rates, weight, mesh=self._mesh, net=self._net)
         if len(groups) > 1:
           jax.block_until_ready(total)  # no more than one batch lies on the devices
-        self.done(1 / (len(groups) * steps))
+        self.done(work(1, 0, scale) / len(groups))
     return params
 
   def enlarge(self, params: Params | None, lr: Float[np.ndarray, "h w 3"], scale: float) -> Iterator[tuple]:
@@ -253,7 +258,7 @@ class Solver:
       for (v, h), window in zip(spans, sr):
         core = window[v.first - v.start : v.last - v.start, h.first - h.start : h.last - h.start]
         yield slice(v.first, v.last), slice(h.first, h.last), core
-      self.done(1 / len(groups))
+      self.done(work(0, 1, scale) / len(groups) if net else 0)
 
   def super_resolve(self, params: Params | None, lr: Float[np.ndarray, "h w 3"], scale: float) -> images.Pixels:
     """The enlarged image as 8-bit pixels; bicubic where `params` is None.

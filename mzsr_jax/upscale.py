@@ -15,7 +15,7 @@ from absl import flags
 
 from mzsr_jax import cli, files, images, kernels, spread, weights
 from mzsr_jax.errors import UserError
-from mzsr_jax.solver import Solver
+from mzsr_jax.solver import Solver, work
 
 
 def define_flags() -> None:
@@ -57,14 +57,15 @@ def main(argv: list[str]) -> None:
   shown = sorted({0, min(1, args.steps), args.steps}) if args.comparison else [args.steps]
 
   solvers = _solvers(jobs, scale)
-  work = functools.partial(
+  make = functools.partial(
       _run, params=params, kind=kind, shown=shown, scale=scale, inner_lrs=inner_lrs, overwrite=args.overwrite
   )
+  work_of_one = work(args.steps, len(shown), scale)
   failures = 0
   with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
     for solver in solvers:
-      solver.done = lambda share: bar.update(share / (1 + len(shown)))  # the adaptation and each enlargement
-    for job, result in zip(jobs, spread.spread(functools.partial(_reported, work), jobs, solvers)):
+      solver.done = lambda passes: bar.update(passes / work_of_one)
+    for job, result in zip(jobs, spread.spread(functools.partial(_reported, make), jobs, solvers)):
       if isinstance(result, UserError):
         if len(jobs) == 1:
           raise result
@@ -83,10 +84,10 @@ def _solvers(jobs: Sequence[Job], scale: float) -> list[Solver]:
   return spread.make_solvers(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
 
 
-def _reported(work, solver: Solver, job: Job) -> str | UserError:
-  """What `work` returns, or the error that it raises: one bad image is no reason to drop the others."""
+def _reported(make, solver: Solver, job: Job) -> str | UserError:
+  """What `make` returns, or the error that it raises: one bad image is no reason to drop the others."""
   try:
-    return work(solver, job)
+    return make(solver, job)
   except UserError as e:
     return e
 

@@ -109,13 +109,14 @@ def test_steps_rates_and_trajectories(windowed, params):
   assert difference(adapted["conv3"]["bias"], params["conv3"]["bias"]) > 0
 
 
-def test_progress_adds_up_to_one_a_job(windowed, params):
-  shares = []
-  windowed.done = shares.append
+def test_progress_adds_up_to_the_work(windowed, params):
+  passes = []
+  windowed.done = passes.append
   windowed.adapt(params, noise(100, 90), kernels.load_degradation("g20d"), 2, RATES)
   windowed.super_resolve(params, noise(100, 90), 2)
-  windowed.done = lambda share: None
-  assert sum(shares) == pytest.approx(2) and len(shares) > 4
+  windowed.super_resolve(None, noise(100, 90), 2)
+  windowed.done = lambda passes: None
+  assert sum(passes) == pytest.approx(solver.work(2, 1, 2)) == pytest.approx(10) and len(passes) > 4
 
 
 def test_a_limit_below_the_smallest_window_is_refused():
