@@ -1,0 +1,101 @@
+"""What must be said to JAX before it starts: CPU cores as devices, and several processes as one program."""
+
+import os
+
+import jax
+from absl import flags, logging
+
+from mzsr_jax.errors import UserError
+
+flags.disclaim_key_flags()
+
+
+def use_all_cores(count: int = 0) -> None:
+  """Makes each CPU core a JAX device, since XLA runs convolutions of small images on one thread each.
+
+  To be called before JAX has any device. A number of CPU devices that the user has set otherwise (XLA_FLAGS,
+  jax_num_cpu_devices) stands. GPUs and TPUs are as before: the CPU is then not the default.
+
+  Args:
+    count: devices; 0 takes the cores that this process may use.
+  """
+  if jax.config.jax_num_cpu_devices > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    return
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  try:
+    jax.config.update("jax_num_cpu_devices", count or cores)
+  except RuntimeError:  # JAX has started
+    logging.warning("JAX is running already: its number of CPU devices stays %d.", len(jax.devices("cpu")))
+
+
+def initialize_distributed(
+    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> bool:
+  """Joins the processes of one program, where this is one of several.
+
+  It is one of several when the arguments or JAX's own variables (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID)
+  say so, or when Slurm, Open MPI or a TPU cluster has started it as such: then JAX finds the arguments itself.
+  To be called before JAX has any device.
+
+  Args:
+    coordinator_address: host:port of the first process.
+    num_processes: of the whole program.
+    process_id: 0 for the first.
+
+  Returns:
+    Whether there are several processes.
+
+  Raises:
+    UserError: only some of the arguments are known, or the other processes cannot be reached.
+  """
+  env = os.environ
+  coordinator_address = coordinator_address or env.get("JAX_COORDINATOR_ADDRESS")
+  num_processes = _number(num_processes, "JAX_NUM_PROCESSES")
+  process_id = _number(process_id, "JAX_PROCESS_ID")
+  given = [x is not None for x in (coordinator_address, num_processes, process_id)]
+  if not any(given) and not _in_cluster():
+    return False
+  if any(given) and not all(given) and not _in_cluster():
+    raise UserError("several processes need all of --coordinator_address, --num_processes and --process_id")
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  try:
+    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+  except (ValueError, RuntimeError) as e:
+    raise UserError(f"the processes of this run cannot be joined: {e}") from e
+  return jax.process_count() > 1
+
+
+def _number(value: int | None, variable: str) -> int | None:
+  """A number given, or else that of an environment variable, if there is one."""
+  text = os.environ.get(variable)
+  if value is not None or not text:
+    return value
+  if not text.isdigit():
+    raise UserError(f"environment variable {variable} is '{text}': it must be a number")
+  return int(text)
+
+
+def _in_cluster() -> bool:
+  """Whether a launcher that JAX knows has started several processes."""
+  env = os.environ
+  several = lambda *names: any(int(env.get(name) or 1) > 1 for name in names)
+  # Within salloc or sbatch, but without srun, SLURM_PROCID is not set for a step of several tasks.
+  slurm = "SLURM_JOB_ID" in env and "SLURM_PROCID" in env and several("SLURM_STEP_NUM_TASKS")
+  open_mpi = several("OMPI_COMM_WORLD_SIZE")
+  tpu = any("," in env.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
+  return slurm or open_mpi or tpu or "MEGASCALE_COORDINATOR_ADDRESS" in env
+
+
+def define_flags() -> None:
+  """Defines the flags of `start`."""
+  flags.DEFINE_integer("cpu_devices", 0, "CPU devices to split the work over (default: one a core)", lower_bound=0)
+  flags.DEFINE_string("coordinator_address", None, "host:port of the first of several processes")
+  flags.DEFINE_integer("num_processes", None, "number of processes of this run", lower_bound=1)
+  flags.DEFINE_integer("process_id", None, "number of this process, 0 being the first", lower_bound=0)
+
+
+def start() -> None:
+  """`use_all_cores` and `initialize_distributed`, as the flags say."""
+  args = flags.FLAGS
+  use_all_cores(args.cpu_devices)
+  initialize_distributed(args.coordinator_address, args.num_processes, args.process_id)
