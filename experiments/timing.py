@@ -1,0 +1,106 @@
+"""What the timing scripts share: runs in turn, tables, files of results."""
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+
+def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+  """Seconds of each call, the runs taking turns so that whatever else the machine does meets all of them alike.
+
+  Each function must wait for its own result (jax.block_until_ready). None is called before: compile first.
+  """
+  seconds = {name: [] for name in runs}
+  for _ in range(repeats):
+    for name, run in runs.items():
+      start = time.perf_counter()
+      run()
+      seconds[name].append(time.perf_counter() - start)
+  return seconds
+
+
+def first_calls(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+  """Seconds of the first call of each, compilation included."""
+  return {name: times[0] for name, times in alternate(runs, 1).items()}
+
+
+def summary(seconds: dict[str, list[float]], reference: str) -> dict[str, dict[str, float]]:
+  """By run: "median_s", "min_s", and "ratio", how much of the reference's time it takes, as the median over turns."""
+  return {
+      name: {
+          "median_s": statistics.median(times),
+          "min_s": min(times),
+          "ratio": statistics.median(t / r for t, r in zip(times, seconds[reference])),
+      }
+      for name, times in seconds.items()
+  }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """Markdown; the columns are the keys of the first row. Floats have three significant digits; None is left empty."""
+  columns = list(rows[0])
+  show = lambda x: "" if x is None else f"{x:#.3g}".rstrip(".") if isinstance(x, float) else str(x)
+  lines = [columns, ["---"] * len(columns), *([show(row.get(c)) for c in columns] for row in rows)]
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine() -> dict[str, Any]:
+  """What the numbers depend on: processor, cores, devices, versions."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  found = {
+      "cpu": _cpu_model(),
+      "cores": cores,
+      "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+      "python": platform.python_version(),
+      "jax": jax.__version__,
+  }
+  if "torch" in sys.modules:
+    found["torch"] = sys.modules["torch"].__version__
+  return found
+
+
+def describe() -> str:
+  """`machine` as one line."""
+  return ", ".join(f"{name} {value}" for name, value in machine().items())
+
+
+def _cpu_model() -> str:
+  try:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def write_json(path: str | pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes results with the `machine` they were taken on; makes the folder it needs."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps({"machine": machine(), **content}, indent=2) + "\n")
+
+
+def peak_memory(run: Callable[[], Any]) -> float | None:
+  """10^6 bytes of memory by which this process grows at the most during a call; None where the system does not tell.
+
+  To be called in a process of its own: memory that was freed before, and kept, would be used again unseen.
+  """
+  status = pathlib.Path("/proc/self/status")
+  try:
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = _kilobytes(status, "VmRSS")
+    run()
+    return (_kilobytes(status, "VmHWM") - before) / 1e3
+  except OSError:
+    return None
+
+
+def _kilobytes(status: pathlib.Path, name: str) -> int:
+  return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name + ":"))
