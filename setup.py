@@ -1,4 +1,4 @@
-"""Packaging: pip install . (the library and its commands), pip install .[test] (and what its tests need)."""
+"""Packaging: pip install . (the library and its commands), .[test] (what its tests need too), .[bench] (its timing scripts)."""
 
 import pathlib
 
@@ -17,5 +17,5 @@ setuptools.setup(
     packages=["mzsr_jax"],
     package_data={"mzsr_jax": ["weights/*.safetensors"]},
     install_requires=[line for line in requirements if line and not line.startswith("#")],
-    extras_require={"test": ["pytest>=8"]},
+    extras_require={"test": ["pytest>=8"], "bench": ["matplotlib>=3.9", "torch>=2.6"]},
 )

@@ -23,7 +23,7 @@ from experiments import timing
 _MEGAPIXELS = flags.DEFINE_list("megapixels", ["0.25", "1", "4"], "sizes of LR photos")
 _STEPS = flags.DEFINE_integer("steps", 1, "adaptation steps")
 _LIMIT = flags.DEFINE_string("memory_limit", None, "passed on to the command, GiB")
-_OUT = flags.DEFINE_string("out", None, "JSON file to write")
+_OUT = flags.DEFINE_string("out", "", "JSON file to write")
 
 
 def photo(megapixels: float) -> Image.Image:

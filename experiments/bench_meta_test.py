@@ -28,7 +28,7 @@ _SIDE = flags.DEFINE_integer("side", 256, "side of the LR image, pixels")
 _STEPS = flags.DEFINE_list("steps", ["1", "10"], "adaptation steps to time")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each alternative")
 _BATCH = flags.DEFINE_integer("batch", 0, "also time so many images at once, by jax.vmap (slow on a CPU)")
-_OUT = flags.DEFINE_string("out", None, "JSON file to write")
+_OUT = flags.DEFINE_string("out", "", "JSON file to write")
 SCALE = 2
 
 
@@ -92,8 +92,8 @@ def main(_):
     results = {name: run() for name, run in runs.items()}
     for name, result in results.items():  # rounding to 8 bits may fall either way
       assert np.abs(result.astype(int) - results["solver"]).max() <= 1, name
-    seconds = timing.medians(timing.alternate(runs, _REPEATS.value))
-    seconds = {name: s / (_BATCH.value if "vmap" in name else 1) for name, s in seconds.items()}
+    summary = timing.summary(timing.alternate(runs, _REPEATS.value), "solver")
+    seconds = {name: s["median_s"] / (_BATCH.value if "vmap" in name else 1) for name, s in summary.items()}
     gflop = 2 * macs * lr.shape[0] * lr.shape[1] * (3 * steps + SCALE**2) / 1e9
     reference = seconds.get("PyTorch eager", seconds["solver"])
     rows += [

@@ -26,7 +26,7 @@ _SET5_SET14 = (
 )
 _SIZES = flags.DEFINE_list("sizes", _SET5_SET14.split(","), "LR sizes, height x width")
 _STEPS = flags.DEFINE_integer("steps", 1, "adaptation steps")
-_OUT = flags.DEFINE_string("out", None, "JSON file to write")
+_OUT = flags.DEFINE_string("out", "", "JSON file to write")
 _WAY = flags.DEFINE_enum("way", None, ["buckets", "plain"], "run one way and print its figures as JSON; for the script itself")
 _CACHE = flags.DEFINE_string("cache", None, "with --way: folder of the compilation cache")
 SCALE = 2

@@ -1,4 +1,4 @@
-"""What the timing scripts share: alternatives in turn in one process, medians, tables, JSON with the machine named."""
+"""What the timing scripts share: runs in turn, tables, files of results."""
 
 import json
 import logging
@@ -14,16 +14,17 @@ from typing import Any
 
 import jax
 
-from mzsr_jax import files, provenance
+from mzsr_jax import provenance
 
 logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of each kind of accelerator that it did not find
 
 
 def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-  """Seconds of `repeats` runs of each alternative, all in turn, after one run of each that is not counted."""
-  for run in runs.values():
-    run()
-  seconds: dict[str, list[float]] = {name: [] for name in runs}
+  """Seconds of each call, the runs taking turns so that whatever else the machine does meets all of them alike.
+
+  Each function must wait for its own result (jax.block_until_ready). None is called before: compile first.
+  """
+  seconds = {name: [] for name in runs}
   for _ in range(repeats):
     for name, run in runs.items():
       start = time.perf_counter()
@@ -32,49 +33,94 @@ def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, lis
   return seconds
 
 
-def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
-  """Median of each alternative."""
-  return {name: statistics.median(times) for name, times in seconds.items()}
+def first_calls(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+  """Seconds of the first call of each, compilation included."""
+  return {name: times[0] for name, times in alternate(runs, 1).items()}
+
+
+def summary(seconds: dict[str, list[float]], reference: str) -> dict[str, dict[str, float]]:
+  """By run: "median_s", "min_s", and "ratio", how much of the reference's time it takes, as the median over turns."""
+  return {
+      name: {
+          "median_s": statistics.median(times),
+          "min_s": min(times),
+          "ratio": statistics.median(t / r for t, r in zip(times, seconds[reference])),
+      }
+      for name, times in seconds.items()
+  }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-  """Rows of equal keys as a Markdown table; floats to three significant digits, from 100 on to whole numbers."""
-  text = lambda v: (f"{v:.0f}" if abs(v) >= 100 else f"{v:.3g}") if isinstance(v, float) else str(v)
-  lines = [list(rows[0]), ["---"] * len(rows[0]), *([text(v) for v in row.values()] for row in rows)]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  """Markdown; the columns are the keys of the first row. Floats have three significant digits; None is left empty."""
+  columns = list(rows[0])
+  show = lambda x: "" if x is None else f"{x:#.3g}".rstrip(".") if isinstance(x, float) else str(x)
+  lines = [columns, ["---"] * len(columns), *([show(row.get(c)) for c in columns] for row in rows)]
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def machine() -> dict[str, Any]:
-  """Processor, cores, devices and versions."""
-  cpu = platform.processor() or "unknown"
-  if pathlib.Path("/proc/cpuinfo").is_file():
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+  """What the numbers depend on: processor, cores, devices, versions."""
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-  devices = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
-  versions = provenance.versions()
+  found = {
+      "cpu": _cpu_model(),
+      "cores": cores,
+      "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+      "python": platform.python_version(),
+      "jax": jax.__version__,
+      "commit": provenance.git_revision()[:12],
+  }
   if "torch" in sys.modules:
-    versions["torch"] = sys.modules["torch"].__version__
-  return {"cpu": cpu, "cores": cores, "devices": devices, "versions": versions, "commit": provenance.git_revision()}
+    found["torch"] = sys.modules["torch"].__version__
+  return found
 
 
-def report(title: str, rows: Sequence[dict[str, Any]], out: str | None) -> None:
-  """Prints a title, the machine and the table; writes them as JSON to `out`, if that is given, over what is there."""
-  where = machine()
-  print(f"{title}\n{where['cpu']}, {where['cores']} cores; {where['devices']}; jax {where['versions']['jax']}\n\n{table(rows)}")
+def describe() -> str:
+  """`machine` as one line."""
+  return ", ".join(f"{name} {value}" for name, value in machine().items())
+
+
+def _cpu_model() -> str:
+  try:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def write_json(path: str | pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes results with the `machine` they were taken on; makes the folder it needs."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps({"machine": machine(), **content}, indent=2) + "\n")
+
+
+def report(title: str, rows: Sequence[dict[str, Any]], out: str | None, **more: Any) -> None:
+  """Prints a title, the machine and the rows as a table; writes them, and whatever more there is, as JSON where `out` says."""
+  print(f"{title}\n{describe()}\n\n{table(rows)}")
   if out:
-    content = json.dumps({"title": title, "machine": where, "rows": list(rows)}, indent=2)
-    files.write_whole(out, (content + "\n").encode(), overwrite=True)
+    write_json(out, {"title": title, **more, "rows": list(rows)})
 
 
-def peak_rss_mib() -> float:
-  """The most memory that this process has held so far (Linux), MiB."""
-  status = pathlib.Path("/proc/self/status").read_text()
-  return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def in_new_process(module: str, *args: str, **env: str) -> Any:
-  """Runs `python -m module args` and returns the JSON value that it prints as its last line."""
-  command = [sys.executable, "-m", module, *args]
-  output = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **env}).stdout
+def in_new_process(module: str, *args: str) -> Any:
+  """Runs `python -m module args`, returns the JSON value that is the last line it prints."""
+  output = subprocess.run([sys.executable, "-m", module, *args], check=True, stdout=subprocess.PIPE, text=True).stdout
   return json.loads(output.splitlines()[-1])
+
+
+def peak_memory(run: Callable[[], Any]) -> float | None:
+  """10^6 bytes of memory by which this process grows at the most during a call; None where the system does not tell.
+
+  To be called in a process of its own: memory that was freed before, and kept, would be used again unseen.
+  """
+  status = pathlib.Path("/proc/self/status")
+  try:
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = _kilobytes(status, "VmRSS")
+    run()
+    return (_kilobytes(status, "VmHWM") - before) / 1e3
+  except OSError:
+    return None
+
+
+def _kilobytes(status: pathlib.Path, name: str) -> int:
+  return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name + ":"))

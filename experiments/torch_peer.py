@@ -49,11 +49,16 @@ def l1(params, pair) -> torch.Tensor:
 
 
 def meta_gradient(params, tasks, inner_lr: float, num_inner_steps: int):
-  """Second-order gradient of the mean query loss over steps and tasks; `tasks` holds (support, query) pairs of tensors."""
+  """Second-order gradient of the mean query loss over steps and tasks; `tasks` holds (support, query) pairs of tensors.
+
+  Before the first step the query loss is computed as well, for nothing but equal work: `maml.meta_loss` reports it.
+  """
   total = [torch.zeros_like(p) for p in params]
   loss = 0.0
   for support, query in tasks:  # one at a time, so that one task's graph is alive
     theta, value = params, 0.0
+    with torch.no_grad():
+      l1(theta, query).item()
     for _ in range(num_inner_steps):
       gradient = torch.autograd.grad(l1(theta, support), theta, create_graph=True)
       theta = [p - inner_lr * g for p, g in zip(theta, gradient)]

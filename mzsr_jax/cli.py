@@ -144,6 +144,11 @@ def _cache_folder() -> pathlib.Path:
 def start_jax() -> None:
   """What must be set before JAX is first used: all cores of a CPU, and the cache of compiled programs."""
   devices.use_all_cores()
+  use_compilation_cache()
+
+
+def use_compilation_cache() -> None:
+  """Has compiled programs kept where --compilation_cache says."""
   folder = flags.FLAGS.compilation_cache
   if folder:
     jax.config.update("jax_compilation_cache_dir", folder)

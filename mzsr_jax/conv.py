@@ -1,16 +1,46 @@
-"""A 3x3 convolution whose derivatives of every order stay convolutions that XLA lowers well.
+"""A 3x3 convolution whose derivatives of every order stay convolutions that XLA lowers well, and its alternatives.
 
 XLA derives the gradient of a weight gradient as a convolution with window dilation, which its CPU backend runs slowly;
 the second-order meta-gradient is full of them. Convolution and weight gradient are two bilinear maps, conv(x, w) and
 wgrad(x, g), and each derivative of either is again one of the two, with w flipped and its channels swapped. Defining
 the rules of both through each other closes the set.
+
+All take (N, H, W, C) images and (3, 3, C, D) weights, 'SAME' padding, stride 1, and a precision of the products:
+"float32", "tf32" (where the hardware has it, else more exact) or "bfloat16". Sums, results and gradients are of the
+inputs' own type at every precision.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+PRECISIONS = ("float32", "tf32", "bfloat16")
 _DIMS = ("NHWC", "HWIO", "NHWC")
+_LAX_PRECISION = {"float32": lax.Precision.HIGHEST, "tf32": lax.Precision.HIGH, "bfloat16": lax.Precision.DEFAULT}
+# Below so many channels a convolution leaves most of a vector register idle: a matrix product is 15 times faster on a CPU.
+_FEW_CHANNELS = 8
+
+
+def _operands(precision: str, *arrays):
+  """The arrays as the products take them."""
+  return [a.astype(jnp.bfloat16) for a in arrays] if precision == "bfloat16" else arrays
+
+
+def _convolve(x, w, precision):
+  """The plain convolution; accumulates and returns x's type."""
+  return lax.conv_general_dilated(
+      *_operands(precision, x, w), (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMS,
+      precision=_LAX_PRECISION[precision], preferred_element_type=x.dtype,
+  )  # fmt: skip
+
+
+def _matmul(a, b, precision):
+  return jnp.matmul(
+      *_operands(precision, a, b), precision=_LAX_PRECISION[precision], preferred_element_type=a.dtype
+  )
 
 
 def _flip(w):
@@ -18,17 +48,60 @@ def _flip(w):
   return jnp.swapaxes(w[::-1, ::-1], 2, 3)
 
 
-@jax.custom_vjp
-def conv(x, w):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x, w, precision="float32"):
   """'SAME' convolution, stride 1: (N, H, W, C) x (3, 3, C, D) -> (N, H, W, D)."""
-  return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_DIMS)
+  return _convolve(x, w, precision)
 
 
-@jax.custom_vjp
-def wgrad(x, g):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def wgrad(x, g, precision="float32"):
   """Gradient of <conv(x, w), g> with respect to the 3x3 weights w: (N, H, W, C) x (N, H, W, D) -> (3, 3, C, D)."""
-  return lax.conv_general_dilated(x, g, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC"))
+  if x.shape[-1] < _FEW_CHANNELS:
+    return _few_channel_wgrad(x, g, precision)
+  if g.shape[-1] < _FEW_CHANNELS:
+    return _flip(_few_channel_wgrad(g, x, precision))
+  # Transposed in the open, not by dimension numbers: inside a loop, XLA's CPU backend finds its fast convolution only
+  # when the layout is already the canonical one, and is 20 times slower otherwise.
+  out = _convolve(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), precision)
+  return out.transpose(1, 2, 0, 3)
 
 
-conv.defvjp(lambda x, w: (conv(x, w), (x, w)), lambda r, g: (conv(g, _flip(r[1])), wgrad(r[0], g)))
-wgrad.defvjp(lambda x, g: (wgrad(x, g), (x, g)), lambda r, h: (conv(r[1], _flip(h)), conv(r[0], h)))
+def _few_channel_wgrad(x, g, precision):
+  """`wgrad` as one matrix product: the nine shifted images, channel first so that each row is contiguous, times g."""
+  n, height, width, channels = x.shape
+  padded = jnp.pad(x.transpose(3, 0, 1, 2), ((0, 0), (0, 0), (1, 1), (1, 1)))
+  shifted = jnp.stack([padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)])
+  out = _matmul(shifted.reshape(9 * channels, -1), g.reshape(n * height * width, -1), precision)
+  return out.reshape(3, 3, channels, -1)
+
+
+conv.defvjp(
+    lambda x, w, precision: (conv(x, w, precision), (x, w)),
+    lambda precision, r, g: (conv(g, _flip(r[1]), precision), wgrad(r[0], g, precision)),
+)
+wgrad.defvjp(
+    lambda x, g, precision: (wgrad(x, g, precision), (x, g)),
+    lambda precision, r, h: (conv(r[1], _flip(h), precision), conv(r[0], h, precision)),
+)
+
+
+def xla(x, w, precision="float32"):
+  """The same function with the derivatives that JAX itself has for a convolution."""
+  # Operands and result of one type: JAX cannot transpose a convolution of mixed types.
+  x_, w_ = _operands(precision, x, w)
+  out = lax.conv_general_dilated(
+      x_, w_, (1, 1), "SAME", dimension_numbers=_DIMS, precision=_LAX_PRECISION[precision]
+  )
+  return out.astype(x.dtype)
+
+
+def im2col(x, w, precision="float32"):
+  """The same function as one matrix product over the nine shifted images; under vmap it becomes a batched product."""
+  _, height, width, _ = x.shape
+  padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+  return _matmul(jnp.concatenate(shifted, -1), w.reshape(-1, w.shape[-1]), precision)
+
+
+CONVOLUTIONS: dict[str, Callable] = {"closed": conv, "xla": xla, "im2col": im2col}

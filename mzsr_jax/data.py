@@ -6,8 +6,9 @@ Everything after the crop (kernel, subsampling, noise) is made on the device, se
 import hashlib
 import json
 import pathlib
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
@@ -36,19 +37,27 @@ def sample_photos() -> list[pathlib.Path]:
 class PatchIterator(Iterator[Patches]):
   """Endless batches of patches, (N, P, P, 3) uint8 RGB, from `make_patch_iterator`.
 
-  The sequence depends on the files and the seed alone, not on threads or prefetching. `get_state` and `set_state` let a
-  new iterator go on where this one was.
+  The sequence depends on the files and the seed alone, not on threads, prefetching or processes. `get_state` and `set_state`
+  let a new iterator, of any share of the rows, go on where this one was.
   """
 
-  def __init__(self, dataset: grain.IterDataset, cropper: "_Cropper", corpus: str, skipped: set[pathlib.Path]):
-    self._batches = iter(dataset)
+  def __init__(
+      self, start: Callable[[int], Iterator[Patches]], cropper: "_Cropper", corpus: str, skipped: set[pathlib.Path]
+  ):
+    self._start = start  # gives the batches from a number on
+    self._next = 0
+    self._batches: Iterator[Patches] | None = None
     self._cropper = cropper
     self._corpus = corpus
     self._skipped = skipped
 
   def __next__(self) -> Patches:
     """The next batch. Raises UserError when no file of the whole corpus could be decoded."""
-    return next(self._batches)
+    if self._batches is None:
+      self._batches = self._start(self._next)
+    batch = next(self._batches)
+    self._next += 1
+    return batch
 
   @property
   def skipped(self) -> list[pathlib.Path]:
@@ -56,23 +65,40 @@ class PatchIterator(Iterator[Patches]):
     return sorted(self._skipped | self._cropper.broken)
 
   def get_state(self) -> dict[str, Any]:
-    """The position of the next batch, as a dictionary for JSON."""
-    return {"corpus": self._corpus, "batches": self._batches.get_state()}
+    """The position of the next batch, as a dictionary for JSON; the same on every process."""
+    return {"corpus": self._corpus, "next_batch": self._next}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes on after the batch that was last when `state` was taken; warns when the image files are not the same."""
+    """Goes on after the batch that was last when `state` was taken; warns when the image files are not the same.
+
+    Raises:
+      UserError: the state is of an earlier version.
+    """
+    if "next_batch" not in state:
+      raise UserError("the checkpoint is of an earlier version, which drew other patches: choose another --workdir")
     if state["corpus"] != self._corpus:
       logging.warning("The training images have changed since the checkpoint: the patches to come will differ.")
-    self._batches.set_state(state["batches"])
+    self._next, self._batches = state["next_batch"], None
 
 
 def make_patch_iterator(
-    root: str, *, patch_size: int, batch_size: int, seed: int, cache_mb: int, num_threads: int, prefetch: int
+    root: str,
+    *,
+    patch_size: int,
+    batch_size: int,
+    seed: int,
+    cache_mb: int,
+    num_threads: int,
+    prefetch: int,
+    rows: np.ndarray | None = None,
 ) -> PatchIterator:
   """Random patches of the images under a folder, without end.
 
   Every epoch visits every image once, in a new order, for one patch at a uniform position, in one of its eight
-  orientations. A file that is smaller than a patch or cannot be decoded is named in a warning, once, and skipped.
+  orientations. A file that is smaller than a patch or cannot be decoded is named in a warning, once, and skipped; in place of
+  one that cannot be decoded, which its header does not tell, another is drawn. So each patch depends on its position in the
+  sequence alone, and processes that make different rows of the batches make together what one would make of all. (They
+  must see the same files. Each of several processes names the files that it met itself.)
 
   Args:
     root: folder, searched recursively; "" takes the sample photos of scikit-image.
@@ -83,6 +109,7 @@ def make_patch_iterator(
       visit, some 0.1 s for an image of 3 megapixels.
     num_threads: threads that decode and crop ahead of use; 0 does it when a batch is asked for.
     prefetch: batches to hold ready.
+    rows: which rows of each batch to make, for one of several processes; None makes all.
 
   Raises:
     UserError: no such folder, or no image in it that is large enough.
@@ -96,13 +123,34 @@ def make_patch_iterator(
         "No training images given: training on %d sample photos only. Pass --config.data.root=/path/to/HR for a folder "
         "of your own.", len(sizes)
     )
-  cropper = _Cropper(len(sizes), patch_size, cache_mb * 10**6)
-  # To split the images between several hosts, slice this dataset by process before the shuffle.
-  dataset = grain.MapDataset.source(list(sizes)).seed(seed).shuffle().repeat().random_map(cropper)
-  read_options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch * batch_size)
-  dataset = dataset.to_iter_dataset(read_options).batch(batch_size, batch_fn=np.stack)  # drops the None of broken files
+  cropper = _Cropper(list(sizes), patch_size, cache_mb * 10**6)
+  patches = grain.MapDataset.source(list(sizes)).seed(seed).shuffle().repeat().random_map(cropper)
+  rows = np.arange(batch_size) if rows is None else rows
+  read_options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch * len(rows))
+
+  def start(number: int) -> Iterator[Patches]:
+    share = _Share(patches, rows, batch_size, number)
+    return iter(share.to_iter_dataset(read_options).batch(len(rows), batch_fn=np.stack))
+
   corpus = [(path.name, *size) for path, size in sizes.items()]
-  return PatchIterator(dataset, cropper, hashlib.sha256(json.dumps(corpus).encode()).hexdigest(), skipped)
+  return PatchIterator(start, cropper, hashlib.sha256(json.dumps(corpus).encode()).hexdigest(), skipped)
+
+
+class _Share(grain.MapDataset):
+  """Some rows of each batch of an endless dataset, from a batch on."""
+
+  def __init__(self, parent: grain.MapDataset, rows: np.ndarray, batch_size: int, first_batch: int):
+    super().__init__(parent)
+    self._rows = [int(row) for row in rows]
+    self._batch_size = batch_size
+    self._first_batch = first_batch
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __getitem__(self, index):
+    batch, i = divmod(index, len(self._rows))
+    return self._parent[(self._first_batch + batch) * self._batch_size + self._rows[i]]
 
 
 def _scan(paths: list[pathlib.Path], patch_size: int) -> tuple[dict[pathlib.Path, tuple[int, int]], set[pathlib.Path]]:
@@ -127,19 +175,18 @@ def _scan(paths: list[pathlib.Path], patch_size: int) -> tuple[dict[pathlib.Path
 class _Cropper:
   """Cuts one random patch out of an image file; shared by the reading threads."""
 
-  def __init__(self, num_files: int, patch_size: int, cache_bytes: int):
+  def __init__(self, paths: list[pathlib.Path], patch_size: int, cache_bytes: int):
     self.broken: set[pathlib.Path] = set()
-    self._num_files = num_files
+    self._paths = paths
     self._patch_size = patch_size
     self._free_bytes = cache_bytes
     self._cache: dict[pathlib.Path, np.ndarray] = {}
     self._lock = threading.Lock()
 
-  def __call__(self, path: pathlib.Path, rng: np.random.Generator) -> np.ndarray | None:
-    """A (P, P, 3) uint8 patch, None for a broken file. Raises UserError when all files are broken."""
-    image = self._read(path)
-    if image is None:
-      return None
+  def __call__(self, path: pathlib.Path, rng: np.random.Generator) -> np.ndarray:
+    """A (P, P, 3) uint8 patch, of another file where this one is broken. Raises UserError when all files are broken."""
+    while (image := self._read(path)) is None:
+      path = self._paths[rng.integers(len(self._paths))]
     p = self._patch_size
     y, x = rng.integers(image.shape[0] - p + 1), rng.integers(image.shape[1] - p + 1)
     patch = np.rot90(image[y : y + p, x : x + p], rng.integers(4))
@@ -172,5 +219,5 @@ class _Cropper:
       if path not in self.broken:
         self.broken.add(path)
         logging.warning("Skipped: %s.", error)
-    if len(self.broken) == self._num_files:
-      raise UserError(f"none of the {self._num_files} training images can be decoded, the last one being: {error}")
+    if len(self.broken) == len(self._paths):
+      raise UserError(f"none of the {len(self._paths)} training images can be decoded, the last one being: {error}")

@@ -3,7 +3,7 @@
 import flax.traverse_util
 import ml_collections
 
-from mzsr_jax import kernels, maml, model, tasks
+from mzsr_jax import conv, kernels, maml, tasks
 from mzsr_jax.errors import UserError
 
 # Meta-test learning rates of the released code: the first steps are larger.
@@ -31,7 +31,8 @@ def _base() -> ml_collections.ConfigDict:
   c.model = ml_collections.ConfigDict()
   c.model.depth = 8
   c.model.features = 64
-  c.model.convolution = "closed"  # or "xla": the same function, other second derivatives (mzsr_jax/conv.py)
+  c.model.convolution = "closed"  # or "xla", "im2col": the same function, other derivatives (mzsr_jax/conv.py)
+  c.model.precision = "float32"  # of the products in convolutions; or "tf32" (GPU), "bfloat16". All else is float32
 
   c.optimizer = ml_collections.ConfigDict()
   c.optimizer.learning_rate = 1e-4
@@ -87,7 +88,10 @@ def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   c.meta.inner_lr = 0.01  # alpha
   c.meta.learn_inner_lrs = False  # learn a rate for each layer's weights and biases and each step
   c.meta.first_order_until_step = 0  # first-order MAML before this meta-step; a number beyond num_steps: throughout
-  c.meta.task_batching = "auto"  # "vmap", "map", "unroll", or "auto": "unroll" on a CPU, else "vmap" (mzsr_jax/maml.py)
+  c.meta.task_batching = "auto"  # "vmap", "map", "chunks", "unroll", or "auto": "map" on a CPU, else "vmap" (mzsr_jax/maml.py)
+  c.meta.chunk = 2  # tasks at once, for "chunks"
+  c.meta.inner_loop = "scan"  # or "unroll"
+  c.meta.remat = False  # half the memory, a quarter more time
   c.meta.loss_weights = "annealed"  # of the query losses after each inner step; or "constant", "last"
   c.meta.anneal_steps = 3300  # meta-steps until all weights but the last have reached the floor
   c.meta.weight_floor = 0.03  # times 1 / num_inner_steps
@@ -135,8 +139,11 @@ _CHOICES = {
     "stage": ("pretrain", "meta"),
     "degradation.subsample": kernels.SUBSAMPLINGS,
     "degradation.kernels": tasks.KERNEL_FAMILIES,
-    "model.convolution": tuple(model.CONVOLUTIONS),
+    "model.convolution": tuple(conv.CONVOLUTIONS),
+    "model.precision": conv.PRECISIONS,
     "meta.task_batching": ("auto", *maml.TASK_BATCHINGS),
+    "meta.inner_loop": maml.INNER_LOOPS,
+    "meta.remat": (False, True),
     "meta.loss_weights": maml.WEIGHT_SCHEDULES,
 }
 _LARGEST = {"seed": 2**32 - 1, "meta.weight_floor": 1.0, "data.patch_size": 2**12}
@@ -147,13 +154,27 @@ _RANGES = {
         "optimizer.min_learning_rate optimizer.clip_norm meta.inner_lr meta.first_order_until_step meta.weight_floor "
         "run.eval_every",
         1: "batch_size data.prefetch model.features meta.tasks meta.support_patches meta.query_patches "
-        "meta.num_inner_steps meta.anneal_steps run.num_steps run.log_every run.checkpoint_every run.keep run.eval_images",
+        "meta.num_inner_steps meta.chunk meta.anneal_steps run.num_steps run.log_every run.checkpoint_every run.keep "
+        "run.eval_images",
         2: "model.depth",
         8: "data.patch_size",
         32: "run.eval_size",
     }.items()
     for name in names.split()
 }
+
+
+# Fields that came later, and what a config without them means.
+_LATER = {"model.precision": "float32", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A config written by an earlier version, with the fields that it lacks."""
+  for name, value in _LATER.items():
+    section, field = name.split(".")
+    if section in config and field not in config[section]:
+      config[section][field] = value
+  return config
 
 
 def check(config: ml_collections.ConfigDict) -> None:

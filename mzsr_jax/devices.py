@@ -79,8 +79,8 @@ def _in_cluster() -> bool:
   """Whether a launcher that JAX knows has started several processes."""
   env = os.environ
   several = lambda *names: any(int(env.get(name) or 1) > 1 for name in names)
-  # Within salloc or sbatch, but without srun, SLURM_PROCID is not set for a step of several tasks.
-  slurm = "SLURM_JOB_ID" in env and "SLURM_PROCID" in env and several("SLURM_STEP_NUM_TASKS")
+  # Not SLURM_NTASKS: in a batch script without srun, that is set, and there is one process all the same.
+  slurm = "SLURM_JOB_ID" in env and several("SLURM_STEP_NUM_TASKS")
   open_mpi = several("OMPI_COMM_WORLD_SIZE")
   tpu = any("," in env.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
   return slurm or open_mpi or tpu or "MEGASCALE_COORDINATOR_ADDRESS" in env

@@ -14,14 +14,24 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 Loss = Callable[[PyTree], Float[Array, ""]]
-TASK_BATCHINGS = ("vmap", "map", "unroll")
+TASK_BATCHINGS = ("vmap", "map", "chunks", "unroll")
+INNER_LOOPS = ("scan", "unroll")
 WEIGHT_SCHEDULES = ("annealed", "constant", "last")
 
 
 def adapt(
-    loss: Loss, params: PyTree, inner_lrs, *, first_order: bool = False, observe: Callable[[PyTree], PyTree] | None = None
+    loss: Loss,
+    params: PyTree,
+    inner_lrs,
+    *,
+    first_order: bool = False,
+    observe: Callable[[PyTree], PyTree] | None = None,
+    inner_loop: str = "scan",
+    remat: bool = False,
 ):
   """Plain gradient descent, theta <- theta - alpha_i grad loss(theta), for i = 1..n (Alg. 1 line 7, Alg. 2 line 5).
+
+  Differentiable to any order, as far as `loss` and `observe` are.
 
   Args:
     loss: scalar function of the parameters.
@@ -30,22 +40,24 @@ def adapt(
       each leaf.
     first_order: treat the inner gradients as constants when this is differentiated in turn.
     observe: function of the parameters, called on theta_1 ... theta_n.
+    inner_loop: "scan" (one step is compiled, and its buffers serve all steps) or "unroll" (each step is compiled).
+    remat: keep only the parameters of each step, and compute the rest anew when this is differentiated in turn.
 
   Returns:
     (theta_n, (losses, observed)): losses (n,) are loss(theta_0) ... loss(theta_n-1), observed is stacked over steps.
   """
+  if inner_loop not in INNER_LOOPS:
+    raise ValueError(f"inner loop must be one of {', '.join(INNER_LOOPS)}, not {inner_loop!r}")
   per_leaf = jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, (jax.Array, np.ndarray)) else inner_lrs
-  num_steps = jax.tree.leaves(per_leaf)[0].shape[0]
-  theta, records = params, []
-  # Not lax.scan: XLA's CPU backend runs a convolution inside a loop, one of a single turn too, 20 times slower than outside.
-  for i in range(num_steps):
+
+  def step(theta, rates):
     value, gradient = jax.value_and_grad(loss)(theta)
     if first_order:
       gradient = lax.stop_gradient(gradient)
-    rates = jax.tree.map(operator.itemgetter(i), per_leaf)
     theta = jax.tree.map(lambda p, lr, g: p - lr * g, theta, rates, gradient)
-    records.append((value, observe(theta) if observe else None))
-  return theta, jax.tree.map(lambda *steps: jnp.stack(steps), *records)
+    return theta, (value, observe(theta) if observe else None)
+
+  return lax.scan(jax.checkpoint(step) if remat else step, params, per_leaf, unroll=inner_loop == "unroll")
 
 
 def loss_weights(
@@ -74,8 +86,35 @@ def loss_weights(
   return jnp.append(jnp.full((n - 1,), other), 1 - (n - 1) * other)
 
 
-def meta_loss(params: PyTree, support_loss: Loss, query_loss: Loss, inner_lrs, weights, *, first_order: bool = False):
+def _with_gradient_at_once(loss: Loss) -> Loss:
+  """The same loss, whose gradient is computed along with its value and then waits to be scaled.
+
+  When the gradient is wanted in any case, this spares keeping the activations until the backward pass comes by. What it
+  returns has one reverse-mode derivative, and none of second order or forward mode.
+  """
+
+  @jax.custom_vjp
+  def eager(params):
+    return loss(params)
+
+  eager.defvjp(jax.value_and_grad(loss), lambda gradient, scale: (jax.tree.map(lambda g: g * scale, gradient),))
+  return eager
+
+
+def meta_loss(
+    params: PyTree,
+    support_loss: Loss,
+    query_loss: Loss,
+    inner_lrs,
+    weights,
+    *,
+    first_order: bool = False,
+    inner_loop: str = "scan",
+    remat: bool = False,
+):
   """Weighted sum of the query losses after every inner step on the support loss, for one task (Eq. 5, 7).
+
+  Made to be differentiated by jax.grad, once: it has no forward mode and no second derivative (`_with_gradient_at_once`).
 
   Args:
     params: theta.
@@ -84,31 +123,38 @@ def meta_loss(params: PyTree, support_loss: Loss, query_loss: Loss, inner_lrs, w
     inner_lrs: see `adapt`.
     weights: (n,) weights of the query losses.
     first_order: first-order MAML: gradients of gradients are dropped.
+    inner_loop, remat: see `adapt`.
 
   Returns:
     (loss, metrics): metrics hold "support_losses" (n,), before each step, and "query_losses" (n + 1,), before the first
     step and after each.
   """
   before = lax.stop_gradient(query_loss(lax.stop_gradient(params)))
-  _, (support_losses, query_losses) = adapt(support_loss, params, inner_lrs, first_order=first_order, observe=query_loss)
+  _, (support_losses, query_losses) = adapt(
+      support_loss, params, inner_lrs, first_order=first_order, observe=_with_gradient_at_once(query_loss),
+      inner_loop=inner_loop, remat=remat,
+  )  # fmt: skip
   metrics = {"support_losses": support_losses, "query_losses": jnp.concatenate([before[None], query_losses])}
   return jnp.dot(weights, query_losses, precision="highest"), metrics
 
 
-def mean_over_tasks(function: Callable[[PyTree], PyTree], tasks: PyTree, batching: str) -> PyTree:
+def mean_over_tasks(function: Callable[[PyTree], PyTree], tasks: PyTree, batching: str, chunk: int = 2) -> PyTree:
   """Mean of function(task) over tasks stacked on the leading axis.
 
   Args:
     function: of one task; here a gradient, so that no more than one task's activations need be alive with "map".
     tasks: pytree whose leaves have a leading task axis.
-    batching: "vmap" (all at once; XLA sees grouped convolutions, which it runs very slowly on a CPU), "map" (one after
-      another in a loop: the least memory and compilation; very slow on a CPU, where XLA does not parallelise convolutions
-      inside loops) or "unroll" (one after another without a loop: longer to compile, the fastest on a CPU).
+    batching: "vmap" (all at once, as grouped convolutions, which XLA runs very slowly on a CPU), "map" (one after another
+      in a loop: the memory of one task), "chunks" (a loop over groups of `chunk` tasks, each group at once) or "unroll"
+      (one after another without a loop: longer to compile, and XLA may keep several tasks in memory).
+    chunk: tasks in a group of "chunks".
   """
   if batching == "vmap":
     out = jax.vmap(function)(tasks)
   elif batching == "map":
     out = lax.map(function, tasks)
+  elif batching == "chunks":
+    out = lax.map(function, tasks, batch_size=chunk)
   elif batching == "unroll":
     count = jax.tree.leaves(tasks)[0].shape[0]
     each = [function(jax.tree.map(operator.itemgetter(i), tasks)) for i in range(count)]

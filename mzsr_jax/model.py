@@ -12,13 +12,12 @@ from mzsr_jax import conv
 Params = PyTree[Float[Array, "..."]]
 
 
-def _closed_conv(inputs, kernel, *_, **__):
-  """`conv.conv` behind the signature of lax.conv_general_dilated, for the one case the network has: SAME, stride 1."""
-  return conv.conv(inputs, kernel)
+CONVOLUTIONS = conv.CONVOLUTIONS  # same function, different lowering of its second derivatives
 
 
-# Same function, different lowering of its second derivatives: see conv.py.
-CONVOLUTIONS: dict[str, Callable] = {"closed": _closed_conv, "xla": jax.lax.conv_general_dilated}
+def _lowering(convolution: str, precision: str) -> Callable:
+  """A convolution behind the signature of lax.conv_general_dilated, for the one case the network has: SAME, stride 1."""
+  return lambda inputs, kernel, *_, **__: CONVOLUTIONS[convolution](inputs, kernel, precision)
 
 
 class MZSRNet(nn.Module):
@@ -29,12 +28,14 @@ class MZSRNet(nn.Module):
     features: channels between them.
     channels: image channels in and out.
     convolution: key of `CONVOLUTIONS`.
+    precision: of the products, one of `conv.PRECISIONS`.
   """
 
   depth: int = 8
   features: int = 64
   channels: int = 3
   convolution: str = "closed"
+  precision: str = "float32"
 
   @nn.compact
   def __call__(self, x: Float[Array, "n h w c"], mask: Float[Array, "n h w 1"] | None = None) -> Float[Array, "n h w c"]:
@@ -56,7 +57,7 @@ class MZSRNet(nn.Module):
           kernel_size=(3, 3),
           padding="SAME",
           kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
-          conv_general_dilated=CONVOLUTIONS[self.convolution],
+          conv_general_dilated=_lowering(self.convolution, self.precision),
           name=f"conv{i + 1}",
       )(h)
       if not last:

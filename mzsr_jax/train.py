@@ -8,12 +8,15 @@ import time
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tensorboardX
 from absl import logging
+from jax.sharding import Mesh
 
 from mzsr_jax import default_config, files, learner, provenance, validate, weights
+from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.data import PatchIterator, make_patch_iterator
 from mzsr_jax.errors import UserError
@@ -21,8 +24,9 @@ from mzsr_jax.learner import TrainState
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "weights.safetensors"
-# Config fields that have no part in what is computed.
-_FREE = ("run.", "data.cache_mb", "data.num_threads", "data.prefetch")
+# Config fields that have no part in what is computed, but for rounding.
+_FREE = ("run.", "data.cache_mb", "data.num_threads", "data.prefetch", "model.convolution")
+_FREE += ("meta.task_batching", "meta.chunk", "meta.inner_loop", "meta.remat")
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
@@ -30,6 +34,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
 
   SIGTERM and Ctrl-C end the run after the step that is being made, with a checkpoint; a second one ends it at once.
   At the end the weights are written to `workdir`/weights.safetensors.
+
+  All devices of all processes share the work (`mesh.make`). Several processes (`devices.initialize_distributed`) call this at
+  the same time with the same config and the same folder, which all must see: each reads its own share of the patches, and
+  the first alone writes config, logs and weights. A signal to one of them stops all after the same step.
 
   Args:
     config: see `default_config`.
@@ -44,6 +52,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
   default_config.check(config)
   files.check_writable(workdir / CONFIG_NAME, overwrite=True)
   _check_workdir(config, workdir)
+  mesh = mesh_lib.make(config)
   batches = make_patch_iterator(
       config.data.root,
       patch_size=config.data.patch_size,
@@ -52,10 +61,13 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
       cache_mb=config.data.cache_mb,
       num_threads=config.data.num_threads,
       prefetch=config.data.prefetch,
+      rows=mesh_lib.own_rows(config, mesh),
   )
-  state = learner.init_state(config, _initial_params(config))
+  state = mesh_lib.replicate(learner.init_state(config, _initial_params(config)), mesh)
+  writes = jax.process_index() == 0
   workdir.mkdir(parents=True, exist_ok=True)
-  _write_config(config, workdir)
+  if writes:
+    _write_config(config, workdir)
   checkpoints = Checkpoints(workdir, config.run.keep)
   if checkpoints.latest is not None:
     state, data_state, _ = checkpoints.restore(state)
@@ -63,36 +75,40 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
     logging.info("Going on from step %d of %s", state.step, workdir)
   try:
     # What was logged beyond the checkpoint will be logged again.
-    with tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=int(state.step) + 1) as writer:
-      state = _loop(config, state, batches, checkpoints, writer)
+    with tensorboardX.SummaryWriter(
+        str(workdir / "tensorboard"), purge_step=int(state.step) + 1, write_to_disk=writes
+    ) as writer:
+      state = _loop(config, mesh, state, batches, checkpoints, writer)
   finally:
     checkpoints.close()
     if batches.skipped:
       logging.warning("%d image files were skipped; each is named above.", len(batches.skipped))
-  if int(state.step) >= config.run.num_steps:
+  if int(state.step) < config.run.num_steps:
+    logging.info("Stopped after step %d; the same command goes on from there", state.step)
+  elif writes:
     export(config, state, workdir / WEIGHTS_NAME)
     logging.info("Done after %d steps; weights are in %s", state.step, workdir / WEIGHTS_NAME)
-  else:
-    logging.info("Stopped after step %d; the same command goes on from there", state.step)
   return state
 
 
-def _loop(config, state: TrainState, batches: PatchIterator, checkpoints: Checkpoints, writer) -> TrainState:
+def _loop(config, mesh: Mesh, state: TrainState, batches: PatchIterator, checkpoints: Checkpoints, writer) -> TrainState:
   run = config.run
   first_order_until = config.meta.first_order_until_step if config.stage == "meta" else 0
-  steps = {first: learner.make_step(config, first_order=first) for first in (False, True)}  # compiled when first used
+  steps = {first: learner.make_step(config, first, mesh) for first in (False, True)}  # compiled when first used
   validator = validate.make_validator(config) if run.eval_every else None
   key = jax.random.key(config.seed)
   progress = _Progress(config, writer, checkpoints)
+
+  agreed = _Agreement(mesh)
 
   with _StopSignals() as stop:
     for number in range(int(state.step) + 1, run.num_steps + 1):
       patches = next(batches)
       step = steps[number <= first_order_until]
-      state, metrics = step(state, patches, jax.random.fold_in(key, number))
+      state, metrics = step(state, patches, key)
       progress.fetch()  # the step before: the device is at work on this one meanwhile
       progress.pend(number, metrics)
-      last = number == run.num_steps or stop.requested
+      last = number == run.num_steps or agreed(stop.requested)
       save = last or number % run.checkpoint_every == 0
       judge = validator and (number == run.num_steps or number % run.eval_every == 0)
       if save or judge:
@@ -100,10 +116,25 @@ def _loop(config, state: TrainState, batches: PatchIterator, checkpoints: Checkp
       if save:
         checkpoints.save(number, state, batches.get_state(), plain(config))
       if judge:
-        progress.validated(number, validator(state.learned))
+        # By every process, although one could do: the others would wait for it, for no longer than their network allows.
+        progress.validated(number, validator(jax.tree.map(jnp.asarray, jax.device_get(state.learned))))
       if last:
         break
   return state
+
+
+class _Agreement:
+  """Whether to stop, the same on all processes at the same step: known one step late, so that no device waits for it."""
+
+  def __init__(self, mesh: Mesh):
+    self._any = mesh_lib.any_process(mesh) if jax.process_count() > 1 else None
+    self._previous = False
+
+  def __call__(self, requested: bool) -> bool:
+    if self._any is None:
+      return requested
+    previous, self._previous = self._previous, self._any(requested)
+    return bool(previous)
 
 
 class _Progress:
@@ -194,7 +225,7 @@ class _StopSignals:
 
   def _restore(self):
     for number, handler in self._previous.items():
-      signal.signal(number, handler)
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set from Python
     self._previous = {}
 
 
@@ -232,7 +263,7 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   """The config that a workdir was begun with. Raises UserError where there is none that this version understands."""
   path = workdir / CONFIG_NAME
   try:
-    config = ml_collections.ConfigDict(json.loads(path.read_text())["config"])
+    config = default_config.complete(ml_collections.ConfigDict(json.loads(path.read_text())["config"]))
     default_config.check(config)
   except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
     raise UserError(f"'{path}' is not the config of a run: {' '.join(str(e).split())}. Choose another --workdir") from e

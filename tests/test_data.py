@@ -100,6 +100,28 @@ def test_restored_equals_uninterrupted(corpus, num_threads):
   assert restored.get_state() == iterator.get_state()
 
 
+def test_shares_of_processes_make_up_the_whole_and_may_be_dealt_anew(corpus):
+  """A broken file among the images: it is replaced by the same other one whoever meets it."""
+  (corpus / "broken.png").write_bytes(encoded("PNG")[:200])
+  shares = [np.array([0, 2]), np.array([1, 3, 4])]
+  whole, *parts = (make(corpus, rows=rows) for rows in (None, *shares))
+  for _ in range(9):
+    together = np.zeros((IMAGES, PATCH, PATCH, 3), np.uint8)
+    for rows, part in zip(shares, parts):
+      together[rows] = next(part)
+    np.testing.assert_array_equal(together, next(whole))
+  assert whole.get_state() == parts[0].get_state() == parts[1].get_state()
+  one = make(corpus, rows=np.array([4]))
+  one.set_state(parts[0].get_state())
+  np.testing.assert_array_equal(next(one)[0], next(whole)[4])
+
+
+def test_restoring_a_state_of_an_earlier_version_is_refused(corpus):
+  state = {"corpus": make(corpus).get_state()["corpus"], "batches": {"next_index": 5}}
+  with pytest.raises(UserError, match="earlier version"):
+    make(corpus).set_state(state)
+
+
 def test_restoring_warns_when_the_images_changed(corpus, caplog):
   state = make(corpus).get_state()
   make(corpus).set_state(state)
@@ -149,7 +171,7 @@ def test_cache_is_bounded_and_spares_decoding(corpus, monkeypatch):
 
   paths = sorted(corpus.rglob("*.png"))
   limit = 3 * 20 * 30  # bytes of the first image, of which all differ in size
-  cropper = data._Cropper(len(paths), PATCH, limit)
+  cropper = data._Cropper(paths, PATCH, limit)
   for path in paths * 2:
     cropper(path, np.random.default_rng(0))
   assert 0 < sum(image.nbytes for image in cropper._cache.values()) <= limit

@@ -18,7 +18,7 @@ def make_tasks(count=3, dtype=jnp.float32):
   return tuple(jnp.asarray(images[:, i], dtype) for i in range(4))  # support inputs, targets, query inputs, targets
 
 
-def meta_gradient(params, tasks, batching="vmap", first_order=False, net=TINY):
+def meta_gradient(params, tasks, batching="vmap", first_order=False, net=TINY, inner_loop="scan", remat=False):
   def of_task(task):
     x, y, query_x, query_y = task
     rates, weights = jnp.asarray(RATES, x.dtype), jnp.asarray(WEIGHTS, x.dtype)
@@ -26,7 +26,8 @@ def meta_gradient(params, tasks, batching="vmap", first_order=False, net=TINY):
     def loss(params):
       support = lambda p: meta_test.l1(p, x, y, net)
       query = lambda p: meta_test.l1(p, query_x, query_y, net)
-      return maml.meta_loss(params, support, query, rates, weights, first_order=first_order)
+      how = dict(first_order=first_order, inner_loop=inner_loop, remat=remat)
+      return maml.meta_loss(params, support, query, rates, weights, **how)
 
     return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -76,6 +77,54 @@ def test_all_task_batchings_and_convolutions_agree(convolution, first_order):
   for batching in maml.TASK_BATCHINGS:
     out = jax.jit(meta_gradient, static_argnums=(2, 3, 4))(params, tasks, batching, first_order, net)
     assert relative_difference(out, reference) < 1e-5, batching
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("inner_loop,remat", [("unroll", False), ("unroll", True), ("scan", True)])
+def test_all_inner_loops_agree(inner_loop, remat, first_order):
+  params, tasks = random_params(), make_tasks(2)
+  run = jax.jit(meta_gradient, static_argnums=(2, 3, 4, 5, 6))
+  reference = run(params, tasks, "map", first_order, TINY, "scan", False)
+  assert relative_difference(run(params, tasks, "map", first_order, TINY, inner_loop, remat), reference) < 1e-5
+
+
+def test_lower_precision_is_near_float32_and_results_stay_float32():
+  params, tasks = random_params(), make_tasks(2)
+  run = jax.jit(meta_gradient, static_argnums=(2, 3, 4))
+  reference = run(params, tasks, "map", False, TINY)
+  for convolution in model.CONVOLUTIONS:
+    for precision, limit in (("tf32", 2e-3), ("bfloat16", 0.1)):
+      out = run(params, tasks, "map", False, model.MZSRNet(3, 4, 3, convolution, precision))
+      assert {x.dtype for x in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}
+      assert relative_difference(out, reference) < limit, (convolution, precision)
+
+
+def test_the_meta_gradient_holds_for_a_query_loss_differentiated_late_too():
+  """The query gradient that `meta_loss` takes at once is the one that plain differentiation through `adapt` gives."""
+  params, tasks = random_params(), make_tasks(1)
+  x, y, query_x, query_y = (t[0] for t in tasks)
+  query = lambda p: meta_test.l1(p, query_x, query_y, TINY)
+
+  def plain(params):
+    rates = jnp.asarray(RATES)
+    _, (_, losses) = maml.adapt(lambda p: meta_test.l1(p, x, y, TINY), params, rates, observe=query)
+    return jnp.dot(jnp.asarray(WEIGHTS), losses)
+
+  _, gradient = meta_gradient(params, tasks)
+  assert relative_difference(jax.grad(plain)(params), gradient) < 1e-5
+
+
+def test_adaptation_is_differentiable_in_both_modes_and_twice():
+  def final(x):
+    adapted, _ = maml.adapt(lambda p: jnp.sum(jnp.sin(p) ** 2 * p), x * jnp.ones(2), jnp.asarray([0.1, 0.2, 0.05]))
+    return jnp.sum(adapted**2)
+
+  with jax.enable_x64(True):
+    x, step = jnp.float64(0.7), 1e-4
+    numeric = (final(x + step) - final(x - step)) / (2 * step)
+    numeric2 = (final(x + step) - 2 * final(x) + final(x - step)) / step**2
+    np.testing.assert_allclose([jax.grad(final)(x), jax.jacfwd(final)(x)], [numeric] * 2, rtol=1e-5)
+    np.testing.assert_allclose(jax.hessian(final)(x), numeric2, rtol=1e-4)
 
 
 def test_one_step_of_the_inner_loop_is_gradient_descent_and_rates_may_differ_by_leaf():
