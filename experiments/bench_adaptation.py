@@ -1,6 +1,6 @@
 """Times the meta-test of one image: adaptation and enlargement, from the LR image to the SR image, both on the host.
 
-    pip install '.[bench]' && python -m experiments.bench_meta_test --side=256 --steps=1,10 --out=runs/bench_meta_test.json
+    pip install '.[bench]' && python -m experiments.bench_adaptation --side=256 --steps=1,10 --out=runs/bench_adaptation.json
 
 The alternatives run in turn in one process: the solver on all devices and on one, the plain functions of arrays
 (`mz.adapt`, `mz.super_resolve`), and PyTorch in eager mode, if it is installed. All make the same image. Work is counted from
