@@ -54,11 +54,14 @@ def fit(size: Size, max_area: int, halo: int, parts: int = 1, step: int = 32) ->
     size: height and width, pixels.
     max_area: pixels that a window may have.
     halo: see `spans`.
-    parts: windows that are worked on at once: an image is cut into as many, from top to bottom.
+    parts: windows that are worked on at once: an image is cut into as many, from top to bottom, but into none so low that more
+      than a third of it would be halo.
     step: sides are multiples of it, so that images of nearly one size share a program.
   """
   up = lambda length, multiple: math.ceil(length / multiple) * multiple
   height, width = (up(length, step) for length in size)
+  if halo:
+    parts = max(1, min(parts, height // (6 * halo)))
   if parts > 1:
     height = up((height - 2 * halo) / parts + 2 * halo, 8)
   if height * width > max_area:

@@ -30,6 +30,11 @@ def test_fitted_windows_hold_the_image_or_keep_to_the_area(parts):
       assert len(windows.grid(size, window, 8)) <= parts
 
 
+def test_an_image_is_not_cut_into_strips_of_halo():
+  height, width = windows.fit((256, 256), 10**6, 8, parts=64)
+  assert width == 256 and 3 * 16 <= height and len(windows.grid((256, 256), (height, width), 8)) <= 6
+
+
 def test_buckets_are_few_hold_their_images_and_waste_the_least():
   rng = np.random.default_rng(0)
   for limit in (1, 2, 3):
