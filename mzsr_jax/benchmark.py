@@ -137,13 +137,13 @@ def _check_size(path: pathlib.Path, gt: images.Pixels, scale: int) -> None:
     raise UserError(f"'{path}' is too small to be scored at scale {scale}: both sides need at least {least} pixels")
 
 
-def make_lr(gt: images.Pixels, kind: Degradation, scale: int, bucket: Size | None = None) -> images.Pixels:
+def make_lr(gt: images.Pixels, kind: Degradation, scale: int, bucket: Size | None = None, device=None) -> images.Pixels:
   """The LR image of a ground truth whose sides the scale divides: blurred, subsampled, clipped, rounded to 8 bits.
 
   Args: see `solver.degrade`.
   """
   # In float64: in float32 a few values in 100,000 fall on the other side of a rounding.
-  return images.to_uint8(degrade(gt / 255, kind, scale, bucket, np.float64))
+  return images.to_uint8(degrade(gt / 255, kind, scale, bucket, np.float64, device))
 
 
 def lr_sizes(samples: Iterable[Sample], scale: int) -> list[Size]:
@@ -182,11 +182,12 @@ def run(
 def _scores(solver: Solver, sample: Sample, degradations, methods, scale) -> list[Score]:
   """All scores of one image."""
   (size,) = lr_sizes([sample], scale)
-  for method in methods:
-    solver.warm_up(method.params, size, scale)
   scores = []
   for kernel_name, kind in degradations.items():
-    lr = images.to_float(make_lr(sample.gt, kind, scale, solver.bucket(size)) if sample.lr is None else sample.lr)
+    lr = sample.lr if sample.lr is not None else make_lr(sample.gt, kind, scale, solver.bucket(size), solver.devices[0])
+    lr = images.to_float(lr)
+    for method in methods:
+      solver.warm_up(method.params, size, kind, scale)
     for method in methods:
       start = time.perf_counter()
       try:

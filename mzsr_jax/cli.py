@@ -1,6 +1,7 @@
 """What the command-line entries share: wrong input ends in one line and exit code 2, never in a traceback."""
 
 import logging
+import math
 import os
 import pathlib
 import re
@@ -132,13 +133,19 @@ def define_adaptation_flags() -> None:
 def define_cache_flag() -> None:
   """Defines the flag of every entry that compiles programs."""
   flags.DEFINE_string(
-      "compilation_cache", str(_cache_folder()), "folder where compiled programs are kept, so that the next run of the same "
+      "compilation_cache", _cache_folder(), "folder where compiled programs are kept, so that the next run of the same "
       "sizes starts at once; empty for none",
   )
 
 
-def _cache_folder() -> pathlib.Path:
-  return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "mzsr_jax"
+def _cache_folder() -> str:
+  """JAX's own variable, or a folder in the user's cache; empty where the user has no home."""
+  if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    return folder
+  try:
+    return str(pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "mzsr_jax")
+  except RuntimeError:
+    return ""
 
 
 def start_jax() -> None:
@@ -150,27 +157,31 @@ def start_jax() -> None:
 def use_compilation_cache() -> None:
   """Has compiled programs kept where --compilation_cache says."""
   folder = flags.FLAGS.compilation_cache
+  jax.config.update("jax_enable_compilation_cache", bool(folder))
   if folder:
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def memory_limit(lr_pixels: int, scale: float) -> float | None:
+def memory_limit(lr_pixels: int, scale: float, pictures: int = 1) -> float | None:
   """--memory_limit as `Solver` takes it, in bytes for windows; None leaves the choice to it.
 
   Args:
     lr_pixels: of the largest LR image.
     scale: scale factor.
+    pictures: of SR size that are held at a time.
 
   Raises:
-    UserError: the images alone need more.
+    UserError: no number above 0, or the images alone need more.
   """
   limit = flags.FLAGS.memory_limit
+  if limit is not None and not 0 < limit < math.inf:
+    raise UserError(f"--memory_limit={limit:g}: it must be a number of GiB above 0")
   if jax.default_backend() != "cpu":
-    return limit and limit * 2**30
+    return None if limit is None else limit * 2**30
   # LR image in 8 bits and float32, its son; SR image in 8 bits, in the encoder and as a PNG file.
-  besides = _PROCESS_BYTES + lr_pixels * (27 + 9 * scale**2)
+  besides = _PROCESS_BYTES + lr_pixels * (27 + (6 + 3 * pictures) * scale**2)
   if limit is None:
     return max(4 * 2**30 - besides, 2**30)
   if limit * 2**30 <= besides:

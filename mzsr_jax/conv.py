@@ -6,8 +6,8 @@ wgrad(x, g), and each derivative of either is again one of the two, with w flipp
 the rules of both through each other closes the set.
 
 All take (N, H, W, C) images and (3, 3, C, D) weights, 'SAME' padding, stride 1, and a precision of the products:
-"float32", "tf32" (where the hardware has it, else more exact) or "bfloat16". Sums, results and gradients are of the
-inputs' own type at every precision.
+"float32", "tf32" (where the hardware has it, else more exact) or "bfloat16". Results and gradients are of the inputs' own
+type at every precision; so are sums, but for those of `xla` in bfloat16.
 """
 
 import functools

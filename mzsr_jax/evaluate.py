@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     samples = benchmark.load_pairs(args.lr_dir, args.gt_dir, args.scale)
 
   sizes = benchmark.lr_sizes(samples, args.scale)
-  limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale)
+  limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale, pictures=9)  # one of them as float64
   solvers = spread.make_solvers(len(samples), limit, sizes=sizes)
   scores = benchmark.run(samples, degradations, methods, args.scale, solvers)
   results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(methods)), args.scale)

@@ -102,7 +102,7 @@ def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
   """The jitted part of `make_step`, of (state, patches placed by `mesh.patch_placer`, key data)."""
   local = {"pretrain": _pretrain_gradient, "meta": _meta_gradient}[config.stage]
   gradient = jax.shard_map(
-      functools.partial(local, config, first_order),
+      functools.partial(local, config, first_order, mesh.devices.flat[0].platform),
       mesh=mesh,
       in_specs=(mesh_lib.REPLICATED, mesh_lib.spec(config), mesh_lib.REPLICATED),
       out_specs=mesh_lib.REPLICATED,
@@ -169,9 +169,9 @@ def _sample(config, key, patches, task_numbers, patch_numbers) -> tasks.Pairs:
   return tasks.sample(key, patches, degrader, c.kernels, c.noise_std, task_numbers, patch_numbers)
 
 
-def _pretrain_gradient(config, first_order, state: TrainState, patches, key):
+def _pretrain_gradient(config, first_order, platform: str, state: TrainState, patches, key):
   """Gradient of the L1 loss over all patches (Eq. 4)."""
-  del first_order
+  del first_order, platform
   axes, net = mesh_lib.AXES, network(config)
   numbers = _numbers(axes, patches.shape[0])
   # Each patch is a task of its own where there is more than one degradation to draw from.
@@ -185,7 +185,7 @@ def _pretrain_gradient(config, first_order, state: TrainState, patches, key):
   return (value, {}), grads
 
 
-def _meta_gradient(config, first_order, state: TrainState, patches, key):
+def _meta_gradient(config, first_order, platform: str, state: TrainState, patches, key):
   """Gradient of the multi-step meta-loss, mean over tasks (Eq. 7)."""
   c, net = config.meta, network(config)
   weights = maml.loss_weights(state.step, c.num_inner_steps, c.loss_weights, c.anneal_steps, c.weight_floor)
@@ -221,7 +221,7 @@ def _meta_gradient(config, first_order, state: TrainState, patches, key):
 
   batching = c.task_batching
   if batching == "auto":
-    batching = "map" if jax.default_backend() == "cpu" else "vmap"
+    batching = "map" if platform == "cpu" else "vmap"
   out = maml.mean_over_tasks(task_gradient, pairs, batching, c.chunk)
   (loss, metrics), grads = lax.pmean(out, "tasks")
   rates = jnp.stack(jax.tree.leaves(state.learned.get("inner_lrs", fixed_rates)))

@@ -95,11 +95,6 @@ def _direct_taps(in_size: int, scale: float, outputs: np.ndarray) -> Taps:
   return Taps(kept[:, None], np.ones((len(kept), 1)))
 
 
-def direct(in_size: int, scale: float) -> Float[np.ndarray, "out in"]:
-  """Matrix that keeps the pixels round(scale * i), i = 0, 1, ...: every s-th one where the scale is an integer."""
-  return _matrix(in_size, _direct_taps(in_size, scale, np.arange(shrunk_size(in_size, scale))))
-
-
 def _shrink_taps(in_size: int, scale: float, subsample: str, outputs: np.ndarray) -> Taps:
   if subsample == "direct":
     return _direct_taps(in_size, scale, outputs)

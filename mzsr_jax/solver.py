@@ -111,7 +111,12 @@ def _degrade(window, kernel, rows, columns):
 
 
 def degrade(
-    image: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float, bucket: Size | None = None, dtype: type = np.float32
+    image: Float[np.ndarray, "h w 3"],
+    kind: Degradation,
+    scale: float,
+    bucket: Size | None = None,
+    dtype: type = np.float32,
+    device: jax.Device | None = None,
 ) -> Float[np.ndarray, "p q 3"]:
   """`degradation.degrade` by windows: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s), on the host.
 
@@ -121,6 +126,7 @@ def degrade(
     scale: scale factor.
     bucket: the size that the result is treated as, see `Solver.bucket`; default: its own.
     dtype: np.float32, or np.float64 for results that are rounded to 8 bits like others' (about five values in 10^5 differ).
+    device: to compute on; default: JAX's own.
   """
   small = tuple(resize.shrunk_size(length, scale) for length in image.shape[:2])
   size = windows.fit(bucket or small, _DEGRADED_AREA, 0, step=8)
@@ -129,7 +135,7 @@ def degrade(
   kernel = np.pad(kind.kernel.astype(dtype), pad)
   reach = kernel.shape[0] // 2
   out = np.empty((*small, 3), dtype)
-  with jax.enable_x64(dtype == np.float64):
+  with jax.enable_x64(dtype == np.float64), jax.default_device(device):
     for spans in windows.grid(small, size, 0):
       blocks = [
           resize.shrink_block(length, scale, kind.subsample, s.first, s.last - s.first, side)
@@ -163,7 +169,7 @@ class Solver:
   """Adapts and enlarges images, all devices at work on one image.
 
   Attributes:
-    devices: that windows are spread over.
+    devices: that windows are spread over, no more of those given than the memory limit has room for.
     done: called after each batch of windows with the work that it was, see `work`; for progress bars.
   """
 
@@ -189,17 +195,19 @@ class Solver:
     Raises:
       UserError: the limit is too low for the smallest windows.
     """
-    self.devices = list(devices or jax.local_devices())
+    devices = list(devices or jax.local_devices())
+    limit = default_memory(devices) if memory_limit is None else memory_limit
+    least = _LEAST_WINDOW**2 * _BYTES_PER_PIXEL * net.features / 64
+    if limit < least:
+      missing = (least - limit) / 2**20
+      raise UserError(f"the memory limit leaves no room for the smallest windows: it must be {missing:.0f} MiB higher")
+    self.devices = devices[: int(limit // least)]
     self.done: Callable[[float], None] = lambda passes: None
     self._net, self._halo = net, net.depth
     self._mesh = Mesh(np.array(self.devices), (_AXIS,))
     self._buckets = windows.buckets(sizes, max_buckets) if sizes else {}
     self._warm: set[tuple] = set()
-    per_device = (memory_limit or default_memory(self.devices)) / len(self.devices)
-    self._max_area = int(per_device / (_BYTES_PER_PIXEL * net.features / 64))
-    if self._max_area < _LEAST_WINDOW**2:
-      least = _LEAST_WINDOW**2 * _BYTES_PER_PIXEL * len(self.devices) * net.features / 64
-      raise UserError(f"the memory limit leaves no room for the smallest windows: it must be {least / 2**20:.0f} MiB higher")
+    self._max_area = int(limit / len(self.devices) / (_BYTES_PER_PIXEL * net.features / 64))
 
   def adapt(
       self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float, inner_lrs: PyTree
@@ -219,7 +227,7 @@ class Solver:
     if not steps:
       return params
     son_bucket = tuple(resize.shrunk_size(length, scale) for length in self.bucket(lr.shape[:2]))
-    son = np.clip(degrade(lr, kind, scale, son_bucket), 0, 1)
+    son = np.clip(degrade(lr, kind, scale, son_bucket, device=self.devices[0]), 0, 1)
     size = self._window(self.bucket(lr.shape[:2]))
     groups = [
         (batch, self._stack([_cut(lr, (v.start, h.start), size) for v, h in spans]))
@@ -298,14 +306,14 @@ class Solver:
     """The size that LR images of `size` are treated as: their own where no sizes were announced."""
     return self._buckets.get(size, size)
 
-  def warm_up(self, params: Params | None, size: Size, scale: float) -> None:
-    """Compiles what LR images of `size` need, where it is not compiled yet; without `params`, bicubic enlargement alone."""
-    key = (params is None, self.bucket(size), scale)
+  def warm_up(self, params: Params | None, size: Size, kind: Degradation, scale: float) -> None:
+    """Compiles what LR images of `size` and `kind` need, where it is not compiled yet; without `params`, to enlarge alone."""
+    key = (params is None, self.bucket(size), kind.subsample, max(len(kind.kernel), EVALUATION_SIZE), scale)
     if key not in self._warm:
       self._warm.add(key)
       lr = np.zeros((*size, 3), np.float32)
       if params is not None:
-        self.adapt(params, lr, Degradation(np.ones((1, 1), np.float32), "direct"), scale, np.zeros(1, np.float32))
+        self.adapt(params, lr, kind, scale, np.zeros(1, np.float32))
       collections.deque(self.enlarge(params, lr, scale), maxlen=0)
 
   def _window(self, bucket: Size) -> Size:

@@ -27,12 +27,15 @@ def make_solvers(num_images: int, memory_limit: float | None = None, **options) 
   devices = jax.local_devices()
   if num_images == 1 or devices[0].platform == "cpu":
     return [Solver(devices, memory_limit, **options)]
-  limit = (memory_limit or default_memory(devices)) / len(devices)
+  limit = (default_memory(devices) if memory_limit is None else memory_limit) / len(devices)
   return [Solver([device], limit, **options) for device in devices[:num_images]]
 
 
 def spread(work: Callable[[Solver, T], R], items: Sequence[T], solvers: Sequence[Solver]) -> Iterator[R]:
   """work(solver, item) of every item, in order; each solver has one item at a time. The first exception ends it."""
+  if len(solvers) == 1:  # in this thread, so that Ctrl-C reaches it
+    yield from (work(solvers[0], item) for item in items)
+    return
   free = queue.SimpleQueue()
   for solver in solvers:
     free.put(solver)

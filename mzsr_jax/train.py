@@ -32,7 +32,8 @@ _FREE += ("meta.task_batching", "meta.chunk", "meta.inner_loop", "meta.remat")
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   """Trains until `config.run.num_steps`, from the newest checkpoint in `workdir` where there is one.
 
-  SIGTERM and Ctrl-C end the run after the step that is being made, with a checkpoint; a second one ends it at once.
+  SIGTERM and Ctrl-C end the run after the step that is being made (with several processes: after the next), with a checkpoint;
+  a second one ends it at once.
   At the end the weights are written to `workdir`/weights.safetensors.
 
   All devices of all processes share the work (`mesh.make`). Several processes (`devices.initialize_distributed`) call this at

@@ -6,6 +6,7 @@
 
 import functools
 import pathlib
+import threading
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> None:
   weights.check_scale(metadata, scale)
   shown = sorted({0, min(1, args.steps), args.steps}) if args.comparison else [args.steps]
 
-  solvers = _solvers(jobs, scale)
+  # A comparison holds bicubic, every panel, and twice the strip of them all.
+  solvers = _solvers(jobs, scale, pictures=3 * (1 + len(shown)) if args.comparison else 1)
   make = functools.partial(
       _run, params=params, kind=kind, shown=shown, scale=scale, inner_lrs=inner_lrs, overwrite=args.overwrite
   )
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> None:
   failures = 0
   with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
     for solver in solvers:
-      solver.done = lambda passes: bar.update(passes / work_of_one)
+      solver.done = functools.partial(_advance, bar, threading.Lock(), work_of_one)
     for job, result in zip(jobs, spread.spread(functools.partial(_reported, make), jobs, solvers)):
       if isinstance(result, UserError):
         if len(jobs) == 1:
@@ -77,10 +79,15 @@ def main(argv: list[str]) -> None:
     raise UserError(f"{failures} of {len(jobs)} images failed, each named above; the others are done")
 
 
-def _solvers(jobs: Sequence[Job], scale: float) -> list[Solver]:
+def _advance(bar: tqdm.tqdm, lock: threading.Lock, work_of_one: float, passes: float) -> None:
+  with lock:  # several solvers work in threads
+    bar.update(passes / work_of_one)
+
+
+def _solvers(jobs: Sequence[Job], scale: float, pictures: int) -> list[Solver]:
   """Solvers for the images; of several, the sizes are announced, so that few programs do for all."""
   sizes = [size for job in jobs if (size := images.image_size(job.source))]
-  limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), scale)
+  limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), scale, pictures)
   return spread.make_solvers(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
 
 

@@ -4,6 +4,7 @@ A program is compiled for a window size. A small image lies in one window, padde
 overlap by twice the network's reach (the halo), each of which answers for its core alone.
 """
 
+import collections
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -81,26 +82,24 @@ def buckets(sizes: Iterable[Size], limit: int) -> dict[Size, Size]:
     sizes: of all images, repeated as often as they occur.
     limit: the most buckets.
   """
-  ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
-  best: list[list[tuple[int, list[int]]]] = [[(0, [])]]  # best[n][b]: least area of the first n sizes in b runs or fewer
+  counts = collections.Counter(sizes)
+  ordered = sorted(counts, key=lambda size: (size[0] * size[1], size))
+  limit = min(limit, len(ordered))
+  best = [[(0, [])] * (limit + 1)]  # best[n][b]: least area of the first n sizes in at most b runs, and where runs begin
   for n in range(1, len(ordered) + 1):
-    options = []
-    for b in range(1, limit + 1):
-      candidates = [
-          (best[cut][min(b - 1, len(best[cut]) - 1)][0] + (n - cut) * _area(_cover(ordered[cut:n])), cut)
-          for cut in range(n)
-          if cut == 0 or b > 1
-      ]
-      area, cut = min(candidates)
-      options.append((area, [*best[cut][min(b - 1, len(best[cut]) - 1)][1], cut]))
-    best.append([(0, []), *options])
+    options = [(math.inf, [])] * (limit + 1)
+    height = width = images = 0
+    for cut in range(n - 1, -1, -1):
+      height, width = max(height, ordered[cut][0]), max(width, ordered[cut][1])
+      images += counts[ordered[cut]]
+      for b in range(1, limit + 1):
+        area, cuts = best[cut][b - 1]
+        if area + images * height * width < options[b][0]:
+          options[b] = (area + images * height * width, [*cuts, cut])
+    best.append(options)
   cuts = [*best[-1][-1][1], len(ordered)]
   return {size: _cover(ordered[a:b]) for a, b in itertools.pairwise(cuts) for size in ordered[a:b]}
 
 
 def _cover(sizes: Sequence[Size]) -> Size:
   return max(h for h, _ in sizes), max(w for _, w in sizes)
-
-
-def _area(size: Size) -> int:
-  return size[0] * size[1]

@@ -73,7 +73,8 @@ def test_a_folder_with_a_broken_file(monkeypatch, capsys, small, tmp_path):
         ("--input=DIR/photos/a.png --output=TMP/out.png --weights=nothing", ["nothing"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --inner_lr=-0.1", ["inner_lr"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --memory_limit=0.1", ["memory_limit", "GiB"]),
-        ("--input=DIR/photos/a.png --output=TMP/out.png --memory_limit=0.7", ["memory limit", "MiB higher"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --memory_limit=inf", ["memory_limit", "above 0"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --memory_limit=0.69", ["memory limit", "MiB higher"]),
     ],
 )
 def test_wrong_input(monkeypatch, capsys, small, tmp_path, args, words):
