@@ -72,10 +72,11 @@ def test_jit_equals_no_jit():
 @pytest.mark.parametrize("convolution", model.CONVOLUTIONS)
 def test_all_task_batchings_and_convolutions_agree(convolution, first_order):
   params, tasks = random_params(), make_tasks()
-  reference = meta_gradient(params, tasks, "vmap", first_order, model.MZSRNet(3, 4, 3, "xla"))
+  run = jax.jit(meta_gradient, static_argnums=(2, 3, 4))
+  reference = run(params, tasks, "vmap", first_order, model.MZSRNet(3, 4, 3, "xla"))
   net = model.MZSRNet(3, 4, 3, convolution)
-  for batching in maml.TASK_BATCHINGS:
-    out = jax.jit(meta_gradient, static_argnums=(2, 3, 4))(params, tasks, batching, first_order, net)
+  for batching in maml.TASK_BATCHINGS if convolution == "closed" else ("vmap", "map"):
+    out = run(params, tasks, batching, first_order, net)
     assert relative_difference(out, reference) < 1e-5, batching
 
 
