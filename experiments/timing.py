@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from mzsr_jax import provenance
+from mzsr_jax import files, provenance
 
 logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of each kind of accelerator that it did not find
 
@@ -89,9 +89,7 @@ def _cpu_model() -> str:
 
 def write_json(path: str | pathlib.Path, content: dict[str, Any]) -> None:
   """Writes results with the `machine` they were taken on; makes the folder it needs."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps({"machine": machine(), **content}, indent=2) + "\n")
+  files.write_whole(path, (json.dumps({"machine": machine(), **content}, indent=2) + "\n").encode(), overwrite=True)
 
 
 def report(title: str, rows: Sequence[dict[str, Any]], out: str | None, **more: Any) -> None:

@@ -19,15 +19,6 @@ def from_jax(params) -> list[torch.Tensor]:
   return [t.requires_grad_() for t in tensors]
 
 
-def to_jax(tensors) -> dict:
-  """The inverse of `from_jax`, as NumPy arrays."""
-  pairs = zip(tensors[::2], tensors[1::2])
-  return {
-      f"conv{i + 1}": {"kernel": w.detach().numpy().transpose(2, 3, 1, 0), "bias": b.detach().numpy()}
-      for i, (w, b) in enumerate(pairs)
-  }
-
-
 def image(x) -> torch.Tensor:
   """(N, H, W, 3) array to (N, 3, H, W) tensor."""
   return torch.tensor(np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2)))

@@ -260,13 +260,13 @@ class Solver:
     full = tuple(resize.enlarged_size(length, scale) for length in lr.shape[:2])
     size = self._window(tuple(resize.enlarged_size(length, scale) for length in self.bucket(lr.shape[:2])))
     params = self._replicate({} if params is None else params)
-    groups = list(self._batches(lr, full, scale, size))
-    for spans, batch in groups:
+    count = len(windows.grid(full, size, self._halo))
+    for spans, batch in self._batches(lr, full, scale, size):  # made as they are needed: of a large image they take much memory
       sr = np.asarray(_run(params, self._shard(batch), mesh=self._mesh, net=net))
       for (v, h), window in zip(spans, sr):
         core = window[v.first - v.start : v.last - v.start, h.first - h.start : h.last - h.start]
         yield slice(v.first, v.last), slice(h.first, h.last), core
-      self.done(work(0, 1, scale) / len(groups) if net else 0)
+      self.done(work(0, 1, scale) * len(spans) / count if net else 0)
 
   def super_resolve(self, params: Params | None, lr: Float[np.ndarray, "h w 3"], scale: float) -> images.Pixels:
     """The enlarged image as 8-bit pixels; bicubic where `params` is None.
