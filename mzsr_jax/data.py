@@ -186,6 +186,8 @@ class _Cropper:
   def __call__(self, path: pathlib.Path, rng: np.random.Generator) -> np.ndarray:
     """A (P, P, 3) uint8 patch, of another file where this one is broken. Raises UserError when all files are broken."""
     while (image := self._read(path)) is None:
+      if len(self.broken) == len(self._paths):
+        raise UserError(f"none of the {len(self._paths)} training images can be decoded, '{path}' among them")
       path = self._paths[rng.integers(len(self._paths))]
     p = self._patch_size
     y, x = rng.integers(image.shape[0] - p + 1), rng.integers(image.shape[1] - p + 1)
@@ -219,5 +221,3 @@ class _Cropper:
       if path not in self.broken:
         self.broken.add(path)
         logging.warning("Skipped: %s.", error)
-    if len(self.broken) == len(self._paths):
-      raise UserError(f"none of the {len(self._paths)} training images can be decoded, the last one being: {error}")

@@ -158,6 +158,10 @@ def test_no_usable_image_is_an_error(tmp_path):
   with pytest.raises(UserError, match="8x8"):
     make(tmp_path)
   (tmp_path / "truncated.jpg").write_bytes(encoded("JPEG")[:-1000])
+  iterator = make(tmp_path)
+  for _ in range(2):  # the second time, the file is known to be broken: threads that came late once searched for ever
+    with pytest.raises(UserError, match="none of the 1 training images can be decoded"):
+      iterator._cropper(tmp_path / "truncated.jpg", np.random.default_rng(0))
   with pytest.raises(UserError, match="none of the 1 training images can be decoded"):
     next(make(tmp_path))
 
