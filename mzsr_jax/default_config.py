@@ -26,6 +26,7 @@ def _base() -> ml_collections.ConfigDict:
   c.degradation.scales = (2.0,)  # one is drawn for each task
   c.degradation.subsample = "direct"  # or "bicubic"
   c.degradation.kernels = "gaussian"  # or "bicubic": no blur
+  c.degradation.min_variance = 1.0  # of "gaussian" kernels, pixels^2; the largest is 2.5 times the scale
   c.degradation.noise_std = 0.0  # of the LR patches, in [0, 1] units
 
   c.model = ml_collections.ConfigDict()
@@ -146,10 +147,11 @@ _CHOICES = {
     "meta.remat": (False, True),
     "meta.loss_weights": maml.WEIGHT_SCHEDULES,
 }
-_LARGEST = {"seed": 2**32 - 1, "meta.weight_floor": 1.0, "data.patch_size": 2**12}
+_LARGEST = {"seed": 2**32 - 1, "degradation.min_variance": 2.5, "meta.weight_floor": 1.0, "data.patch_size": 2**12}
 _RANGES = {
     name: (low, _LARGEST.get(name, 2.0**40))
     for low, names in {
+        0.01: "degradation.min_variance",
         0: "seed data.cache_mb data.num_threads degradation.noise_std optimizer.learning_rate optimizer.halve_every "
         "optimizer.min_learning_rate optimizer.clip_norm meta.inner_lr meta.first_order_until_step meta.weight_floor "
         "run.eval_every",
@@ -165,7 +167,7 @@ _RANGES = {
 
 
 # Fields that came later, and what a config without them means.
-_LATER = {"model.precision": "float32", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
+_LATER = {"degradation.min_variance": 1.0, "model.precision": "float32", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

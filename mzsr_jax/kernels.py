@@ -50,17 +50,18 @@ def gaussian(lambda1, lambda2, theta, size: int) -> Float[Array, "size size"]:
   return k / k.sum()
 
 
-def sample(key, scale, size: int = TRAINING_SIZE) -> Float[Array, "size size"]:
-  """One random kernel of the training distribution p(k): lambda1 ~ U[1, 2.5 s], lambda2 ~ U[1, lambda1], theta ~ U[0, pi].
+def sample(key, scale, min_variance: float = 1.0, size: int = TRAINING_SIZE) -> Float[Array, "size size"]:
+  """One random kernel of the training distribution p(k): lambda1 ~ U[m, 2.5 s], lambda2 ~ U[m, lambda1], theta ~ U[0, pi].
 
   Args:
     key: jax.random key.
     scale: the task's scale factor s (may be traced).
+    min_variance: m, pixels^2, above 0; 1 in the paper. Less lets the network see what is hardly blurred.
     size: side length, pixels.
   """
   u1, u2, u3 = jax.random.uniform(key, (3,))
-  lambda1 = 1 + (2.5 * scale - 1) * u1
-  lambda2 = 1 + (lambda1 - 1) * u2
+  lambda1 = min_variance + (2.5 * scale - min_variance) * u1
+  lambda2 = min_variance + (lambda1 - min_variance) * u2
   return gaussian(lambda1, lambda2, jnp.pi * u3, size)
 
 

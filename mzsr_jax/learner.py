@@ -166,7 +166,7 @@ def _numbers(axes, count: int) -> Int[Array, " count"]:
 def _sample(config, key, patches, task_numbers, patch_numbers) -> tasks.Pairs:
   c = config.degradation
   degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
-  return tasks.sample(key, patches, degrader, c.kernels, c.noise_std, task_numbers, patch_numbers)
+  return tasks.sample(key, patches, degrader, c.kernels, c.min_variance, c.noise_std, task_numbers, patch_numbers)
 
 
 def _pretrain_gradient(config, first_order, platform: str, state: TrainState, patches, key):

@@ -28,6 +28,7 @@ def sample(
     patches: UInt8[Array, "t n p p 3"],
     degrader: Degrader,
     kernel_family: str,
+    min_variance: float = 1.0,
     noise_std: float = 0.0,
     task_numbers: Int[Array, " t"] | None = None,
     patch_numbers: Int[Array, " n"] | None = None,
@@ -39,6 +40,7 @@ def sample(
     patches: uint8 HR patches; the N of a task share one kernel and one scale.
     degrader: scales and subsampling.
     kernel_family: "gaussian" draws a kernel for each task (`kernels.sample`), "bicubic" blurs nothing.
+    min_variance: of the Gaussians, see `kernels.sample`.
     noise_std: of the noise on the LR patches, in [0, 1] units.
     task_numbers: of the tasks, where these are a part of all: what is drawn depends on key and numbers alone.
     patch_numbers: of the patches within their task, likewise.
@@ -48,7 +50,7 @@ def sample(
     scale_key, kernel_key, noise_key = jax.random.split(jax.random.fold_in(key, number), 3)
     scale_index = jax.random.randint(scale_key, (), 0, len(degrader.scales))
     if kernel_family == "gaussian":
-      kernel = kernels.sample(kernel_key, jnp.asarray(degrader.scales)[scale_index])
+      kernel = kernels.sample(kernel_key, jnp.asarray(degrader.scales)[scale_index], min_variance)
     elif kernel_family == "bicubic":
       kernel = jnp.ones((1, 1))
     else:
