@@ -167,7 +167,8 @@ _RANGES = {
 
 
 # Fields that came later, and what a config without them means.
-_LATER = {"degradation.min_variance": 1.0, "model.precision": "float32", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
+_LATER = {"degradation.min_variance": 1.0, "model.precision": "float32"}
+_LATER |= {"meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
