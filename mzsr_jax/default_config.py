@@ -85,6 +85,9 @@ def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   c.meta.tasks = 5  # per meta-step
   c.meta.support_patches = 8  # per task, D_tr
   c.meta.query_patches = 8  # per task, D_te
+  # What the inner steps learn from: "patches", HR patches of other images, as the paper's code has it; or "sons", as at
+  # meta-test: the LR patches of the query's own images, made of their sons. The query then is a part of them as large.
+  c.meta.support = "patches"
   c.meta.num_inner_steps = 5
   c.meta.inner_lr = 0.01  # alpha
   c.meta.learn_inner_lrs = False  # learn a rate for each layer's weights and biases and each step
@@ -142,6 +145,7 @@ _CHOICES = {
     "degradation.kernels": tasks.KERNEL_FAMILIES,
     "model.convolution": tuple(conv.CONVOLUTIONS),
     "model.precision": conv.PRECISIONS,
+    "meta.support": tasks.SUPPORTS,
     "meta.task_batching": ("auto", *maml.TASK_BATCHINGS),
     "meta.inner_loop": maml.INNER_LOOPS,
     "meta.remat": (False, True),
@@ -168,7 +172,7 @@ _RANGES = {
 
 # Fields that came later, and what a config without them means.
 _LATER = {"degradation.min_variance": 1.0, "model.precision": "float32"}
-_LATER |= {"meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
+_LATER |= {"meta.support": "patches", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -75,9 +75,10 @@ class Degrader:
     longest = max(d.shape[0] for d in down)
     self._down = np.stack([np.pad(d, ((0, longest - d.shape[0]), (0, 0))) for d in down])
     self._up = np.stack([np.pad(u, ((0, 0), (0, longest - u.shape[1]))) for u in up])
+    self.least_size = min(d.shape[0] for d in down)  # side of the LR patches, at the largest scale
 
-  def __call__(self, hr: Float[Array, "n p p c"], kernel: Float[Array, "k k"], scale_index=0, noise_std=0.0, key=None):
-    """Degraded patches enlarged back to their own size: the network's input.
+  def shrink(self, hr: Float[Array, "n p p c"], kernel: Float[Array, "k k"], scale_index=0, noise_std=0.0, key=None):
+    """LR patches.
 
     Args:
       hr: (N, P, P, C) in [0, 1].
@@ -87,10 +88,15 @@ class Degrader:
       key: jax.random key of the noise.
 
     Returns:
-      (N, P, P, C): LR patches, clipped to [0, 1] and enlarged by bicubic.
+      (N, Q, Q, C), clipped to [0, 1]; Q is ceil(P / s) of the smallest scale, and what lies beyond that of another is padding.
     """
-    down, up = jnp.asarray(self._down)[scale_index], jnp.asarray(self._up)[scale_index]
+    down = jnp.asarray(self._down)[scale_index]
     lr = apply(blur(hr, kernel), down, down)
     if noise_std:
       lr += noise_std * jax.random.normal(key, lr.shape)
-    return apply(jnp.clip(lr, 0, 1), up, up)
+    return jnp.clip(lr, 0, 1)
+
+  def enlarge(self, lr: Float[Array, "n q q c"], scale_index=0) -> Float[Array, "n p p c"]:
+    """Results of `shrink`, enlarged by bicubic to the size of the HR patches: the network's input."""
+    up = jnp.asarray(self._up)[scale_index]
+    return apply(lr, up, up)

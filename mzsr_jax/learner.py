@@ -75,7 +75,7 @@ def patches_per_step(config: ml_collections.ConfigDict) -> int:
   """HR patches that a step takes."""
   if config.stage == "pretrain":
     return config.batch_size
-  return config.meta.tasks * (config.meta.support_patches + config.meta.query_patches)
+  return config.meta.tasks * mesh_lib.patches_per_task(config)
 
 
 def make_step(config: ml_collections.ConfigDict, first_order: bool = False, mesh: Mesh | None = None) -> Step:
@@ -169,6 +169,16 @@ def _sample(config, key, patches, task_numbers, patch_numbers) -> tasks.Pairs:
   return tasks.sample(key, patches, degrader, c.kernels, c.min_variance, c.noise_std, task_numbers, patch_numbers)
 
 
+def _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers):
+  """Support and query of the same patches: LR patches with their sons, and as large a part of the HR patches."""
+  c = config.degradation
+  degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
+  son_degrader = Degrader(degrader.least_size, c.scales, c.subsample)
+  draw = (degrader, c.kernels, c.min_variance, c.noise_std, task_numbers)
+  support = tasks.sample_sons(key, patches[0], *draw, support_numbers, son_degrader=son_degrader)
+  return support, tasks.sample(key, patches[1], *draw, query_numbers, degrader.least_size)
+
+
 def _pretrain_gradient(config, first_order, platform: str, state: TrainState, patches, key):
   """Gradient of the L1 loss over all patches (Eq. 4)."""
   del first_order, platform
@@ -191,19 +201,22 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
   weights = maml.loss_weights(state.step, c.num_inner_steps, c.loss_weights, c.anneal_steps, c.weight_floor)
   fixed_rates = jnp.full((c.num_inner_steps,), c.inner_lr)
   (num_tasks, num_support), num_query = patches[0].shape[:2], patches[1].shape[1]
-  support_numbers, query_numbers = (_numbers("patches", n) for n in (num_support, num_query))
-  pairs = _sample(
-      config, key, jnp.concatenate(patches, axis=1), _numbers("tasks", num_tasks),
-      jnp.concatenate([support_numbers, c.support_patches + query_numbers]),
-  )  # fmt: skip
+  support_numbers = _numbers("patches", num_support)
+  query_numbers = mesh_lib.patches_per_task(config) - c.query_patches + _numbers("patches", num_query)
+  task_numbers = _numbers("tasks", num_tasks)
+  if c.support == "sons":
+    pairs = _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers)
+  else:
+    numbers = jnp.concatenate([support_numbers, query_numbers])
+    both = _sample(config, key, jnp.concatenate(patches, axis=1), task_numbers, numbers)
+    pairs = jax.tree.map(lambda x: x[:, :num_support], both), jax.tree.map(lambda x: x[:, num_support:], both)
   learned = _vary(state.learned, "tasks")
 
   def shared_loss(pair):
     return lambda params: lax.pmean(meta_test.l1(_vary(params, "patches"), *pair, net), "patches")
 
-  def task_gradient(task: tasks.Pairs):
-    support = jax.tree.map(lambda x: x[:num_support], task)
-    query = jax.tree.map(lambda x: x[num_support:], task)
+  def task_gradient(task: tuple[tasks.Pairs, tasks.Pairs]):
+    support, query = task
 
     def loss(learned):
       return maml.meta_loss(

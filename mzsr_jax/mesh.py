@@ -19,18 +19,24 @@ AXES = ("tasks", "patches")
 REPLICATED = PartitionSpec()
 
 
+def patches_per_task(config: ml_collections.ConfigDict) -> int:
+  """HR patches of a task of stage 2: where the inner steps learn from LR sons, support and query are of the same patches."""
+  c = config.meta
+  return max(c.support_patches, c.query_patches) if c.support == "sons" else c.support_patches + c.query_patches
+
+
 def rows(config: ml_collections.ConfigDict) -> PyTree[Int[np.ndarray, "..."]]:
   """Where in the flat batch of a step each patch comes from.
 
   Returns:
     Row numbers, shaped as the patches are taken: stage 1 (batch,), stage 2 ((tasks, support), (tasks, query)), the patches of
-    a task being next to each other, support first.
+    a task being next to each other, support first; or the same ones, see `patches_per_task`.
   """
   if config.stage == "pretrain":
     return np.arange(config.batch_size)
   c = config.meta
-  numbers = np.arange(c.tasks * (c.support_patches + c.query_patches)).reshape(c.tasks, -1)
-  return numbers[:, : c.support_patches], numbers[:, c.support_patches :]
+  numbers = np.arange(c.tasks * patches_per_task(config)).reshape(c.tasks, -1)
+  return numbers[:, : c.support_patches], numbers[:, -c.query_patches :]
 
 
 def spec(config: ml_collections.ConfigDict) -> PartitionSpec:

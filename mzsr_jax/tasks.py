@@ -2,8 +2,11 @@
 
 A task is one random degradation; its patches share the kernel and the scale (Sec. 3.2). Stage 1 uses the same code with the
 one task "bicubic".
+
+The inner steps of a task learn either from other HR patches, or, as they will at meta-test, from LR patches and their sons.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,13 +17,23 @@ from mzsr_jax import kernels
 from mzsr_jax.degradation import Degrader
 
 KERNEL_FAMILIES = ("bicubic", "gaussian")
+SUPPORTS = ("patches", "sons")
 
 
 class Pairs(NamedTuple):
-  """Network inputs (degraded, enlarged) and the HR patches they should become, float32, targets in [0, 1]."""
+  """Network inputs (degraded, enlarged) and what they should become, float32, targets in [0, 1]."""
 
   inputs: Float[Array, "... p p 3"]
   targets: Float[Array, "... p p 3"]
+
+
+class _Drawn(NamedTuple):
+  """What a task is, and its LR patches."""
+
+  lr: Float[Array, "n q q 3"]
+  kernel: Float[Array, "k k"]
+  scale_index: Int[Array, ""]
+  key: jax.Array
 
 
 def sample(
@@ -32,6 +45,7 @@ def sample(
     noise_std: float = 0.0,
     task_numbers: Int[Array, " t"] | None = None,
     patch_numbers: Int[Array, " n"] | None = None,
+    size: int | None = None,
 ) -> Pairs:
   """Degrades the patches of each of T tasks by a scale, kernel and noise of its own.
 
@@ -44,7 +58,57 @@ def sample(
     noise_std: of the noise on the LR patches, in [0, 1] units.
     task_numbers: of the tasks, where these are a part of all: what is drawn depends on key and numbers alone.
     patch_numbers: of the patches within their task, likewise.
+    size: keep a random square of that many pixels of each pair; None keeps all.
   """
+
+  def pair(drawn: _Drawn, hr, numbers) -> Pairs:
+    pairs = Pairs(degrader.enlarge(drawn.lr, drawn.scale_index), hr)
+    if size is None:
+      return pairs
+
+    def cut(pair: Pairs, number):
+      corner = jax.random.randint(jax.random.fold_in(drawn.key, number), (2,), 0, hr.shape[1] - size + 1)
+      return jax.tree.map(lambda x: jax.lax.dynamic_slice(x, (*corner, 0), (size, size, 3)), pair)
+
+    return jax.vmap(cut)(pairs, numbers)
+
+  return _sample(pair, key, patches, degrader, kernel_family, min_variance, noise_std, task_numbers, patch_numbers)
+
+
+def sample_sons(
+    key,
+    patches: UInt8[Array, "t n p p 3"],
+    degrader: Degrader,
+    kernel_family: str,
+    min_variance: float = 1.0,
+    noise_std: float = 0.0,
+    task_numbers: Int[Array, " t"] | None = None,
+    patch_numbers: Int[Array, " n"] | None = None,
+    *,
+    son_degrader: Degrader,
+) -> Pairs:
+  """What `sample` draws for the same arguments, seen as at meta-test (Algorithm 2): the LR patches, to be made of their sons.
+
+  Args:
+    son_degrader: for patches of `degrader.least_size`, scales and subsampling being those of `degrader`.
+    others: see `sample`.
+
+  Returns:
+    Pairs of `degrader.least_size` pixels, which are the top left of the LR patches where their scale gives more.
+  """
+
+  def pair(drawn: _Drawn, hr, numbers) -> Pairs:
+    lr = drawn.lr[:, : degrader.least_size, : degrader.least_size]
+    son = son_degrader.shrink(lr, drawn.kernel, drawn.scale_index)
+    return Pairs(son_degrader.enlarge(son, drawn.scale_index), lr)
+
+  return _sample(pair, key, patches, degrader, kernel_family, min_variance, noise_std, task_numbers, patch_numbers)
+
+
+def _sample(
+    pair: Callable, key, patches, degrader: Degrader, kernel_family, min_variance, noise_std, task_numbers, patch_numbers
+) -> Pairs:
+  """pair(drawn, HR patches in [0, 1], their numbers) of each task."""
 
   def task(number, patches):
     scale_key, kernel_key, noise_key = jax.random.split(jax.random.fold_in(key, number), 3)
@@ -56,10 +120,14 @@ def sample(
     else:
       raise ValueError(f"kernel family must be one of {', '.join(KERNEL_FAMILIES)}, not {kernel_family!r}")
     hr = patches.astype(jnp.float32) / 255
-    if not noise_std:
-      return Pairs(degrader(hr, kernel, scale_index), hr)
-    noisy = lambda hr, number: degrader(hr[None], kernel, scale_index, noise_std, jax.random.fold_in(noise_key, number))[0]
-    return Pairs(jax.vmap(noisy)(hr, patch_numbers), hr)
+    if noise_std:
+      noisy = lambda hr, number: degrader.shrink(
+          hr[None], kernel, scale_index, noise_std, jax.random.fold_in(noise_key, number)
+      )[0]
+      lr = jax.vmap(noisy)(hr, patch_numbers)
+    else:
+      lr = degrader.shrink(hr, kernel, scale_index)
+    return pair(_Drawn(lr, kernel, scale_index, scale_key), hr, patch_numbers)
 
   task_numbers = jnp.arange(patches.shape[0]) if task_numbers is None else task_numbers
   patch_numbers = jnp.arange(patches.shape[1]) if patch_numbers is None else patch_numbers

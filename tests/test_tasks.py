@@ -1,0 +1,83 @@
+"""Tasks: what their patches share, and that those of sons are what meta-test makes of an image."""
+
+import jax
+import numpy as np
+import pytest
+
+from mzsr_jax import degradation, tasks
+
+SIDE, COUNT = 24, 3
+
+
+def draw(function, scales, subsample, *args, family="gaussian", noise=0.0, **options):
+  patches = np.random.default_rng(0).integers(0, 256, (4, COUNT, SIDE, SIDE, 3), np.uint8)
+  degrader = degradation.Degrader(SIDE, scales, subsample)
+  run = jax.jit(lambda patches: function(jax.random.key(5), patches, degrader, family, 1.0, noise, *args, **options))
+  return patches.astype(np.float32) / 255, jax.device_get(run(patches))
+
+
+def sons(scales, subsample, **options):
+  size = degradation.Degrader(SIDE, scales, subsample).least_size
+  return draw(tasks.sample_sons, scales, subsample, son_degrader=degradation.Degrader(size, scales, subsample), **options)
+
+
+@pytest.mark.parametrize("subsample", ["direct", "bicubic"])
+@pytest.mark.parametrize("scales", [(2.0,), (4.0,), (2.2, 3.4)])
+def test_support_of_sons_is_what_meta_test_makes_of_the_querys_image(scales, subsample):
+  """With the kernel known, as of the family without blur."""
+  hr, pairs = sons(scales, subsample, family="bicubic")
+  _, query = draw(tasks.sample, scales, subsample, family="bicubic")
+  found = set()
+  for task in range(4):
+    errors = []
+    for scale in scales:
+      lr = np.clip(degradation.degrade(hr[task], np.ones((1, 1)), scale, subsample), 0, 1)
+      enlarged = degradation.enlarge(lr, scale, (SIDE, SIDE))
+      size = pairs.targets.shape[2]
+      lr = lr[:, :size, :size]
+      son = np.clip(degradation.degrade(lr, np.ones((1, 1)), scale, subsample), 0, 1)
+      expected = (lr, degradation.enlarge(son, scale, (size, size)), enlarged)
+      made = (pairs.targets[task], pairs.inputs[task], query.inputs[task])
+      errors.append(max(float(np.abs(a - b).max()) for a, b in zip(made, expected)))
+    assert min(errors) < 1e-5
+    found.add(int(np.argmin(errors)))
+  assert found == set(range(len(scales)))
+  np.testing.assert_allclose(query.targets, hr, atol=1e-7)
+
+
+def test_sons_are_blurred_by_the_kernel_that_blurred_their_fathers():
+  """The blur of an impulse is the kernel: seen in the LR patch, and again in the son."""
+  patches = np.zeros((2, 1, 64, 64, 3), np.uint8)
+  patches[:, :, 32, 32] = 255
+  run = lambda side: degradation.Degrader(side, (1.0,), "direct")  # of scale 1: the blur alone
+  args = (jax.random.key(0), patches, run(64), "gaussian")
+  once = np.asarray(tasks.sample(*args).inputs)
+  support = jax.device_get(tasks.sample_sons(*args, son_degrader=run(64)))
+  np.testing.assert_allclose(support.targets, once, atol=1e-6)
+  spread = lambda x: (x[..., 0].sum(1) * (np.arange(64) - 32.0) ** 2).sum(-1) / x[..., 0].sum((1, 2))
+  np.testing.assert_allclose(spread(support.inputs[:, 0]), 2 * spread(once[:, 0]), rtol=1e-4)
+  assert abs(float(spread(once[:, 0])[0] - spread(once[:, 0])[1])) > 0.05, "each task has a kernel of its own"
+
+
+def test_noise_of_the_lr_patches_is_the_same_for_support_and_query():
+  options = dict(noise=0.1, family="bicubic")
+  _, support = sons((2.0,), "direct", **options)
+  _, query = draw(tasks.sample, (2.0,), "direct", **options)
+  lr = support.targets
+  enlarged = jax.vmap(lambda lr: degradation.enlarge(lr, 2.0))(lr)
+  np.testing.assert_allclose(query.inputs, enlarged, atol=1e-6)
+  assert float(np.abs(lr - sons((2.0,), "direct", family="bicubic")[1].targets).mean()) > 0.03
+
+
+def test_parts_are_cut_from_input_and_target_alike_and_anywhere():
+  hr, whole = draw(tasks.sample, (2.0,), "direct")
+  _, parts = draw(tasks.sample, (2.0,), "direct", None, None, 8)
+  corners = set()
+  for task in range(4):
+    for n in range(COUNT):
+      windows = np.lib.stride_tricks.sliding_window_view(hr[task, n], (8, 8), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
+      (y, x), *others = np.argwhere((np.abs(windows - parts.targets[task, n]) < 1e-6).all((2, 3, 4)))
+      assert not others
+      np.testing.assert_array_equal(whole.inputs[task, n, y : y + 8, x : x + 8], parts.inputs[task, n])
+      corners.add((y, x))
+  assert len(corners) > 8
