@@ -153,11 +153,6 @@ def _compiler_options(platform: str) -> dict[str, str]:
 # along it: the derivatives of that, of every order, are then sums over devices where they have to be.
 
 
-def _vary(tree: PyTree, axes) -> PyTree:
-  """Parameters that are equal along axes of the mesh, as if they were not."""
-  return jax.tree.map(lambda x: lax.pcast(x, axes, to="varying"), tree)
-
-
 def _numbers(axes, count: int) -> Int[Array, " count"]:
   """Numbers, over all devices along `axes`, of this device's `count` elements."""
   return lax.axis_index(axes) * count + jnp.arange(count)
@@ -190,7 +185,7 @@ def _pretrain_gradient(config, first_order, platform: str, state: TrainState, pa
   else:
     pairs = _sample(config, key, patches[None], jnp.arange(1), numbers)
   inputs, targets = (x.reshape(patches.shape) for x in pairs)
-  loss = lambda learned: lax.pmean(meta_test.l1(_vary(learned["params"], axes), inputs, targets, net), axes)
+  loss = lambda learned: lax.pmean(meta_test.l1(mesh_lib.vary(learned["params"], axes), inputs, targets, net), axes)
   value, grads = jax.value_and_grad(loss)(state.learned)
   return (value, {}), grads
 
@@ -210,10 +205,10 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
     numbers = jnp.concatenate([support_numbers, query_numbers])
     both = _sample(config, key, jnp.concatenate(patches, axis=1), task_numbers, numbers)
     pairs = jax.tree.map(lambda x: x[:, :num_support], both), jax.tree.map(lambda x: x[:, num_support:], both)
-  learned = _vary(state.learned, "tasks")
+  learned = mesh_lib.vary(state.learned, "tasks")
 
   def shared_loss(pair):
-    return lambda params: lax.pmean(meta_test.l1(_vary(params, "patches"), *pair, net), "patches")
+    return lambda params: lax.pmean(meta_test.l1(mesh_lib.vary(params, "patches"), *pair, net), "patches")
 
   def task_gradient(task: tuple[tasks.Pairs, tasks.Pairs]):
     support, query = task

@@ -48,8 +48,6 @@ def adapt(
   """
   if inner_loop not in INNER_LOOPS:
     raise ValueError(f"inner loop must be one of {', '.join(INNER_LOOPS)}, not {inner_loop!r}")
-  per_leaf = jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, (jax.Array, np.ndarray)) else inner_lrs
-
   def step(theta, rates):
     value, gradient = jax.value_and_grad(loss)(theta)
     if first_order:
@@ -57,7 +55,13 @@ def adapt(
     theta = jax.tree.map(lambda p, lr, g: p - lr * g, theta, rates, gradient)
     return theta, (value, observe(theta) if observe else None)
 
+  per_leaf = rates_per_leaf(inner_lrs, params)
   return lax.scan(jax.checkpoint(step) if remat else step, params, per_leaf, unroll=inner_loop == "unroll")
+
+
+def rates_per_leaf(inner_lrs, params: PyTree) -> PyTree[Float[Array, " n"]]:
+  """Learning rates as a tree shaped like the parameters, whichever way `adapt` was given them."""
+  return jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, (jax.Array, np.ndarray)) else inner_lrs
 
 
 def loss_weights(

@@ -130,6 +130,11 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree[Array]:
   return jax.tree.map(lambda x: whole(np.asarray(x)), tree)
 
 
+def vary(tree: PyTree, axes) -> PyTree:
+  """Inside jax.shard_map: values equal along axes, as if they were not, so that their gradient is summed over them."""
+  return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), tree)
+
+
 def any_process(mesh: Mesh) -> Callable[[bool], Bool[Array, ""]]:
   """A function of each process's flag: whether it is set on any of them. The result need not be waited for at once.
 

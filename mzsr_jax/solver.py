@@ -16,11 +16,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from mzsr_jax import degradation, images, model, resize, windows
+from mzsr_jax import degradation, images, maml, model, resize, windows
+from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import EVALUATION_SIZE, Degradation
 from mzsr_jax.model import NET, MZSRNet, Params
@@ -50,6 +52,18 @@ class _Batch(NamedTuple):
   core: Int[Array, "d 4"]
 
 
+class _Support(NamedTuple):
+  """LR son -> LR image, in windows.
+
+  Attributes:
+    groups: (batch of the son, windows of the LR image), each of as many windows as there are devices.
+    weight: 1 / (number of values in the LR image).
+  """
+
+  groups: list[tuple[_Batch, Float[Array, "d p q 3"]]]
+  weight: np.float32
+
+
 def _inside(size: Size, bounds: Int[Array, " 4"]) -> Bool[Array, "h w 1"]:
   """True from row bounds[0] to bounds[1] and column bounds[2] to bounds[3]."""
   row, column = jnp.arange(size[0])[:, None, None], jnp.arange(size[1])[None, :, None]
@@ -64,11 +78,6 @@ def _network(params: Params, batch: _Batch, net: MZSRNet) -> Float[Array, "p q 3
   return model.apply(params, x[None], net, mask[None])[0]
 
 
-def _varying(tree: PyTree) -> PyTree:
-  """Marks replicated values as each device's own, so that the gradient with respect to them is summed over devices."""
-  return jax.tree.map(lambda x: lax.pcast(x, _AXIS, to="varying"), tree)
-
-
 _ON_EACH, _ON_ALL = PartitionSpec(_AXIS), PartitionSpec()
 
 
@@ -81,7 +90,7 @@ def _step(params, total, batch, targets, rates, weight, *, mesh: Mesh, net: MZSR
 
   def local(params, total, batch, targets, rates, weight):
     def loss(params):
-      error = jnp.abs(_network(_varying(params), batch, net) - targets[0])
+      error = jnp.abs(_network(mesh_lib.vary(params, _AXIS), batch, net) - targets[0])
       return lax.psum(jnp.where(_inside(error.shape[:2], batch.core[0]), error, 0).sum() * weight, _AXIS)
 
     total = jax.tree.map(jnp.add, total, jax.grad(loss)(params))
@@ -89,6 +98,13 @@ def _step(params, total, batch, targets, rates, weight, *, mesh: Mesh, net: MZSR
 
   specs = (_ON_ALL, _ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL, _ON_ALL)
   return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(params, total, batch, targets, rates, weight)
+
+
+@functools.partial(jax.jit, static_argnames="optimizer")
+def _update(params, state, gradient, *, optimizer: optax.GradientTransformation):
+  with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+    updates, state = optimizer.update(gradient, state, params)
+  return optax.apply_updates(params, updates), state
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
@@ -99,7 +115,7 @@ def _run(params, batch, *, mesh: Mesh, net: MZSRNet):
     if net is None:
       sr = degradation.apply(batch.image[0], batch.rows[0], batch.columns[0])
     else:
-      sr = _network(_varying(params), batch, net)
+      sr = _network(mesh_lib.vary(params, _AXIS), batch, net)
     return jnp.clip(sr, 0, 1)[None]
 
   return jax.shard_map(local, mesh=mesh, in_specs=(_ON_ALL, _ON_EACH), out_specs=_ON_EACH)(params, batch)
@@ -221,11 +237,40 @@ class Solver:
       scale: scale factor.
       inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf.
     """
-    per_leaf = jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, np.ndarray | jax.Array) else inner_lrs
-    per_leaf = jax.tree.map(lambda rates: np.asarray(rates, np.float32), per_leaf)
+    per_leaf = jax.tree.map(lambda rates: np.asarray(rates, np.float32), maml.rates_per_leaf(inner_lrs, params))
     steps = len(jax.tree.leaves(per_leaf)[0])
     if not steps:
       return params
+    support = self._support(lr, kind, scale)
+    params = self._replicate(params)
+    for i in range(steps):
+      params, _ = self._gradient_step(params, support, jax.tree.map(operator.itemgetter(i), per_leaf))
+    return params
+
+  def fine_tune(
+      self,
+      params: Params,
+      lr: Float[np.ndarray, "h w 3"],
+      kind: Degradation,
+      scale: float,
+      optimizer: optax.GradientTransformation,
+  ) -> Iterator[Params]:
+    """As `adapt`, by any optimizer: for networks that were not trained for plain gradient steps (Figure 3).
+
+    Yields:
+      The parameters after each step, without end.
+    """
+    support = self._support(lr, kind, scale)
+    params = self._replicate(params)
+    state = optimizer.init(params)
+    idle = jax.tree.map(lambda _: np.float32(0), params)
+    while True:
+      _, gradient = self._gradient_step(params, support, idle)
+      params, state = _update(params, state, gradient, optimizer=optimizer)
+      yield params
+
+  def _support(self, lr, kind: Degradation, scale: float) -> _Support:
+    """What the network is adapted to."""
     son_bucket = tuple(resize.shrunk_size(length, scale) for length in self.bucket(lr.shape[:2]))
     son = np.clip(degrade(lr, kind, scale, son_bucket, device=self.devices[0]), 0, 1)
     size = self._window(self.bucket(lr.shape[:2]))
@@ -235,20 +280,20 @@ class Solver:
     ]
     if len(groups) == 1:  # kept on the devices from step to step
       groups = [self._shard(groups[0])]
-    weight = np.float32(1 / lr.size)
-    params = self._replicate(params)
-    zeros = self._replicate(jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params))
+    return _Support(groups, np.float32(1 / lr.size))
+
+  def _gradient_step(self, params: Params, support: _Support, rates: PyTree) -> tuple[Params, Params]:
+    """A step by `rates` along the gradient over all windows; returns the parameters after it, and the gradient."""
+    total = self._replicate(jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params))
     idle = jax.tree.map(lambda _: np.float32(0), params)
-    for i in range(steps):
-      total = zeros
-      for number, group in enumerate(groups, 1):
-        rates = jax.tree.map(operator.itemgetter(i), per_leaf) if number == len(groups) else idle
-        batch, targets = self._shard(group)
-        params, total = _step(params, total, batch, targets, rates, weight, mesh=self._mesh, net=self._net)
-        if len(groups) > 1:
-          jax.block_until_ready(total)  # no more than one batch lies on the devices
-        self.done(work(1, 0, scale) / len(groups))
-    return params
+    for number, group in enumerate(support.groups, 1):
+      rates_now = rates if number == len(support.groups) else idle
+      batch, targets = self._shard(group)
+      params, total = _step(params, total, batch, targets, rates_now, support.weight, mesh=self._mesh, net=self._net)
+      if len(support.groups) > 1:
+        jax.block_until_ready(total)  # no more than one batch lies on the devices
+      self.done(work(1, 0, 1) / len(support.groups))
+    return params, total
 
   def enlarge(self, params: Params | None, lr: Float[np.ndarray, "h w 3"], scale: float) -> Iterator[tuple]:
     """SR windows one after another: `meta_test.super_resolve`, or its bicubic part where `params` is None.

@@ -1,13 +1,15 @@
 """Windows, padding, buckets and devices change nothing: results are those of the plain functions of arrays."""
 
+import itertools
 import threading
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import mzsr_jax as mz
-from mzsr_jax import degradation, kernels, model, solver, spread, windows
+from mzsr_jax import degradation, kernels, meta_test, model, solver, spread, windows
 from mzsr_jax.errors import UserError
 from mzsr_jax.solver import Solver
 
@@ -107,6 +109,23 @@ def test_steps_rates_and_trajectories(windowed, params):
   adapted = windowed.adapt(params, lr, kind, 2, by_leaf)
   assert difference(adapted["conv1"], params["conv1"]) == 0
   assert difference(adapted["conv3"]["bias"], params["conv3"]["bias"]) > 0
+
+
+def test_fine_tuning_by_sgd_is_adaptation_and_by_adam_is_optax(windowed, params):
+  lr, kind = noise(100, 90), kernels.load_degradation("g20d")
+  sgd = list(itertools.islice(windowed.fine_tune(params, lr, kind, 2, optax.sgd(0.05)), 2))
+  assert difference(sgd[1], windowed.adapt(params, lr, kind, 2, np.float32([0.05, 0.05]))) < 1e-6
+  son = meta_test.lr_son(lr, kind.kernel, 2)[None]
+  optimizer = optax.adam(1e-2)
+  expected, state = params, optimizer.init(params)
+  for tuned in itertools.islice(windowed.fine_tune(params, lr, kind, 2, optimizer), 3):
+    gradient = jax.grad(meta_test.l1)(expected, son, lr[None], NET)
+    with jax.numpy_dtype_promotion("standard"):
+      updates, state = optimizer.update(gradient, state)
+    expected = optax.apply_updates(expected, updates)
+    far = difference(tuned, expected)
+    assert far < 1e-4, far
+  assert difference(tuned, params) > 1e-2
 
 
 def test_progress_adds_up_to_the_work(windowed, params):
