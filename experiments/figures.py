@@ -1,0 +1,156 @@
+"""The paper's figures of results, from shipped weights and any folder of HR images; needs `pip install '.[bench]'`.
+
+    python -m experiments.figures --figure=3 --hr_dir=Set5/GT --out=runs/figure3.json
+
+writes JSON, and a PNG beside it. Figures: 3, PSNR over the steps of MZSR, and of networks that were not meta-trained, by
+Adam; 4, a picture of each at the start and after one step; 5, bicubic, MZSR and the truth side by side; 6, what MZSR makes of
+an image when it is told a wrong kernel. For 4, 5 and 6 the first image of the folder is taken, or that which `--image` names.
+"""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import optax
+from absl import flags
+
+from mzsr_jax import benchmark, cli, files, images, kernels, metrics, provenance, spread, weights
+from mzsr_jax.benchmark import Sample
+from mzsr_jax.errors import UserError
+from mzsr_jax.images import Pixels
+from mzsr_jax.kernels import Degradation
+from mzsr_jax.solver import Solver
+
+flags.DEFINE_enum("figure", None, ["3", "4", "5", "6"], "of the paper", required=True)
+flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
+flags.DEFINE_string("kernel", "g20d", "kernel that makes the LR images")
+flags.DEFINE_string("image", None, "name of the image in the folder, for figures 4 to 6")
+flags.DEFINE_integer("steps", 10, "adaptation steps", lower_bound=1)
+flags.DEFINE_integer("crop", 160, "side of the square that figures 4 to 6 show, from the middle, pixels", lower_bound=16)
+flags.DEFINE_string("out", None, "JSON file to write; the PNG goes beside it", required=True)
+flags.DEFINE_bool("overwrite", False, "replace output files that exist")
+cli.define_cache_flag()
+
+SCALE = 2
+_ADAM_RATE = 1e-3
+# Legend of the paper to weights. The first adapts by its own rates, the others by Adam.
+METHODS = {
+    "MZSR": "x2_direct",
+    "Meta-Learning": "meta_no_pretrain",
+    "Pre-train (All)": "pretrain_all_kernels",
+    "Pre-train (Bicubic)": "pretrain_x2",
+}
+ASSUMED = ("g02d", "g20d", "gani", "gani5")
+
+
+def adapted(solver: Solver, method: str, lr: np.ndarray, kind: Degradation, steps: int) -> Iterator[Pixels]:
+  """SR images after 0, 1, ... `steps` steps."""
+  params = weights.load_weights(METHODS[method])
+  if method == "MZSR":
+    rates = weights.load_inner_lrs(METHODS[method], steps)
+    yield from solver.trajectory(params, lr, kind, range(steps + 1), SCALE, rates).values()
+    return
+  tuned = solver.fine_tune(params, lr, kind, SCALE, optax.adam(_ADAM_RATE))
+  for theta in itertools.chain([params], itertools.islice(tuned, steps)):
+    yield solver.super_resolve(theta, lr, SCALE)
+
+
+def available() -> list[str]:
+  """Methods whose weights are shipped; the others are named on stderr."""
+  missing = {method: name for method, name in METHODS.items() if name not in weights.names()}
+  for method, name in missing.items():
+    cli.report(f"weights {name} ('{method}') are not shipped: left out")
+  return [method for method in METHODS if method not in missing]
+
+
+def degraded(solver: Solver, sample: Sample, kind: Degradation) -> np.ndarray:
+  """The 8-bit LR image, as float."""
+  (size,) = benchmark.lr_sizes([sample], SCALE)
+  return images.to_float(benchmark.make_lr(sample.gt, kind, SCALE, solver.bucket(size), solver.devices[0]))
+
+
+def curves(samples: list[Sample], kind: Degradation, steps: int) -> tuple[list[dict], "object"]:
+  """Figure 3: rows of mean and standard deviation over images, and the plot."""
+  from matplotlib import pyplot
+
+  solver = spread.make_solvers(1, sizes=benchmark.lr_sizes(samples, SCALE))[0]
+  rows = []
+  figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+  for method in available():
+    psnrs = np.array([
+        [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(solver, method, degraded(solver, s, kind), kind, steps)]
+        for s in samples
+    ])  # fmt: skip
+    rows += [
+        {"method": method, "weights": METHODS[method], "steps": n, "psnr": float(m), "deviation": float(d)}
+        for n, (m, d) in enumerate(zip(psnrs.mean(0), psnrs.std(0)))
+    ]
+    axes.plot(psnrs.mean(0), "o-", label=method)
+    print(f"{method:20}", "  ".join(f"{value:.2f}" for value in psnrs.mean(0)), flush=True)
+  axes.set(xlabel="gradient steps", ylabel="PSNR-Y, dB, mean over images")
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return rows, figure
+
+
+def middle(image: Pixels, side: int) -> Pixels:
+  """The square in the middle, or what there is of it, twice as large for the eye."""
+  top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
+  return image[top : top + side, left : left + side].repeat(2, 0).repeat(2, 1)
+
+
+def pictures(figure: str, sample: Sample, kind: Degradation, steps: int, crop: int) -> tuple[list[dict], Pixels]:
+  """Figures 4 to 6: rows of PSNRs, and the picture."""
+  solver = Solver()
+  lr = degraded(solver, sample, kind)
+  bicubic = solver.super_resolve(None, lr, SCALE)
+  strips: list[dict[str, Pixels]] = []
+  if figure == "4":
+    for method in available():
+      start, one = adapted(solver, method, lr, kind, 1)
+      strips.append({f"{method}, start": start, "1 step": one})
+  elif figure == "5":
+    results = list(adapted(solver, "MZSR", lr, kind, steps))
+    strips.append({"bicubic": bicubic, "MZSR, 1 step": results[1], f"{steps} steps": results[-1], "truth": sample.gt})
+  else:
+    results = {name: list(adapted(solver, "MZSR", lr, kernels.load_degradation(name), steps))[-1] for name in ASSUMED}
+    strips.append({"bicubic": bicubic, **{f"told {name}": sr for name, sr in results.items()}, "truth": sample.gt})
+  rows = []
+  for label, sr in itertools.chain.from_iterable(strip.items() for strip in strips):
+    psnr = None if label == "truth" else metrics.psnr_y(sr, sample.gt, SCALE)
+    rows.append({"picture": label, "psnr": psnr})
+    print(f"{label:28}", "" if psnr is None else f"{psnr:.2f}", flush=True)
+  made = [images.side_by_side([middle(sr, crop) for sr in strip.values()], list(strip)) for strip in strips]
+  return rows, np.concatenate(made)
+
+
+def main(argv: list[str]) -> None:
+  """Makes one figure."""
+  del argv
+  args = flags.FLAGS
+  cli.start_jax()
+  out = pathlib.Path(args.out)
+  if out.suffix != ".json":
+    raise UserError(f"output '{out}' is not a .json file")
+  for path in (out, out.with_suffix(".png")):
+    files.check_writable(path, args.overwrite)
+  samples, kind = benchmark.load_hr(args.hr_dir, SCALE), kernels.load_degradation(args.kernel)
+  if args.figure == "3":
+    rows, figure = curves(samples, kind, args.steps)
+    figure.savefig(out.with_suffix(".png"), dpi=120)
+  else:
+    named = {sample.name: sample for sample in samples}
+    if args.image is not None and args.image not in named:
+      raise UserError(f"no image '{args.image}' in '{args.hr_dir}': name one of {', '.join(named)}")
+    sample = named[args.image] if args.image else samples[0]
+    rows, picture = pictures(args.figure, sample, kind, args.steps, args.crop)
+    images.write_png(out.with_suffix(".png"), picture, args.overwrite)
+  content = {"figure": args.figure, "kernel": args.kernel, "rows": rows, "versions": provenance.versions()}
+  content["commit"] = provenance.git_revision()
+  files.write_whole(out, (json.dumps(content, indent=2) + "\n").encode(), args.overwrite)
+
+
+if __name__ == "__main__":
+  cli.run(main)

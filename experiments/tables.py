@@ -1,0 +1,115 @@
+"""The paper's tables of PSNR and SSIM, from shipped weights and any folder of HR images, beside what the paper prints.
+
+    python -m experiments.tables --table=2 --hr_dir=Set5/GT --set=Set5 --out=runs/table2_set5.json
+
+writes JSON, and the table as Markdown beside it. Tables: 1, images shrunk by bicubic; 2, blur kernels at x2; 3, one model for
+many scales; 5, x4. Table 4, times, is `python -m experiments.bench_adaptation --side=256`. The paper's cells (paper.json) are
+shown for the sets that it has: Set5, BSD100, Urban100. Weights that are missing are named, and their lines left out.
+"""
+
+import itertools
+import json
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import tqdm
+from absl import flags
+
+from mzsr_jax import benchmark, cli, files, kernels, provenance, spread, weights
+from mzsr_jax.errors import UserError
+
+flags.DEFINE_enum("table", None, ["1", "2", "3", "5"], "of the paper", required=True)
+flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
+flags.DEFINE_string("set", "", "which of the paper's benchmarks that is, if any")
+flags.DEFINE_string("out", None, "JSON file to write; the Markdown goes beside it", required=True)
+flags.DEFINE_bool("overwrite", False, "replace output files that exist")
+cli.define_cache_flag()
+
+_PAPER = pathlib.Path(__file__).with_name("paper.json")
+
+
+class Part(NamedTuple):
+  """Columns of a table that the same models fill: the kernels, and the steps of each of the weights."""
+
+  scale: int
+  kernels: tuple[str, ...]
+  steps: dict[str, tuple[int, ...]]
+
+
+TABLES = {
+    "1": [Part(2, ("bicubic",), {"x2_bicubic": (1, 10)})],
+    "2": [
+        Part(2, ("g02d", "g20d", "gani", "gani5"), {"x2_direct": (0, 1, 10)}),
+        Part(2, ("g13b",), {"x2_bicubic": (0, 1, 10)}),
+    ],
+    "3": [Part(2, ("g02d", "g20d", "gani"), {"x2_direct": (10,), "multiscale": (10,)})],
+    "5": [Part(4, ("g20d",), {"multiscale": (1, 10), "x4_direct": (1, 10)})],
+}
+
+
+def run(part: Part, hr_dir: str) -> list[dict[str, Any]]:
+  """Results as `benchmark.summarise` has them, "method" being the weights' name."""
+  methods = [benchmark.baseline("bicubic", part.scale)]
+  for name, steps in part.steps.items():
+    params, rates = weights.load_weights(name), weights.load_inner_lrs(name, max(steps))
+    methods += [benchmark.mzsr(params, rates, n, part.scale)._replace(name=name) for n in steps]
+  degradations = {name: kernels.load_degradation(name) for name in part.kernels}
+  samples = benchmark.load_hr(hr_dir, part.scale)
+  solvers = spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, part.scale))
+  scores = benchmark.run(samples, degradations, methods, part.scale, solvers)
+  total = len(samples) * len(degradations) * len(methods)
+  return benchmark.summarise(tqdm.tqdm(scores, total=total, disable=None), part.scale)
+
+
+def markdown(results: list[dict[str, Any]], quoted: list[dict[str, Any]]) -> str:
+  """A line a method, those of the paper below ours; PSNR/SSIM, a column a kernel."""
+  kernels_shown = list(dict.fromkeys(r["kernel"] for r in results))
+  lines: dict[str, dict[str, str]] = {}
+  for r in results:
+    label = r["method"] if r["method"] == "bicubic" else f"`{r['method']}`, {r['steps']} steps"
+    lines.setdefault(label, {})[r["kernel"]] = f"{math.inf if r['psnr'] is None else r['psnr']:.2f} / {r['ssim']:.4f}"
+  for q in quoted:
+    cell = f"{q['psnr']:.2f}" + (f" / {q['ssim']:.4f}" if q["ssim"] else "")
+    lines.setdefault(f"paper: {q['method']}", {})[q["kernel"]] = cell
+  rows = [["", *kernels_shown], ["---"] * (1 + len(kernels_shown))]
+  rows += [[label, *(cells.get(k, "") for k in kernels_shown)] for label, cells in lines.items()]
+  return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def main(argv: list[str]) -> None:
+  """Makes one table."""
+  del argv
+  args = flags.FLAGS
+  cli.start_jax()
+  out = pathlib.Path(args.out)
+  if out.suffix != ".json":
+    raise UserError(f"output '{out}' is not a .json file")
+  for path in (out, out.with_suffix(".md")):
+    files.check_writable(path, args.overwrite)
+  parts = []
+  for part in TABLES[args.table]:
+    missing = part.steps.keys() - set(weights.names())
+    if missing:
+      cli.report(f"weights {', '.join(sorted(missing))} are not shipped: their lines are left out")
+    parts.append(part._replace(steps={name: steps for name, steps in part.steps.items() if name not in missing}))
+  results = list(itertools.chain.from_iterable(run(part, args.hr_dir) for part in parts))
+  quoted = [q for q in json.loads(_PAPER.read_text()) if (q["table"], q["set"]) == (args.table, args.set)]
+  table = markdown(results, quoted)
+  print(table)
+  used = {name for part in parts for name in part.steps}
+  report = {
+      "table": args.table,
+      "set": args.set,
+      "results": results,
+      "paper": quoted,
+      "weights_sha256": {name: weights.sha256(name) for name in sorted(used)},
+      "versions": provenance.versions(),
+      "commit": provenance.git_revision(),
+  }
+  files.write_whole(out, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(), args.overwrite)
+  files.write_whole(out.with_suffix(".md"), table.encode(), args.overwrite)
+
+
+if __name__ == "__main__":
+  cli.run(main)

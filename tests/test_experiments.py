@@ -1,0 +1,46 @@
+"""The scripts of tables and figures run on a folder of small images and write what they say."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from mzsr_jax import data, images
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  root = tmp_path_factory.mktemp("hr")
+  for path in data.sample_photos()[:2]:
+    Image.fromarray(images.read_image(path)[100:164, 100:172]).save(root / f"{path.stem}.png")
+  return root
+
+
+def run(module, folder, out, *args):
+  command = [sys.executable, "-m", f"experiments.{module}", f"--hr_dir={folder}", f"--out={out}", *args]
+  return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_table_stands_beside_the_papers(folder, tmp_path):
+  out = tmp_path / "table.json"
+  done = run("tables", folder, out, "--table=5", "--set=Set5")
+  assert done.returncode == 0, done.stderr
+  report = json.loads(out.read_text())
+  assert {r["method"] for r in report["results"]} >= {"bicubic"} and len(report["results"][0]["images"]) == 2
+  table = out.with_suffix(".md").read_text()
+  assert "| paper: MZSR (10) | 30.50 / 0.8704 |" in table and f"{report['results'][0]['psnr']:.2f}" in table
+  again = run("tables", folder, out, "--table=5")
+  assert again.returncode == 2 and "--overwrite" in again.stderr
+
+
+def test_a_picture_for_wrong_kernels(folder, tmp_path):
+  out = tmp_path / "figure.json"
+  done = run("figures", folder, out, "--figure=6", "--steps=1", "--crop=32")
+  assert done.returncode == 0, done.stderr
+  rows = json.loads(out.read_text())["rows"]
+  assert [row["picture"] for row in rows] == ["bicubic", *(f"told {k}" for k in ("g02d", "g20d", "gani", "gani5")), "truth"]
+  assert images.read_image(out.with_suffix(".png")).shape[1] == 6 * 64 + 5 * 2
+  bad = run("figures", folder, tmp_path / "other.json", "--figure=4", "--image=nobody")
+  assert bad.returncode == 2 and "nobody" in bad.stderr and "Traceback" not in bad.stderr
