@@ -40,6 +40,7 @@ def _base() -> ml_collections.ConfigDict:
   c.optimizer.halve_every = 0  # steps; 0 keeps the rate
   c.optimizer.min_learning_rate = 0.0
   c.optimizer.clip_norm = 0.0  # global gradient norm; 0 does not clip
+  c.optimizer.average_decay = 0.0  # of a moving average of the parameters, which then is the result; 0 keeps none
 
   # How the run is watched and kept. These may change from one start to the next in the same workdir: they have no part in
   # what is computed.
@@ -152,13 +153,14 @@ _CHOICES = {
     "meta.loss_weights": maml.WEIGHT_SCHEDULES,
 }
 _LARGEST = {"seed": 2**32 - 1, "degradation.min_variance": 2.5, "meta.weight_floor": 1.0, "data.patch_size": 2**12}
+_LARGEST["optimizer.average_decay"] = 0.99999
 _RANGES = {
     name: (low, _LARGEST.get(name, 2.0**40))
     for low, names in {
         0.01: "degradation.min_variance",
         0: "seed data.cache_mb data.num_threads degradation.noise_std optimizer.learning_rate optimizer.halve_every "
-        "optimizer.min_learning_rate optimizer.clip_norm meta.inner_lr meta.first_order_until_step meta.weight_floor "
-        "run.eval_every",
+        "optimizer.min_learning_rate optimizer.clip_norm optimizer.average_decay meta.inner_lr meta.first_order_until_step "
+        "meta.weight_floor run.eval_every",
         1: "batch_size data.prefetch model.features meta.tasks meta.support_patches meta.query_patches "
         "meta.num_inner_steps meta.chunk meta.anneal_steps run.num_steps run.log_every run.checkpoint_every run.keep "
         "run.eval_images",
@@ -172,7 +174,8 @@ _RANGES = {
 
 # Fields that came later, and what a config without them means.
 _LATER = {"degradation.min_variance": 1.0, "model.precision": "float32"}
-_LATER |= {"meta.support": "patches", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
+_LATER |= {"optimizer.average_decay": 0.0, "meta.support": "patches"}
+_LATER |= {"meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

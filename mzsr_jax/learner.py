@@ -32,11 +32,18 @@ class TrainState:
     learned: {"params": network parameters} and, where they are learned, {"inner_lrs": rates shaped like the parameters,
       with an axis of inner steps}.
     opt_state: moments of Adam.
+    average: what was learned, as an exponential moving average over steps; None where the config asks for none.
   """
 
   step: Int[Array, ""]
   learned: dict[str, PyTree]
   opt_state: optax.OptState
+  average: dict[str, PyTree] | None = None
+
+  @property
+  def result(self) -> dict[str, PyTree]:
+    """What the training has to show: the average, where there is one."""
+    return self.learned if self.average is None else self.average
 
 
 def network(config: ml_collections.ConfigDict) -> MZSRNet:
@@ -68,7 +75,8 @@ def init_state(config: ml_collections.ConfigDict, params: Params) -> TrainState:
   if config.stage == "meta" and config.meta.learn_inner_lrs:
     shape = (config.meta.num_inner_steps,)
     learned["inner_lrs"] = jax.tree.map(lambda _: jnp.full(shape, config.meta.inner_lr), params)
-  return TrainState(jnp.zeros((), jnp.int32), learned, _optimizer(config).init(learned))
+  average = jax.tree.map(jnp.array, learned) if config.optimizer.average_decay else None  # a copy: steps use up the state
+  return TrainState(jnp.zeros((), jnp.int32), learned, _optimizer(config).init(learned), average)
 
 
 def patches_per_step(config: ml_collections.ConfigDict) -> int:
@@ -122,7 +130,10 @@ def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
         "param_norm": optax.tree.norm(learned),
         "update_norm": optax.tree.norm(updates),
     }
-    return TrainState(state.step + 1, learned, opt_state), metrics
+    average = state.average
+    if average is not None:
+      average = optax.incremental_update(learned, average, 1 - config.optimizer.average_decay)
+    return TrainState(state.step + 1, learned, opt_state, average), metrics
 
   replicated = NamedSharding(mesh, mesh_lib.REPLICATED)
   patches = NamedSharding(mesh, mesh_lib.spec(config))

@@ -118,7 +118,7 @@ def _loop(config, mesh: Mesh, state: TrainState, batches: PatchIterator, checkpo
         checkpoints.save(number, state, batches.get_state(), plain(config))
       if judge:
         # By every process, although one could do: the others would wait for it, for no longer than their network allows.
-        progress.validated(number, validator(jax.tree.map(jnp.asarray, jax.device_get(state.learned))))
+        progress.validated(number, validator(jax.tree.map(jnp.asarray, jax.device_get(state.result))))
       if last:
         break
   return state
@@ -299,4 +299,4 @@ def export(config, state: TrainState, path: pathlib.Path, data: str = "") -> Non
       "config": json.dumps(settings),
       "commit": provenance.git_revision(),
   }
-  weights.save_weights(path, state.learned["params"], metadata, state.learned.get("inner_lrs"))
+  weights.save_weights(path, state.result["params"], metadata, state.result.get("inner_lrs"))

@@ -15,13 +15,22 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from configs import meta_multiscale, meta_x2, meta_x2_bicubic, meta_x4, pretrain_all_kernels, pretrain_x2, pretrain_x4
+from configs import (
+  meta_multiscale,
+  meta_no_pretrain,
+  meta_x2,
+  meta_x2_bicubic,
+  meta_x4,
+  pretrain_all_kernels,
+  pretrain_x2,
+  pretrain_x4,
+)
 from mzsr_jax import learner, train, weights
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.errors import UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-CONFIGS = (meta_multiscale, meta_x2, meta_x2_bicubic, meta_x4, pretrain_all_kernels, pretrain_x2, pretrain_x4)
+CONFIGS = (meta_multiscale, meta_no_pretrain, meta_x2, meta_x2_bicubic, meta_x4, pretrain_all_kernels, pretrain_x2, pretrain_x4)
 
 
 def tiny(module, num_steps=4, **changes):
@@ -103,6 +112,20 @@ def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path)
   expected = {"train/loss", "train/grad_norm", "train/learning_rate", "query_losses/0_steps", "query_losses/2_steps"}
   expected |= {"throughput/steps_per_second", "validation/psnr_bicubic", "validation/psnr_1_steps", "inner_lrs/step_2"}
   assert expected <= tags.keys() and "validation/bicubic_output_truth" in tags
+
+
+def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_path):
+  runs = {n: train.train(tiny(meta_x2, n), tmp_path / str(n)).learned for n in (1, 2, 3)}
+  averaged = {"optimizer.average_decay": 0.6}
+  train.train(tiny(meta_x2, 2, **averaged), tmp_path / "averaged")
+  state = train.train(tiny(meta_x2, 3, **averaged), tmp_path / "averaged")
+  expected = learner.init_params(tiny(meta_x2, 3))
+  for n in (1, 2, 3):
+    expected = jax.tree.map(lambda e, p: 0.6 * e + 0.4 * np.asarray(p), expected, runs[n]["params"])
+  written = weights.load_weights(tmp_path / "averaged" / train.WEIGHTS_NAME)
+  for a, b, c in zip(leaves(expected), leaves(state.average["params"]), leaves(written), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_array_equal(b, c)
 
 
 def test_smoke_runs_of_both_stages_lower_the_query_loss_by_adaptation(tmp_path):
