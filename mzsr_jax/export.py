@@ -14,6 +14,10 @@ def define_flags() -> None:
   flags.DEFINE_string("output", None, "the .safetensors file to write")
   flags.DEFINE_integer("step", None, "which checkpoint (default: the newest)")
   flags.DEFINE_string("data", "", "what it was trained on, in words, for the metadata")
+  cli.define_numbers(
+      "inner_lr_factors", [1.0], "multiply the learned inner rates of each step of the meta-test by these, the last of which "
+      "holds for all further steps", number=float, minimum=0,
+  )
   flags.DEFINE_bool("overwrite", False, "replace the output file if it exists")
   flags.mark_flags_as_required(["workdir", "output"])
 
@@ -32,7 +36,9 @@ def main(argv: list[str]) -> None:
   empty = learner.init_state(config, learner.init_params(config))
   state, _, _ = checkpoints.restore(empty, args.step)
   checkpoints.close()
-  train.export(config, state, pathlib.Path(args.output), args.data)
+  if "inner_lrs" not in state.result and not args["inner_lr_factors"].using_default_value:
+    raise UserError("--inner_lr_factors: this run learned no inner rates: set config.meta_test.inner_lrs instead")
+  train.export(config, state, pathlib.Path(args.output), args.data, args.inner_lr_factors)
   print(f"wrote {args.output}: {config.stage}, step {int(state.step)}")
 
 

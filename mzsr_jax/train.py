@@ -5,6 +5,7 @@ import json
 import pathlib
 import signal
 import time
+from collections.abc import Sequence
 
 import flax.traverse_util
 import jax
@@ -276,7 +277,9 @@ def _write_config(config, workdir: pathlib.Path) -> None:
   files.write_whole(workdir / CONFIG_NAME, json.dumps(content, indent=2).encode(), overwrite=True)
 
 
-def export(config, state: TrainState, path: pathlib.Path, data: str = "") -> None:
+def export(
+    config, state: TrainState, path: pathlib.Path, data: str = "", inner_lr_factors: Sequence[float] = (1.0,)
+) -> None:
   """Writes the parameters of a state as a weights file.
 
   Args:
@@ -284,6 +287,7 @@ def export(config, state: TrainState, path: pathlib.Path, data: str = "") -> Non
     state: of the run.
     path: of the .safetensors file, replaced if it is there.
     data: what the weights were trained on, in words; empty says what the config says.
+    inner_lr_factors: for learned inner rates, what to multiply them with at each step; the last of both repeats.
   """
   settings = plain(config)
   settings.pop("run")
@@ -299,4 +303,10 @@ def export(config, state: TrainState, path: pathlib.Path, data: str = "") -> Non
       "config": json.dumps(settings),
       "commit": provenance.git_revision(),
   }
-  weights.save_weights(path, state.result["params"], metadata, state.result.get("inner_lrs"))
+  rates = state.result.get("inner_lrs")
+  if rates is not None:
+    metadata["inner_lr_factors"] = json.dumps(list(inner_lr_factors))
+    steps = max(len(inner_lr_factors), config.meta.num_inner_steps)
+    factors = weights.extend_schedule(inner_lr_factors, steps)
+    rates = jax.tree.map(lambda r: weights.extend_schedule(np.asarray(r).tolist(), steps) * factors, rates)
+  weights.save_weights(path, state.result["params"], metadata, rates)

@@ -112,6 +112,10 @@ def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path)
   expected = {"train/loss", "train/grad_norm", "train/learning_rate", "query_losses/0_steps", "query_losses/2_steps"}
   expected |= {"throughput/steps_per_second", "validation/psnr_bicubic", "validation/psnr_1_steps", "inner_lrs/step_2"}
   assert expected <= tags.keys() and "validation/bicubic_output_truth" in tags
+  train.export(config, state, tmp_path / "scaled.safetensors", inner_lr_factors=(1.0, 2.0, 0.5))
+  learned = np.asarray(state.learned["inner_lrs"]["conv1"]["bias"])
+  scaled = weights.load_inner_lrs(tmp_path / "scaled.safetensors", 4)["conv1"]["bias"]
+  np.testing.assert_allclose(scaled, learned[[0, 1, 1, 1]] * [1, 2, 0.5, 0.5], rtol=1e-6)
 
 
 def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_path):

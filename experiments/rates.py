@@ -1,0 +1,55 @@
+"""How far the adaptation should step: PSNR over steps with the weights' own learning rates times several factors.
+
+    python -m experiments.rates --weights=x2_direct --hr_dir=Set14 --kernels=g20d,gani,g02d --factors=0.5,1,2,4
+
+The factors that do best, `python -m mzsr_jax.export --inner_lr_factors` writes into the weights. Choose them on images that
+are not those of the tables.
+"""
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import timing
+from mzsr_jax import benchmark, cli, images, kernels, metrics, weights
+from mzsr_jax.solver import Solver
+
+flags.DEFINE_string("weights", None, "shipped name or .safetensors file", required=True)
+flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
+flags.DEFINE_list("kernels", ["g20d", "gani", "g02d"], "that make the LR images")
+flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
+flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
+flags.DEFINE_string("out", None, "JSON file to write")
+cli.define_numbers("factors", [0.5, 1, 2, 4], "to multiply all rates with", number=float, minimum=0)
+cli.define_numbers("steps", [0, 1, 2, 5, 10], "after which to measure", number=int, minimum=0)
+cli.define_cache_flag()
+
+
+def main(argv: list[str]) -> None:
+  """Prints one row for each kernel and factor."""
+  del argv
+  args = flags.FLAGS
+  cli.start_jax()
+  steps = sorted(set(args.steps))
+  params, rates = weights.load_weights(args.weights), weights.load_inner_lrs(args.weights, steps[-1])
+  samples = benchmark.load_hr(args.hr_dir, args.scale)
+  samples = sorted(samples, key=lambda sample: sample.gt.size)[: args.images or None]
+  solver = Solver(sizes=benchmark.lr_sizes(samples, args.scale))
+  rows = []
+  for kernel in args.kernels:
+    kind = kernels.load_degradation(kernel)
+    lrs = [images.to_float(benchmark.make_lr(sample.gt, kind, args.scale)) for sample in samples]
+    for factor in args.factors:
+      scaled = jax.tree.map(lambda rate: np.asarray(rate) * np.float32(factor), rates)  # noqa: B023 (used at once)
+      psnrs = []
+      for sample, lr in zip(samples, lrs):
+        srs = solver.trajectory(params, lr, kind, steps, args.scale, scaled)
+        psnrs.append([metrics.psnr_y(srs[n], sample.gt, args.scale) for n in steps])
+      means = np.mean(psnrs, axis=0)
+      rows.append({"kernel": kernel, "factor": f"{factor:g}", **{f"{n} steps": f"{m:.2f}" for n, m in zip(steps, means)}})
+      print(rows[-1], flush=True)
+  timing.report(f"PSNR-Y, dB, mean over {len(samples)} images", rows, args.out, weights=weights.sha256(args.weights))
+
+
+if __name__ == "__main__":
+  cli.run(main)
