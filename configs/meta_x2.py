@@ -27,5 +27,14 @@ def cpu(c):
   return c
 
 
+def cpu_sons(c):
+  """The second half of what made `x2_direct`, from what `:cpu` gave."""
+  c = default_config.meta_like_meta_test(c)
+  c.meta.inner_lr = 0.05
+  c.optimizer.halve_every = 400
+  c.run.num_steps = 900
+  return c
+
+
 def get_config(variant=None):
-  return default_config.variant(default_config.meta(scale=2.0), variant, cpu=cpu)
+  return default_config.variant(default_config.meta(scale=2.0), variant, cpu=cpu, cpu_sons=cpu_sons)

@@ -8,7 +8,16 @@ See configs/meta_x2.py. Paper, Set5, g^d_2.0: 30.20 dB after one step, 30.50 aft
 from mzsr_jax import default_config
 
 
+def cpu(c):
+  """From a blind network for all kernels at x4, see experiments/README.md."""
+  c = default_config.meta_like_meta_test(c)
+  c.data.patch_size = 256
+  c.optimizer.halve_every = 200
+  c.run.num_steps = 400
+  return c
+
+
 def get_config(variant=None):
   c = default_config.meta(scale=4.0)
   c.meta_test.inner_lrs = (0.01,) + 4 * (0.005,) + (0.001,)
-  return default_config.variant(c, variant)
+  return default_config.variant(c, variant, cpu=cpu)

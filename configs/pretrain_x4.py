@@ -6,5 +6,17 @@ python -m mzsr_jax.main --config=configs/pretrain_x4.py --workdir=runs/pretrain_
 from mzsr_jax import default_config
 
 
+def cpu(c):
+  """8 patches of 64x64, from the weights of x2."""
+  c.init_weights = "pretrain_x2"
+  c.data.patch_size = 64
+  c.batch_size = 8
+  c.optimizer.learning_rate = 5e-4
+  c.optimizer.halve_every = 700
+  c.optimizer.min_learning_rate = 3e-5
+  c.run.num_steps = 3000
+  return c
+
+
 def get_config(variant=None):
-  return default_config.variant(default_config.pretrain(scale=4.0), variant)
+  return default_config.variant(default_config.pretrain(scale=4.0), variant, cpu=cpu)

@@ -24,7 +24,7 @@ class Sample(NamedTuple):
   """One image of a benchmark set.
 
   Attributes:
-    name: path inside the set, without extension and without a "_GT", "_HR" or "_LR" at its end.
+    name: path inside the set, without extension and without a "_GT", "_HR", "_LR" or "_SR", or such as "_x2", at its end.
     gt: (H, W, 3) uint8, the scale divides both sides.
     lr: (H / scale, W / scale, 3) uint8; None to make it from `gt` with each kernel.
   """
@@ -34,37 +34,60 @@ class Sample(NamedTuple):
   lr: images.Pixels | None = None
 
 
+class Case(NamedTuple):
+  """What a method is given.
+
+  Attributes:
+    image: its name in the set.
+    kernel: the name of its degradation.
+    lr: (h, w, 3) float32 in [0, 1].
+    kind: its degradation.
+  """
+
+  image: str
+  kernel: str
+  lr: np.ndarray
+  kind: Degradation
+
+
 class Method(NamedTuple):
   """One line of the table.
 
   Attributes:
-    name: as in `METHODS`.
+    name: as in `METHODS`, or of an outside method.
     steps: adaptation steps, 0 where there is no adaptation.
     params: of the network, None for a baseline without one.
-    solve: (solver, lr, kind) -> sr: the LR image, float in [0, 1], and its degradation; 8-bit pixels.
+    solve: (solver, case) -> sr, 8-bit pixels.
+    timed: whether the seconds that it takes mean anything.
   """
 
   name: str
   steps: int
   params: PyTree
-  solve: Callable[[Solver, np.ndarray, Degradation], images.Pixels]
+  solve: Callable[[Solver, Case], images.Pixels]
+  timed: bool = True
 
 
 class Score(NamedTuple):
-  """What one method made of one image. PSNR-Y in dB, SSIM-Y, and the seconds that it took, compilation left out."""
+  """What one method made of one image.
+
+  Attributes:
+    values: of each of `metrics.METRICS`, dB or without unit.
+    seconds: that it took, compilation left out; None where they mean nothing.
+  """
 
   method: str
   steps: int
   kernel: str
   image: str
-  psnr: float
-  ssim: float
-  seconds: float
+  values: dict[str, float]
+  seconds: float | None
 
 
 def baseline(name: str, scale: float) -> Method:
   """A method of `baselines.BASELINES`."""
-  return Method(name, 0, None, functools.partial(baselines.BASELINES[name], scale=scale))
+  solve = lambda solver, case: baselines.BASELINES[name](solver, case.lr, case.kind, scale)
+  return Method(name, 0, None, solve)
 
 
 def mzsr(params: PyTree, inner_lrs: PyTree, steps: int, scale: float) -> Method:
@@ -77,10 +100,40 @@ def mzsr(params: PyTree, inner_lrs: PyTree, steps: int, scale: float) -> Method:
     scale: scale factor.
   """
 
-  def solve(solver, lr, kind):
-    return solver.trajectory(params, lr, kind, [steps], scale, inner_lrs)[steps]
+  def solve(solver, case: Case):
+    return solver.trajectory(params, case.lr, case.kind, [steps], scale, inner_lrs)[steps]
 
   return Method("mzsr", steps, params, solve)
+
+
+def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Sequence[str]) -> Method:
+  """SR images that another program made, matched to the set by name.
+
+  Args:
+    name: of the method, for the table.
+    folder: of its images; "{kernel}" in it stands for the name of the degradation.
+    samples: of the set.
+    kernel_names: of the degradations.
+
+  Raises:
+    UserError: one folder for several degradations; images that are missing, too many, or not of the size of their truth.
+  """
+  if "{kernel}" not in folder and len(kernel_names) > 1:
+    raise UserError(f"method '{name}' has one folder for {len(kernel_names)} kernels: put {{kernel}} into its path")
+  sizes = {sample.name: sample.gt.shape[:2] for sample in samples}
+  paths = {}
+  for kernel in kernel_names:
+    root = folder.replace("{kernel}", kernel)
+    files = _by_name(root)
+    if lone := sorted(files.keys() ^ sizes.keys()):
+      sides = ", ".join(f"{image} ({'there' if image in files else 'in the set'} only)" for image in lone)
+      raise UserError(f"images of method '{name}' in '{root}' do not match the set: {sides}")
+    for image, path in files.items():
+      if (size := images.image_size(path)) != sizes[image]:
+        found = "cannot be read" if size is None else f"is {size[1]}x{size[0]}"
+        raise UserError(f"'{path}' {found}: its truth has {sizes[image][1]}x{sizes[image][0]} pixels")
+      paths[kernel, image] = path
+  return Method(name, 0, None, lambda solver, case: images.read_image(paths[case.kernel, case.image]), timed=False)
 
 
 def load_hr(hr_dir: str | pathlib.Path, scale: int) -> list[Sample]:
@@ -124,7 +177,7 @@ def _by_name(folder: str | pathlib.Path) -> dict[str, pathlib.Path]:
   """The images under a folder by `Sample.name`."""
   files: dict[str, pathlib.Path] = {}
   for path in images.find_images(folder):
-    name = re.sub(r"_(gt|hr|lr)$", "", path.relative_to(folder).with_suffix("").as_posix(), flags=re.IGNORECASE)
+    name = re.sub(r"(_x\d+)?(_(gt|hr|lr|sr))?$", "", path.relative_to(folder).with_suffix("").as_posix(), flags=re.IGNORECASE)
     if name in files:
       raise UserError(f"'{files[name]}' and '{path}' have one name, '{name}': remove one of them")
     files[name] = path
@@ -191,27 +244,30 @@ def _scores(solver: Solver, sample: Sample, degradations, methods, scale) -> lis
     for method in methods:
       start = time.perf_counter()
       try:
-        sr = method.solve(solver, lr, kind)
+        sr = method.solve(solver, Case(sample.name, kernel_name, lr, kind))
       except UserError as e:
         raise UserError(f"{method.name}, {method.steps} steps, on '{sample.name}' with {kernel_name}: {e}") from e
-      seconds = time.perf_counter() - start
-      psnr, ssim = metrics.psnr_y(sr, sample.gt, scale), metrics.ssim_y(sr, sample.gt, scale)
-      scores.append(Score(method.name, method.steps, kernel_name, sample.name, psnr, ssim, seconds))
+      seconds = time.perf_counter() - start if method.timed else None
+      values = {name: metric(sr, sample.gt, scale) for name, metric in metrics.METRICS.items()}
+      scores.append(Score(method.name, method.steps, kernel_name, sample.name, values, seconds))
   return scores
 
 
 def summarise(scores: Iterable[Score], scale: int) -> list[dict[str, Any]]:
   """Means over images, one dictionary per method, number of steps and kernel, ready for JSON.
 
-  Keys: method, kernel, scale, steps, psnr (dB), ssim, seconds (mean per image), images (name, psnr, ssim of each). JSON
-  has no infinity: the PSNR of an image without any error is None, and so is a mean that holds it.
+  Keys: method, kernel, scale, steps, those of `metrics.METRICS`, seconds (mean per image), images (name and metrics of each).
+  JSON has no infinity: the PSNR of an image without any error is None, and so is a mean that holds it.
   """
   groups: dict[tuple, list[Score]] = {}
   for score in scores:
     groups.setdefault((score.method, score.steps, score.kernel), []).append(score)
 
-  def finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+  def finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+
+  def seconds(group: list[Score]) -> float | None:
+    return None if group[0].seconds is None else float(np.mean([s.seconds for s in group]))
 
   return [
       {
@@ -219,26 +275,31 @@ def summarise(scores: Iterable[Score], scale: int) -> list[dict[str, Any]]:
           "kernel": kernel,
           "scale": scale,
           "steps": steps,
-          "psnr": finite(np.mean([s.psnr for s in group])),
-          "ssim": float(np.mean([s.ssim for s in group])),
-          "seconds": float(np.mean([s.seconds for s in group])),
-          "images": [{"name": s.image, "psnr": finite(s.psnr), "ssim": s.ssim} for s in group],
+          **finite({name: np.mean([s.values[name] for s in group]) for name in group[0].values}),
+          "seconds": seconds(group),
+          "images": [{"name": s.image, **finite(s.values)} for s in group],
       }
       for (method, steps, kernel), group in groups.items()
   ]
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-  """The results of `summarise` as text: a line per method and number of steps, PSNR/SSIM in a column per kernel."""
+def table(results: Sequence[dict[str, Any]], shown: Sequence[str] = ("psnr", "ssim")) -> str:
+  """The results of `summarise` as text: a line per method and number of steps, a column per kernel.
+
+  Args:
+    results: see `summarise`.
+    shown: the metrics in each cell, between slashes.
+  """
 
   def cell(result: dict[str, Any]) -> str:
-    return f"{math.inf if result['psnr'] is None else result['psnr']:.2f}/{result['ssim']:.4f}"
+    values = {name: math.inf if result[name] is None else result[name] for name in shown}
+    return "/".join(f"{value:.4f}" if name == "ssim" else f"{value:.2f}" for name, value in values.items())
 
   kernels = list(dict.fromkeys(result["kernel"] for result in results))
   lines: dict[str, dict[str, str]] = {}
   for result in results:
     label = result["method"]
-    if label not in baselines.BASELINES:
+    if label == "mzsr":
       label += f" ({result['steps']})"
     lines.setdefault(label, {})[result["kernel"]] = cell(result)
   rows = [["", *kernels], *([label, *(cells[k] for k in kernels)] for label, cells in lines.items())]

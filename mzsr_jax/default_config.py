@@ -128,6 +128,28 @@ def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return c
 
 
+def meta_like_meta_test(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Stage 2 at a size for two CPU cores, whose inner steps learn from LR sons; 2 images a meta-step.
+
+  Its learned inner rates, and what they are good for, are those of the meta-test itself.
+  """
+  c.meta.support = "sons"
+  c.data.patch_size = round(80 * c.degradation.scales[0])
+  c.meta.tasks = 2
+  c.meta.support_patches = 1
+  c.meta.query_patches = 1
+  c.meta.loss_weights = "constant"
+  c.meta.learn_inner_lrs = True
+  c.meta.inner_lr = 0.03
+  c.optimizer.average_decay = 0.99
+  c.optimizer.min_learning_rate = 2.5e-5
+  c.run.log_every = 50
+  c.run.checkpoint_every = 100
+  c.run.eval_every = 100
+  c.run.eval_size = 256
+  return c
+
+
 def variant(c: ml_collections.ConfigDict, name: str | None, **others) -> ml_collections.ConfigDict:
   """Applies what follows the colon of `--config=file.py:name`: nothing, "smoke", or one of `others`.
 

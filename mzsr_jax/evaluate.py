@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from mzsr_jax import benchmark, cli, files, kernels, provenance, spread, weights
+from mzsr_jax import benchmark, cli, files, kernels, metrics, provenance, spread, weights
 from mzsr_jax.errors import UserError
 
 
@@ -32,7 +32,14 @@ def define_flags() -> None:
   flags.DEFINE_string("lr_dir", None, "folder of LR images, instead of --hr_dir")
   flags.DEFINE_string("gt_dir", None, "with --lr_dir: folder of their ground truth")
   flags.DEFINE_string("kernel_path", None, "with --lr_dir: the kernel that made them, a .mat or .npy file or a name")
-  flags.DEFINE_list("methods", list(benchmark.METHODS), f"some of {', '.join(benchmark.METHODS)}")
+  flags.DEFINE_list(
+      "methods", list(benchmark.METHODS), f"some of {', '.join(benchmark.METHODS)}; and folder:NAME=PATH for images that "
+      "another program made, named as those of the set; {kernel} in PATH stands for each of the kernels",
+  )
+  flags.DEFINE_list(
+      "metrics", ["psnr", "ssim"], f"what the table shows, some of {', '.join(metrics.METRICS)}; the JSON file holds all. psnr "
+      "and ssim are the paper's, of luma in 16..235",
+  )
   cli.define_numbers("steps", [1, 10], "adaptation steps of mzsr, one line each; 0 is without", number=int, minimum=0)
   flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
   flags.DEFINE_string("out", None, "JSON file to write", required=True)
@@ -45,18 +52,20 @@ def main(argv: list[str]) -> None:
   cli.start_jax()
   files.check_writable(args.out, args.overwrite)
   degradations = _degradations(args)
-  methods, method_settings = _methods(args)
+  _check_some_of("metrics", args.metrics, metrics.METRICS)
+  mzsr, method_settings = _mzsr(args)
   if args.hr_dir:
     samples = benchmark.load_hr(args.hr_dir, args.scale)
   else:
     samples = benchmark.load_pairs(args.lr_dir, args.gt_dir, args.scale)
+  methods = _methods(args, mzsr, samples, list(degradations))
 
   sizes = benchmark.lr_sizes(samples, args.scale)
   limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale, pictures=9)  # one of them as float64
   solvers = spread.make_solvers(len(samples), limit, sizes=sizes)
   scores = benchmark.run(samples, degradations, methods, args.scale, solvers)
   results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(methods)), args.scale)
-  print(benchmark.table(results))
+  print(benchmark.table(results, args.metrics))
 
   report = {
       "results": results,
@@ -87,23 +96,49 @@ def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation]:
   return {name: kernels.load_degradation(name, args.subsample) for name in names}
 
 
-def _methods(args: flags.FlagValues) -> tuple[list[benchmark.Method], dict[str, Any]]:
-  """The methods that the flags name, and what the report's settings say of them."""
-  if not args.methods or not set(args.methods) <= set(benchmark.METHODS):
-    raise UserError(f"--methods={','.join(args.methods)}: must be some of {', '.join(benchmark.METHODS)}")
-  names = list(dict.fromkeys(args.methods))
-  settings = {"methods": names, "weights": None}
-  methods = {name: [benchmark.baseline(name, args.scale)] for name in names if name != "mzsr"}
-  if "mzsr" in names:
-    steps = sorted(set(args.steps))
-    if not steps:
-      raise UserError("--steps is empty: name at least one number of steps")
-    params, metadata, inner_lrs = cli.load_weights(steps[-1])
-    weights.check_scale(metadata, args.scale)
-    methods["mzsr"] = [benchmark.mzsr(params, inner_lrs, n, args.scale) for n in steps]
-    settings |= {"weights": args.weights, "steps": steps}
-    settings["inner_lrs"] = inner_lrs.tolist() if isinstance(inner_lrs, np.ndarray) else "learned, in the weights"
-  return [method for name in names for method in methods[name]], settings
+def _check_some_of(flag: str, values: Iterable[str], known: Iterable[str]) -> None:
+  """Raises UserError unless there are values, and all are known."""
+  values = list(values)
+  if not values or not set(values) <= set(known):
+    raise UserError(f"--{flag}={','.join(values)}: must be some of {', '.join(known)}")
+
+
+def _outside(method: str) -> tuple[str, str] | None:
+  """NAME and PATH of "folder:NAME=PATH"; None for another kind of method."""
+  if not method.startswith("folder:"):
+    return None
+  name, _, path = method.removeprefix("folder:").partition("=")
+  if not name or not path or name in benchmark.METHODS:
+    raise UserError(f"--methods={method}: write folder:NAME=PATH, with a name that is none of {', '.join(benchmark.METHODS)}")
+  return name, path
+
+
+def _mzsr(args: flags.FlagValues) -> tuple[list[benchmark.Method], dict[str, Any]]:
+  """A method for each number of steps, if mzsr is among --methods; and what the report's settings say of all methods."""
+  if not all(_outside(method) for method in args.methods) or not args.methods:
+    _check_some_of("methods", [method for method in args.methods if not _outside(method)], benchmark.METHODS)
+  settings = {"methods": list(dict.fromkeys(args.methods)), "weights": None}
+  if "mzsr" not in args.methods:
+    return [], settings
+  steps = sorted(set(args.steps))
+  if not steps:
+    raise UserError("--steps is empty: name at least one number of steps")
+  params, metadata, inner_lrs = cli.load_weights(steps[-1])
+  weights.check_scale(metadata, args.scale)
+  settings |= {"weights": args.weights, "steps": steps}
+  settings["inner_lrs"] = inner_lrs.tolist() if isinstance(inner_lrs, np.ndarray) else "learned, in the weights"
+  return [benchmark.mzsr(params, inner_lrs, n, args.scale) for n in steps], settings
+
+
+def _methods(args: flags.FlagValues, mzsr, samples, kernel_names: list[str]) -> list[benchmark.Method]:
+  """The methods that the flags name, in their order."""
+  methods = []
+  for method in dict.fromkeys(args.methods):
+    if given := _outside(method):
+      methods.append(benchmark.outside(*given, samples, kernel_names))
+    else:
+      methods += mzsr if method == "mzsr" else [benchmark.baseline(method, args.scale)]
+  return methods
 
 
 def _with_progress(scores: Iterable[benchmark.Score], num_samples: int, per_sample: int) -> Iterator[benchmark.Score]:

@@ -1,4 +1,10 @@
-"""PSNR-Y and SSIM-Y as super-resolution papers report them: on the rounded luma of 8-bit images, border cut off."""
+"""PSNR and SSIM of 8-bit images, border cut off: as super-resolution papers report them, on the luma, and as others do.
+
+A PSNR of one picture depends on what it is taken of: that of luma in 16..235 is 20 log10(255 / 219) = 1.32 dB above that of
+full-range luma, but for rounding.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -6,8 +12,9 @@ from skimage.metrics import structural_similarity
 
 SSIM_WINDOW = 11
 
-# ITU-R BT.601 luma in 16..235 of RGB in 0..255 (MATLAB's rgb2ycbcr).
+# ITU-R BT.601 luma in 16..235 of RGB in 0..255 (MATLAB's rgb2ycbcr), and in 0..255 (as in JPEG files).
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255
+_FULL_RANGE_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def luma(rgb: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
@@ -15,12 +22,17 @@ def luma(rgb: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
   return np.round(rgb @ _LUMA + 16)
 
 
-def _cut_lumas(sr, gt, border: int):
-  """The lumas of both images without `border` pixels on each side; ValueError unless both are uint8 of one size."""
+def _cut(sr, gt, border: int):
+  """Both images without `border` pixels on each side; ValueError unless both are uint8 of one size."""
   if sr.shape != gt.shape or sr.dtype != np.uint8 or gt.dtype != np.uint8:
     raise ValueError(f"need two uint8 images of one size, got {sr.dtype} {sr.shape} and {gt.dtype} {gt.shape}")
-  cut = slice(border, -border or None)
-  return luma(sr)[cut, cut], luma(gt)[cut, cut]
+  inside = slice(border, -border or None)
+  return sr[inside, inside], gt[inside, inside]
+
+
+def _psnr(a, b) -> float:
+  error = np.mean((np.asarray(a, np.float64) - b) ** 2)
+  return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def psnr_y(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], border: int) -> float:
@@ -34,9 +46,17 @@ def psnr_y(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], borde
   Raises:
     ValueError: not two uint8 images of one size.
   """
-  sr_y, gt_y = _cut_lumas(sr, gt, border)
-  error = np.mean((sr_y - gt_y) ** 2)
-  return float(10 * np.log10(255**2 / error)) if error else float("inf")
+  return _psnr(*map(luma, _cut(sr, gt, border)))
+
+
+def psnr_y_full(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], border: int) -> float:
+  """PSNR of full-range lumas, 0..255, rounded to whole numbers, dB; see `psnr_y`."""
+  return _psnr(*(np.round(image @ _FULL_RANGE_LUMA) for image in _cut(sr, gt, border)))
+
+
+def psnr_rgb(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], border: int) -> float:
+  """PSNR of all three channels together, dB; see `psnr_y`."""
+  return _psnr(*_cut(sr, gt, border))
 
 
 def ssim_y(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], border: int) -> float:
@@ -47,8 +67,17 @@ def ssim_y(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], borde
   Raises:
     ValueError: not two uint8 images of one size, or too small.
   """
-  sr_y, gt_y = _cut_lumas(sr, gt, border)
+  sr_y, gt_y = map(luma, _cut(sr, gt, border))
   # scikit-image filters to the very edge and then averages without the outer 5 pixels: the same as whole windows.
   return float(
       structural_similarity(sr_y, gt_y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
   )
+
+
+# Names of the columns of results; "psnr" and "ssim" are the paper's.
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
+    "psnr": psnr_y,
+    "ssim": ssim_y,
+    "psnr_y_full": psnr_y_full,
+    "psnr_rgb": psnr_rgb,
+}

@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 from test_cli import assert_one_line, run_entry
 
-from mzsr_jax import benchmark, evaluate, images, kernels, model, solver, weights
+from mzsr_jax import benchmark, evaluate, images, kernels, metrics, model, solver, weights
 
 # PSNR-Y and SSIM-Y of bicubic enlargement on Set5, which the paper's tables agree with.
 BICUBIC_SET5 = [
@@ -51,6 +51,7 @@ def small(tmp_path_factory):
     hr = images.crop_to_multiple(rng.integers(0, 256, (*size, 3), dtype=np.uint8), 2)
     images.write_png(root / "gt" / f"{name}_GT.png", hr)
     images.write_png(root / "lr" / f"{name}.png", hr[::2, ::2])
+  images.write_png(root / "one" / "a_x2_SR.png", np.zeros((36, 40, 3), np.uint8))
   np.save(root / "delta.npy", np.pad([[1.0]], 1))
   metadata = {"stage": "meta", "scales": "[2.0]", "subsample": "direct", "inner_lrs": "[0.02, 0.01]"}
   weights.save_weights(root / "w.safetensors", model.init(jax.random.key(0)), metadata)
@@ -75,10 +76,10 @@ def test_report_of_hr_images(monkeypatch, capsys, small, tmp_path):
   methods = [("bicubic", 0), ("mzsr", 0), ("mzsr", 1)]
   assert lines == [(*method, kernel) for kernel in ("g20d", "gani") for method in methods]
   for result in report["results"]:
-    assert set(result) == {"method", "kernel", "scale", "steps", "psnr", "ssim", "seconds", "images"}
-    assert [set(i) for i in result["images"]] == [{"name", "psnr", "ssim"}] * 2
+    assert set(result) == {"method", "kernel", "scale", "steps", "seconds", "images", *metrics.METRICS}
+    assert [set(i) for i in result["images"]] == [{"name", *metrics.METRICS}] * 2
     assert [i["name"] for i in result["images"]] == ["a", "b"] and result["scale"] == 2 and result["seconds"] > 0
-    for key in ("psnr", "ssim"):
+    for key in metrics.METRICS:
       assert result[key] == pytest.approx(np.mean([i[key] for i in result["images"]]))
   by_line = {(r["method"], r["steps"], r["kernel"]): r["psnr"] for r in report["results"]}
   assert by_line["mzsr", 0, "g20d"] != by_line["mzsr", 1, "g20d"]
@@ -112,6 +113,13 @@ def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, s
         ("--hr_dir=SET/gt --steps=ten", ["steps", "ten"]),
         ("--hr_dir=SET/gt --inner_lr=nan", ["inner_lr"]),
         ("--hr_dir=SET/gt --methods=bicubic,zsr", ["zsr", "mzsr"]),
+        ("--hr_dir=SET/gt --methods=bicubic --metrics=psnr,vmaf", ["vmaf", "psnr_rgb"]),
+        ("--hr_dir=SET/gt --methods=folder:RCAN", ["folder:NAME=PATH"]),
+        ("--hr_dir=SET/gt --methods=folder:mzsr=SET/gt", ["folder:NAME=PATH"]),
+        ("--hr_dir=SET/gt --methods=folder:RCAN=SET/gt --kernels=g02d,g20d", ["RCAN", "{kernel}"]),
+        ("--hr_dir=SET/gt --methods=folder:RCAN=SET/none --kernels=g02d", ["none"]),
+        ("--hr_dir=SET/gt --methods=folder:RCAN=SET/lr --kernels=g02d", ["a.png", "20x18", "40x36"]),
+        ("--hr_dir=SET/gt --methods=folder:RCAN=SET/one --kernels=g02d", ["do not match", "b (in the set only)"]),
         ("--hr_dir=SET/gt --methods=bicubic --kernels=g20", ["g20", "g20d"]),
         ("--hr_dir=SET/gt --methods=bicubic --kernels=none.npy", ["none.npy"]),
         ("--hr_dir=SET/gt --methods=bicubic --subsample=nearest", ["nearest", "direct"]),
@@ -142,6 +150,25 @@ def test_wrong_kernel_files(monkeypatch, capsys, small, tmp_path):
     assert_one_line(capsys, f"{name}.mat")
 
 
+def test_images_of_another_program_are_scored_like_ours(monkeypatch, capsys, small, tmp_path):
+  """Bicubic enlargements, written as files under others' names, score as bicubic does."""
+  kind, run = kernels.load_degradation("g20d"), solver.Solver()
+  for sample in benchmark.load_hr(small / "gt", 2):
+    lr = images.to_float(benchmark.make_lr(sample.gt, kind, 2))
+    images.write_png(tmp_path / "g20d" / f"{sample.name}_x2_SR.png", run.super_resolve(None, lr, 2))
+    images.write_png(tmp_path / "gani" / f"{sample.name}.png", sample.gt)
+  out = tmp_path / "report.json"
+  methods = f"--methods=folder:Other={tmp_path}/{{kernel}},bicubic"
+  given = [f"--hr_dir={small}/gt", "--kernels=g20d,gani", methods, "--metrics=psnr_rgb,ssim", f"--out={out}"]
+  assert _evaluate(monkeypatch, *given) == 0
+  stdout = capsys.readouterr().out
+  results = {(r["method"], r["kernel"]): r for r in json.loads(out.read_text())["results"]}
+  other, bicubic = results["Other", "g20d"], results["bicubic", "g20d"]
+  assert other["images"] == bicubic["images"] and other["seconds"] is None and bicubic["seconds"] > 0
+  assert results["Other", "gani"]["ssim"] == 1 and results["Other", "gani"]["psnr"] is None
+  assert f"{bicubic['psnr_rgb']:.2f}/{bicubic['ssim']:.4f}" in stdout and "inf/1.0000" in stdout
+
+
 def test_a_diverged_adaptation_is_named(monkeypatch, capsys, small, tmp_path):
   flags = [f"--weights={small}/w.safetensors", f"--hr_dir={small}/gt", "--kernels=g20d", "--methods=mzsr", "--steps=4"]
   assert _evaluate(monkeypatch, *flags, "--inner_lr=1e30", f"--out={tmp_path}/out.json") == 2
@@ -151,7 +178,7 @@ def test_a_diverged_adaptation_is_named(monkeypatch, capsys, small, tmp_path):
 
 def test_perfect_results_stay_valid_json():
   def score(image, psnr):
-    return benchmark.Score("mzsr", 1, "g20d", image, psnr, 1.0, 0.5)
+    return benchmark.Score("mzsr", 1, "g20d", image, {"psnr": psnr, "ssim": 1.0}, 0.5)
 
   (result,) = benchmark.summarise([score("a", math.inf), score("b", 30.0)], scale=2)
   assert result["psnr"] is None and [i["psnr"] for i in result["images"]] == [None, 30.0]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.signal
+from skimage.metrics import peak_signal_noise_ratio
 
 from mzsr_jax import metrics
 
@@ -27,6 +28,16 @@ def test_psnr_is_its_formula(border):
   inner = (slice(border, 40 - border), slice(border, 33 - border))
   difference = metrics.luma(sr)[inner] - metrics.luma(gt)[inner]
   assert metrics.psnr_y(sr, gt, border) == pytest.approx(20 * math.log10(255 / np.sqrt((difference**2).mean())))
+
+
+def test_psnr_of_rgb_and_of_full_range_luma_are_scikit_images():
+  sr, gt = _pair()
+  cut = (slice(2, -2), slice(2, -2))
+  ours = metrics.psnr_rgb(sr, gt, 2), metrics.psnr_y_full(sr, gt, 2)
+  grey = [np.round(np.asarray(image[cut], float) @ [0.299, 0.587, 0.114]) for image in (gt, sr)]
+  theirs = peak_signal_noise_ratio(gt[cut], sr[cut]), peak_signal_noise_ratio(*grey, data_range=255)
+  assert ours == pytest.approx(theirs)
+  assert metrics.psnr_y(sr, gt, 2) - metrics.psnr_y_full(sr, gt, 2) == pytest.approx(20 * math.log10(255 / 219), abs=0.02)
 
 
 def test_ssim_is_wang_et_al():
