@@ -25,7 +25,7 @@ from configs import (
   pretrain_x2,
   pretrain_x4,
 )
-from mzsr_jax import learner, train, weights
+from mzsr_jax import default_config, learner, train, weights
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.errors import UserError
 
@@ -68,6 +68,14 @@ def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
     assert module.get_config().to_dict().keys() == module.get_config("smoke").to_dict().keys()
     with pytest.raises(UserError, match="no variant 'smok'"):
       module.get_config("smok")
+
+
+@pytest.mark.parametrize("module,variant", [
+    (meta_x2, "cpu"), (meta_x2, "cpu_sons"), (meta_x2_bicubic, "cpu"), (meta_x4, "cpu"), (pretrain_x2, "cpu"), (pretrain_x4, "cpu"),
+    (pretrain_all_kernels, "cpu"),
+])  # fmt: skip
+def test_the_recipes_of_the_shipped_weights_are_valid(module, variant):
+  default_config.check(module.get_config(variant))
 
 
 @pytest.mark.parametrize(
