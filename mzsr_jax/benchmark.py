@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 from jaxtyping import PyTree
 
 from mzsr_jax import baselines, images, metrics, spread
@@ -298,10 +299,61 @@ def table(results: Sequence[dict[str, Any]], shown: Sequence[str] = ("psnr", "ss
   kernels = list(dict.fromkeys(result["kernel"] for result in results))
   lines: dict[str, dict[str, str]] = {}
   for result in results:
-    label = result["method"]
-    if label == "mzsr":
-      label += f" ({result['steps']})"
-    lines.setdefault(label, {})[result["kernel"]] = cell(result)
-  rows = [["", *kernels], *([label, *(cells[k] for k in kernels)] for label, cells in lines.items())]
+    lines.setdefault(label(result["method"], result["steps"]), {})[result["kernel"]] = cell(result)
+  return _aligned([["", *kernels], *([name, *(cells[k] for k in kernels)] for name, cells in lines.items())])
+
+
+def label(method: str, steps: int) -> str:
+  """What a line of the table is called: "bicubic", "mzsr (10)"."""
+  return f"mzsr ({steps})" if method == "mzsr" else method
+
+
+def differences(results: Sequence[dict[str, Any]], reference: str, metric: str) -> list[dict[str, Any]]:
+  """How much better each method is than one of them, over the same images: whether it is more than chance among few images.
+
+  Args:
+    results: see `summarise`.
+    reference: `label` of the method to compare with, one of the results.
+    metric: one of `metrics.METRICS`.
+
+  Returns:
+    Dictionaries of label, kernel, metric, the mean difference over images, and low and high, the ends of its 95% interval by
+    bootstrap over images (percentiles, which few images do not make undefined). None stands for what there is not: the
+    interval of one image, a difference of infinite values.
+  """
+  values = {(label(r["method"], r["steps"]), r["kernel"]): [image[metric] for image in r["images"]] for r in results}
+  made = []
+  for (name, kernel), row in values.items():
+    if name == reference:
+      continue
+    other = values[reference, kernel]
+    mean = low = high = None
+    if None not in row and None not in other:
+      by_image = np.subtract(row, other)
+      mean = float(by_image.mean())
+      if len(by_image) > 1:
+        interval = scipy.stats.bootstrap((by_image,), np.mean, method="percentile", rng=0).confidence_interval
+        low, high = map(float, interval)
+    made.append({"label": name, "kernel": kernel, "metric": metric, "mean": mean, "low": low, "high": high})
+  return made
+
+
+def differences_table(rows: Sequence[dict[str, Any]]) -> str:
+  """`differences` as text, laid out like `table`."""
+
+  def cell(row: dict[str, Any]) -> str:
+    digits = 4 if row["metric"] == "ssim" else 2
+    show = lambda value: "?" if value is None else f"{value:+.{digits}f}"
+    return f"{show(row['mean'])} [{show(row['low'])}, {show(row['high'])}]"
+
+  kernels = list(dict.fromkeys(row["kernel"] for row in rows))
+  lines: dict[str, dict[str, str]] = {}
+  for row in rows:
+    lines.setdefault(row["label"], {})[row["kernel"]] = cell(row)
+  return _aligned([["", *kernels], *([name, *(cells[k] for k in kernels)] for name, cells in lines.items())])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+  """Rows of text in columns."""
   widths = [max(map(len, column)) for column in zip(*rows)]
   return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)

@@ -6,7 +6,8 @@ From LR images that came with their kernel:
   python -m mzsr_jax.evaluate --weights=x2_direct --lr_dir=Set5/g20_direct_x2 --gt_dir=Set5/GT \
     --kernel_path=Set5/g20_direct_x2/kernel.mat --subsample=direct --out=set5.json
 
-The JSON file holds "results" (see `benchmark.summarise`), "settings", "versions" and "weights_sha256".
+The JSON file holds "results" (see `benchmark.summarise`), "differences" where --compare_with asks for them, "settings",
+"versions" and "weights_sha256".
 """
 
 import json
@@ -41,6 +42,10 @@ def define_flags() -> None:
       "and ssim are the paper's, of luma in 16..235",
   )
   cli.define_numbers("steps", [1, 10], "adaptation steps of mzsr, one line each; 0 is without", number=int, minimum=0)
+  flags.DEFINE_string(
+      "compare_with", None, "also show how much better all others are than this line of the table, such as bicubic or "
+      "'mzsr (1)': the mean difference of the first of --metrics, with its 95% interval (bootstrap over images)",
+  )
   flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
   flags.DEFINE_string("out", None, "JSON file to write", required=True)
 
@@ -60,15 +65,23 @@ def main(argv: list[str]) -> None:
     samples = benchmark.load_pairs(args.lr_dir, args.gt_dir, args.scale)
   methods = _methods(args, mzsr, samples, list(degradations))
 
+  labels = [benchmark.label(method.name, method.steps) for method in methods]
+  if args.compare_with is not None and args.compare_with not in labels:
+    raise UserError(f"--compare_with='{args.compare_with}': must be one of the lines {', '.join(labels)}")
+
   sizes = benchmark.lr_sizes(samples, args.scale)
   limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale, pictures=9)  # one of them as float64
   solvers = spread.make_solvers(len(samples), limit, sizes=sizes)
   scores = benchmark.run(samples, degradations, methods, args.scale, solvers)
   results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(methods)), args.scale)
   print(benchmark.table(results, args.metrics))
+  differences = benchmark.differences(results, args.compare_with, args.metrics[0]) if args.compare_with else []
+  if differences:
+    print(f"\n{args.metrics[0]}, difference to {args.compare_with}\n{benchmark.differences_table(differences)}")
 
   report = {
       "results": results,
+      **({"differences": differences} if args.compare_with else {}),
       "settings": {
           **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale")},
           "subsample": {name: kind.subsample for name, kind in degradations.items()},

@@ -65,11 +65,16 @@ def _evaluate(monkeypatch, *args):
 def test_report_of_hr_images(monkeypatch, capsys, small, tmp_path):
   out = tmp_path / "new" / "report.json"
   given = [f"--weights={small}/w.safetensors", f"--hr_dir={small}/gt", "--kernels=g20d,gani", "--steps=0,1"]
+  given += ["--compare_with=bicubic"]
   assert _evaluate(monkeypatch, *given, f"--out={out}") == 0
   stdout, stderr = capsys.readouterr()
   assert "g20d" in stdout and "mzsr (1)" in stdout and "2/2 b" in stderr
   report = json.loads(out.read_text())
-  assert set(report) == {"results", "settings", "versions", "weights_sha256"}
+  assert set(report) == {"results", "differences", "settings", "versions", "weights_sha256"}
+  assert [(d["label"], d["kernel"]) for d in report["differences"]] == [
+      ("mzsr (0)", "g20d"), ("mzsr (1)", "g20d"), ("mzsr (0)", "gani"), ("mzsr (1)", "gani")
+  ]  # fmt: skip
+  assert "psnr, difference to bicubic" in stdout
   assert report["weights_sha256"] == weights.sha256(str(small / "w.safetensors"))
   assert report["settings"]["inner_lrs"] == pytest.approx([0.02])
   lines = [(r["method"], r["steps"], r["kernel"]) for r in report["results"]]
@@ -114,6 +119,7 @@ def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, s
         ("--hr_dir=SET/gt --inner_lr=nan", ["inner_lr"]),
         ("--hr_dir=SET/gt --methods=bicubic,zsr", ["zsr", "mzsr"]),
         ("--hr_dir=SET/gt --methods=bicubic --metrics=psnr,vmaf", ["vmaf", "psnr_rgb"]),
+        ("--hr_dir=SET/gt --methods=bicubic --compare_with=zssr", ["zssr", "bicubic"]),
         ("--hr_dir=SET/gt --methods=folder:RCAN", ["folder:NAME=PATH"]),
         ("--hr_dir=SET/gt --methods=folder:mzsr=SET/gt", ["folder:NAME=PATH"]),
         ("--hr_dir=SET/gt --methods=folder:RCAN=SET/gt --kernels=g02d,g20d", ["RCAN", "{kernel}"]),
@@ -148,6 +154,32 @@ def test_wrong_kernel_files(monkeypatch, capsys, small, tmp_path):
     given = [f"--hr_dir={small}/gt", f"--kernels={tmp_path}/{name}.mat", "--methods=bicubic"]
     assert _evaluate(monkeypatch, *given, f"--out={tmp_path}/out.json") == 2
     assert_one_line(capsys, f"{name}.mat")
+
+
+def _results(method, steps, psnrs):
+  scores = [benchmark.Score(method, steps, "g20d", str(i), {"psnr": p, "ssim": 0.9}, 0.1) for i, p in enumerate(psnrs)]
+  return benchmark.summarise(scores, 2)
+
+
+def test_differences_between_methods_come_with_their_intervals():
+  rng = np.random.default_rng(0)
+  reference = rng.normal(30, 3, 40)  # images differ far more than methods do
+  results = _results("bicubic", 0, reference) + _results("mzsr", 10, reference + rng.normal(0.5, 0.2, 40))
+  results += _results("mzsr", 0, reference + 1)
+  ten, none = benchmark.differences(results, "bicubic", "psnr")
+  assert ten["label"] == "mzsr (10)" and 0.4 < ten["low"] < ten["mean"] < ten["high"] < 0.65
+  # About 1.96 standard errors on each side.
+  assert ten["high"] - ten["low"] == pytest.approx(2 * 1.96 * 0.2 / np.sqrt(40), rel=0.3)
+  assert [none[key] for key in ("low", "mean", "high")] == pytest.approx([1, 1, 1])
+  assert "+0." in benchmark.differences_table([ten]) and "[" in benchmark.differences_table([ten])
+
+
+def test_what_cannot_be_compared_is_left_open():
+  results = _results("bicubic", 0, [30.0, 31.0]) + _results("mzsr", 1, [math.inf, 31.0])
+  (infinite,) = benchmark.differences(results, "bicubic", "psnr")
+  assert infinite["mean"] is None and infinite["low"] is None
+  (one,) = benchmark.differences(_results("bicubic", 0, [30.0]) + _results("mzsr", 1, [31.0]), "bicubic", "psnr")
+  assert one["mean"] == 1 and one["low"] is None and "+1.00 [?, ?]" in benchmark.differences_table([one])
 
 
 def test_images_of_another_program_are_scored_like_ours(monkeypatch, capsys, small, tmp_path):
