@@ -1,7 +1,14 @@
-"""Writing files: whole or not at all, and never over what is there unless told to."""
+"""Writing files: whole or not at all, never over what is there unless told to, and folders by one process at a time."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
+
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None
 
 from mzsr_jax.errors import UserError
 
@@ -39,3 +46,21 @@ def write_whole(path: str | pathlib.Path, data: bytes | memoryview, overwrite: b
     raise UserError(f"output '{path}' cannot be written: {e.strerror}") from e
   finally:
     partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path) -> Iterator[None]:
+  """While entered, no other process can enter for the same folder. The system lets go of it when the process ends, however.
+
+  Raises:
+    UserError: another process has entered.
+  """
+  if fcntl is None:
+    yield
+    return
+  with (folder / ".lock").open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      raise UserError(f"'{folder}' is in use by another process: wait until it ends, or name another folder") from e
+    yield

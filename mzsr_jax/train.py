@@ -1,6 +1,7 @@
 """The training loop, one for both stages: batches in, checkpoints, scalars and weights out."""
 
 import collections
+import contextlib
 import json
 import pathlib
 import signal
@@ -49,7 +50,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
     The last state.
 
   Raises:
-    UserError: a workdir of another config, no training images, no such initial weights, or a loss that is not finite.
+    UserError: a workdir of another config, or in use by another process; no training images; no such initial weights; or a loss
+      that is not finite.
   """
   default_config.check(config)
   files.check_writable(workdir / CONFIG_NAME, overwrite=True)
@@ -66,8 +68,14 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
       rows=mesh_lib.own_rows(config, mesh),
   )
   state = mesh_lib.replicate(learner.init_state(config, _initial_params(config)), mesh)
-  writes = jax.process_index() == 0
   workdir.mkdir(parents=True, exist_ok=True)
+  with files.lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    return _run(config, workdir, mesh, state, batches)
+
+
+def _run(config, workdir: pathlib.Path, mesh: Mesh, state: TrainState, batches: PatchIterator) -> TrainState:
+  """`train`, from a state without any training to what is written at the end."""
+  writes = jax.process_index() == 0
   if writes:
     _write_config(config, workdir)
   checkpoints = Checkpoints(workdir, config.run.keep)

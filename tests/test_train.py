@@ -25,7 +25,7 @@ from configs import (
   pretrain_x2,
   pretrain_x4,
 )
-from mzsr_jax import default_config, learner, train, weights
+from mzsr_jax import default_config, files, learner, train, weights
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.errors import UserError
 
@@ -219,6 +219,17 @@ def test_another_config_in_the_same_workdir_is_refused_but_a_longer_run_is_not(t
   with pytest.raises(UserError, match="batch_size: 8 there, 4 now"):
     train.train(tiny(pretrain_x2, 2, batch_size=4), tmp_path)
   assert int(train.train(tiny(pretrain_x2, 3), tmp_path).step) == 3
+
+
+def test_a_workdir_in_use_is_refused_and_one_whose_process_was_killed_is_not(tmp_path):
+  process = start(tmp_path, 100_000)
+  wait_for_checkpoint(tmp_path, process)
+  with pytest.raises(UserError, match="in use by another process"):
+    train.train(tiny(meta_x2, 100_000), tmp_path)
+  process.kill()
+  process.wait()
+  with files.lock(tmp_path):
+    pass
 
 
 def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path):
