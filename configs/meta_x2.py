@@ -30,7 +30,6 @@ def cpu(c):
 def cpu_sons(c):
   """The second half of what made `x2_direct`, from what `:cpu` gave."""
   c = default_config.meta_like_meta_test(c)
-  c.meta.inner_lr = 0.05
   c.optimizer.halve_every = 400
   c.run.num_steps = 900
   return c

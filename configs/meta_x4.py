@@ -13,7 +13,7 @@ def cpu(c):
   c = default_config.meta_like_meta_test(c)
   c.data.patch_size = 256
   c.optimizer.halve_every = 200
-  c.run.num_steps = 400
+  c.run.num_steps = 350
   return c
 
 

@@ -140,7 +140,7 @@ def meta_like_meta_test(c: ml_collections.ConfigDict) -> ml_collections.ConfigDi
   c.meta.query_patches = 1
   c.meta.loss_weights = "constant"
   c.meta.learn_inner_lrs = True
-  c.meta.inner_lr = 0.03
+  c.meta.inner_lr = 0.05
   c.optimizer.average_decay = 0.99
   c.optimizer.min_learning_rate = 2.5e-5
   c.run.log_every = 50
