@@ -3,7 +3,8 @@
 python -m mzsr_jax.main --config=configs/meta_x2.py --workdir=runs/meta_x2 --config.data.root=/path/to/HR
 
 The full length, 100,000 meta-steps of 4.4 TFLOP each, wants a GPU; the paper reaches 35.20 dB after one step and 36.05 after
-ten on Set5 with g^d_2.0. `:cpu` is a size for two CPU cores, `:smoke` a minute's run of the whole path.
+ten on Set5 with g^d_2.0. `:cpu`, and `:cpu_sons` after it, are sizes for two CPU cores, `:smoke` a minute's run of the whole
+path.
 """
 
 from mzsr_jax import default_config
@@ -28,7 +29,7 @@ def cpu(c):
 
 
 def cpu_sons(c):
-  """The second half of what made `x2_direct`, from what `:cpu` gave."""
+  """Goes on from what `:cpu` gave (`--config.init_weights=...`) with tasks that are as meta-test is; 1.1 seconds a meta-step."""
   c = default_config.meta_like_meta_test(c)
   c.optimizer.halve_every = 400
   c.run.num_steps = 900

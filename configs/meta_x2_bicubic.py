@@ -9,9 +9,9 @@ from mzsr_jax import default_config
 
 
 def cpu(c):
-  """From a blind network for kernels with bicubic subsampling, see experiments/README.md; down to hardly any blur."""
+  """To be started (`--config.init_weights=...`) from a blind network for these kernels, as experiments/README.md says."""
   c = default_config.meta_like_meta_test(c)
-  c.degradation.min_variance = 0.05
+  c.degradation.min_variance = 0.05  # down to no blur at all, as in Table 1
   c.optimizer.halve_every = 350
   c.run.num_steps = 700
   return c

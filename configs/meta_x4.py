@@ -9,7 +9,7 @@ from mzsr_jax import default_config
 
 
 def cpu(c):
-  """From a blind network for all kernels at x4, see experiments/README.md."""
+  """To be started (`--config.init_weights=...`) from a blind network for these kernels, as experiments/README.md says."""
   c = default_config.meta_like_meta_test(c)
   c.data.patch_size = 256
   c.optimizer.halve_every = 200

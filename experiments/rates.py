@@ -6,12 +6,15 @@ The factors that do best, `python -m mzsr_jax.export --inner_lr_factors` writes 
 are not those of the tables.
 """
 
+import math
+
 import jax
 import numpy as np
 from absl import flags
 
 from experiments import timing
-from mzsr_jax import benchmark, cli, images, kernels, metrics, weights
+from mzsr_jax import benchmark, cli, files, images, kernels, metrics, weights
+from mzsr_jax.errors import UserError
 from mzsr_jax.solver import Solver
 
 flags.DEFINE_string("weights", None, "shipped name or .safetensors file", required=True)
@@ -31,7 +34,11 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   cli.start_jax()
   steps = sorted(set(args.steps))
+  if args.out:
+    files.check_writable(args.out, overwrite=True)
   params, rates = weights.load_weights(args.weights), weights.load_inner_lrs(args.weights, steps[-1])
+  weights.check_network(params)
+  weights.check_scale(weights.read_metadata(args.weights), args.scale)
   samples = benchmark.load_hr(args.hr_dir, args.scale)
   samples = sorted(samples, key=lambda sample: sample.gt.size)[: args.images or None]
   solver = Solver(sizes=benchmark.lr_sizes(samples, args.scale))
@@ -43,8 +50,12 @@ def main(argv: list[str]) -> None:
       scaled = jax.tree.map(lambda rate: np.asarray(rate) * np.float32(factor), rates)  # noqa: B023 (used at once)
       psnrs = []
       for sample, lr in zip(samples, lrs):
-        srs = solver.trajectory(params, lr, kind, steps, args.scale, scaled)
-        psnrs.append([metrics.psnr_y(srs[n], sample.gt, args.scale) for n in steps])
+        try:
+          srs = solver.trajectory(params, lr, kind, steps, args.scale, scaled)
+        except UserError:  # too large a factor: that is what is being looked for
+          psnrs.append([math.nan] * len(steps))
+        else:
+          psnrs.append([metrics.psnr_y(srs[n], sample.gt, args.scale) for n in steps])
       means = np.mean(psnrs, axis=0)
       rows.append({"kernel": kernel, "factor": f"{factor:g}", **{f"{n} steps": f"{m:.2f}" for n, m in zip(steps, means)}})
       print(rows[-1], flush=True)

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import pathlib
+import sys
 from typing import Any, NamedTuple
 
 import tqdm
@@ -21,7 +22,7 @@ from mzsr_jax.errors import UserError
 
 flags.DEFINE_enum("table", None, ["1", "2", "3", "5"], "of the paper", required=True)
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
-flags.DEFINE_string("set", "", "which of the paper's benchmarks that is, if any")
+flags.DEFINE_enum("set", "", ["", "Set5", "BSD100", "Urban100"], "which of the paper's benchmarks that is, if any")
 flags.DEFINE_string("out", None, "JSON file to write; the Markdown goes beside it", required=True)
 flags.DEFINE_bool("overwrite", False, "replace output files that exist")
 cli.define_cache_flag()
@@ -91,7 +92,7 @@ def main(argv: list[str]) -> None:
   for part in TABLES[args.table]:
     missing = part.steps.keys() - set(weights.names())
     if missing:
-      cli.report(f"weights {', '.join(sorted(missing))} are not shipped: their lines are left out")
+      print(f"weights {', '.join(sorted(missing))} are not shipped: their lines are left out", file=sys.stderr)
     parts.append(part._replace(steps={name: steps for name, steps in part.steps.items() if name not in missing}))
   results = list(itertools.chain.from_iterable(run(part, args.hr_dir) for part in parts))
   quoted = [q for q in json.loads(_PAPER.read_text()) if (q["table"], q["set"]) == (args.table, args.set)]

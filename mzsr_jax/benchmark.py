@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
 from jaxtyping import PyTree
 
 from mzsr_jax import baselines, images, metrics, spread
@@ -25,7 +24,7 @@ class Sample(NamedTuple):
   """One image of a benchmark set.
 
   Attributes:
-    name: path inside the set, without extension and without a "_GT", "_HR", "_LR" or "_SR", or such as "_x2", at its end.
+    name: path inside the set, without extension and without a "_GT", "_HR", "_LR" or "_SR" at its end.
     gt: (H, W, 3) uint8, the scale divides both sides.
     lr: (H / scale, W / scale, 3) uint8; None to make it from `gt` with each kernel.
   """
@@ -125,10 +124,10 @@ def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Seq
   paths = {}
   for kernel in kernel_names:
     root = folder.replace("{kernel}", kernel)
-    files = _by_name(root)
+    files = _by_name(root, results=True)
     if lone := sorted(files.keys() ^ sizes.keys()):
       sides = ", ".join(f"{image} ({'there' if image in files else 'in the set'} only)" for image in lone)
-      raise UserError(f"images of method '{name}' in '{root}' do not match the set: {sides}")
+      raise UserError(f"images of method '{name}' in '{root}' do not match the set: {sides}; {_MAY_DIFFER}")
     for image, path in files.items():
       if (size := images.image_size(path)) != sizes[image]:
         found = "cannot be read" if size is None else f"is {size[1]}x{size[0]}"
@@ -156,10 +155,10 @@ def load_pairs(lr_dir: str | pathlib.Path, gt_dir: str | pathlib.Path, scale: in
   Raises:
     UserError: as `load_hr`; an image without its counterpart, or not `scale` times as large as it.
   """
-  lr_files, gt_files = _by_name(lr_dir), _by_name(gt_dir)
+  lr_files, gt_files = _by_name(lr_dir, results=True), _by_name(gt_dir, results=True)
   if lone := sorted(lr_files.keys() ^ gt_files.keys()):
     sides = ", ".join(f"{name} ({'LR' if name in lr_files else 'GT'} only)" for name in lone)
-    raise UserError(f"images of '{lr_dir}' and '{gt_dir}' do not match: {sides}; only _LR, _GT, _HR may differ")
+    raise UserError(f"images of '{lr_dir}' and '{gt_dir}' do not match: {sides}; {_MAY_DIFFER}")
   samples = []
   for name, lr_path in lr_files.items():
     lr, gt = images.read_image(lr_path), images.read_image(gt_files[name])
@@ -174,11 +173,15 @@ def load_pairs(lr_dir: str | pathlib.Path, gt_dir: str | pathlib.Path, scale: in
   return samples
 
 
-def _by_name(folder: str | pathlib.Path) -> dict[str, pathlib.Path]:
-  """The images under a folder by `Sample.name`."""
+_MAY_DIFFER = "names may differ in their extension and an end such as _GT, _HR, _LR, _SR, _x2 or _x2_SR"
+
+
+def _by_name(folder: str | pathlib.Path, results: bool = False) -> dict[str, pathlib.Path]:
+  """The images under a folder by `Sample.name`; with `results`, a scale at its end (_x2) is none of the name either."""
+  end = rf"{'(_x[0-9]+)?' if results else ''}(_(gt|hr|lr|sr))?$"
   files: dict[str, pathlib.Path] = {}
   for path in images.find_images(folder):
-    name = re.sub(r"(_x\d+)?(_(gt|hr|lr|sr))?$", "", path.relative_to(folder).with_suffix("").as_posix(), flags=re.IGNORECASE)
+    name = re.sub(end, "", path.relative_to(folder).with_suffix("").as_posix(), flags=re.IGNORECASE)
     if name in files:
       raise UserError(f"'{files[name]}' and '{path}' have one name, '{name}': remove one of them")
     files[name] = path
@@ -220,7 +223,7 @@ def run(
   Args:
     samples: see `load_hr` and `load_pairs`.
     degradations: by the name that goes into the scores. Given LR images are not degraded again.
-    methods: see `baseline` and `mzsr`.
+    methods: see `baseline`, `mzsr` and `outside`.
     scale: whole number.
     solvers: images are spread over them; default: see `spread.make_solvers`.
 
@@ -257,8 +260,8 @@ def _scores(solver: Solver, sample: Sample, degradations, methods, scale) -> lis
 def summarise(scores: Iterable[Score], scale: int) -> list[dict[str, Any]]:
   """Means over images, one dictionary per method, number of steps and kernel, ready for JSON.
 
-  Keys: method, kernel, scale, steps, those of `metrics.METRICS`, seconds (mean per image), images (name and metrics of each).
-  JSON has no infinity: the PSNR of an image without any error is None, and so is a mean that holds it.
+  Keys: method, kernel, scale, steps, those of `metrics.METRICS`, seconds (mean per image; None: not timed), images (name and
+  metrics of each). JSON has no infinity: the PSNR of an image without any error is None, and so is a mean that holds it.
   """
   groups: dict[tuple, list[Score]] = {}
   for score in scores:
@@ -296,11 +299,7 @@ def table(results: Sequence[dict[str, Any]], shown: Sequence[str] = ("psnr", "ss
     values = {name: math.inf if result[name] is None else result[name] for name in shown}
     return "/".join(f"{value:.4f}" if name == "ssim" else f"{value:.2f}" for name, value in values.items())
 
-  kernels = list(dict.fromkeys(result["kernel"] for result in results))
-  lines: dict[str, dict[str, str]] = {}
-  for result in results:
-    lines.setdefault(label(result["method"], result["steps"]), {})[result["kernel"]] = cell(result)
-  return _aligned([["", *kernels], *([name, *(cells[k] for k in kernels)] for name, cells in lines.items())])
+  return _grid([(label(result["method"], result["steps"]), result["kernel"], cell(result)) for result in results])
 
 
 def label(method: str, steps: int) -> str:
@@ -321,6 +320,8 @@ def differences(results: Sequence[dict[str, Any]], reference: str, metric: str) 
     bootstrap over images (percentiles, which few images do not make undefined). None stands for what there is not: the
     interval of one image, a difference of infinite values.
   """
+  import scipy.stats  # here, since it takes a second that few need
+
   values = {(label(r["method"], r["steps"]), r["kernel"]): [image[metric] for image in r["images"]] for r in results}
   made = []
   for (name, kernel), row in values.items():
@@ -346,14 +347,15 @@ def differences_table(rows: Sequence[dict[str, Any]]) -> str:
     show = lambda value: "?" if value is None else f"{value:+.{digits}f}"
     return f"{show(row['mean'])} [{show(row['low'])}, {show(row['high'])}]"
 
-  kernels = list(dict.fromkeys(row["kernel"] for row in rows))
+  return _grid([(row["label"], row["kernel"], cell(row)) for row in rows])
+
+
+def _grid(cells: Sequence[tuple[str, str, str]]) -> str:
+  """Cells of (line, column, text) as aligned text."""
+  columns = list(dict.fromkeys(column for _, column, _ in cells))
   lines: dict[str, dict[str, str]] = {}
-  for row in rows:
-    lines.setdefault(row["label"], {})[row["kernel"]] = cell(row)
-  return _aligned([["", *kernels], *([name, *(cells[k] for k in kernels)] for name, cells in lines.items())])
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-  """Rows of text in columns."""
+  for line, column, text in cells:
+    lines.setdefault(line, {})[column] = text
+  rows = [["", *columns], *([line, *(texts[c] for c in columns)] for line, texts in lines.items())]
   widths = [max(map(len, column)) for column in zip(*rows)]
   return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)

@@ -1,5 +1,6 @@
 """Checkpoints by orbax, and nothing else of orbax anywhere: training state, data iterator and config, kept to N, async."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -11,6 +12,12 @@ from mzsr_jax.errors import UserError
 
 # Orbax reports each file that it writes at the level of our progress lines.
 logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname or record.levelname in ("WARNING", "ERROR"))
+
+
+def _tree(state: Any) -> dict[str, Any]:
+  """The fields of a state that it has; so that one without a later field is stored as it was before there was that field."""
+  fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+  return {name: value for name, value in fields.items() if value is not None}
 
 
 class Checkpoints:
@@ -35,14 +42,14 @@ class Checkpoints:
     """Starts writing a checkpoint in the background; a step that is already there is left alone."""
     if step == self.latest:
       return
-    items = {"state": ocp.args.StandardSave(state), "data": ocp.args.JsonSave(data), "config": ocp.args.JsonSave(config)}
+    items = {"state": ocp.args.StandardSave(_tree(state)), "data": ocp.args.JsonSave(data), "config": ocp.args.JsonSave(config)}
     self._manager.save(step, args=ocp.args.Composite(**items))
 
   def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict, dict]:
     """Reads a checkpoint, the newest if no step is given.
 
     Args:
-      like: a state of the same structure, shapes and dtypes.
+      like: a dataclass of the same structure, shapes and dtypes.
       step: which checkpoint.
 
     Returns:
@@ -51,7 +58,7 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint is damaged, or of another state.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     items = {"state": ocp.args.StandardRestore(abstract), "data": ocp.args.JsonRestore(), "config": ocp.args.JsonRestore()}
     step = self.latest if step is None else step
     try:
@@ -61,7 +68,7 @@ class Checkpoints:
           f"checkpoint '{self.directory / str(step)}' cannot be restored ({' '.join(str(e).split())[:200]}): remove it to go "
           "on from an older one"
       ) from e
-    return restored["state"], restored["data"], restored["config"]
+    return dataclasses.replace(like, **restored["state"]), restored["data"], restored["config"]
 
   def close(self) -> None:
     """Waits for the writing to end."""

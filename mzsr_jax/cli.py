@@ -101,6 +101,8 @@ class _NumberListParser(flags.ListParser):
       values = argument if isinstance(argument, list) else [self._number(item) for item in super().parse(argument)]
     except ValueError as e:
       raise ValueError(f"not a list of numbers such as 1,10: {e}") from e
+    if not values:
+      raise ValueError("name at least one number")
     if any(not self._minimum <= value < float("inf") for value in values):
       raise ValueError(f"every value must be a finite number, {self._minimum} or more")
     return values

@@ -40,7 +40,9 @@ def _base() -> ml_collections.ConfigDict:
   c.optimizer.halve_every = 0  # steps; 0 keeps the rate
   c.optimizer.min_learning_rate = 0.0
   c.optimizer.clip_norm = 0.0  # global gradient norm; 0 does not clip
-  c.optimizer.average_decay = 0.0  # of a moving average of the parameters, which then is the result; 0 keeps none
+  # Of a moving average of the parameters, which then is the result; 0 keeps none. It starts as the initial parameters, and
+  # is mostly those for the first 1 / (1 - decay) steps.
+  c.optimizer.average_decay = 0.0
 
   # How the run is watched and kept. These may change from one start to the next in the same workdir: they have no part in
   # what is computed.
@@ -129,9 +131,9 @@ def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def meta_like_meta_test(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Stage 2 at a size for two CPU cores, whose inner steps learn from LR sons; 2 images a meta-step.
+  """Stage 2 at a size for two CPU cores, whose inner steps learn from LR sons; one image a task, two tasks a meta-step.
 
-  Its learned inner rates, and what they are good for, are those of the meta-test itself.
+  `init_weights`, `optimizer.halve_every` and `run.num_steps` are left to the config.
   """
   c.meta.support = "sons"
   c.data.patch_size = round(80 * c.degradation.scales[0])

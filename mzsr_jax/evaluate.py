@@ -58,6 +58,9 @@ def main(argv: list[str]) -> None:
   files.check_writable(args.out, args.overwrite)
   degradations = _degradations(args)
   _check_some_of("metrics", args.metrics, metrics.METRICS)
+  outside = [method for method in args.methods if _outside(method)]
+  if not outside or len(outside) < len(args.methods):
+    _check_some_of("methods", [method for method in args.methods if method not in outside], benchmark.METHODS)
   mzsr, method_settings = _mzsr(args)
   if args.hr_dir:
     samples = benchmark.load_hr(args.hr_dir, args.scale)
@@ -66,6 +69,8 @@ def main(argv: list[str]) -> None:
   methods = _methods(args, mzsr, samples, list(degradations))
 
   labels = [benchmark.label(method.name, method.steps) for method in methods]
+  if twice := sorted({name for name in labels if labels.count(name) > 1}):
+    raise UserError(f"--methods: several are called {', '.join(twice)}: give each a name of its own")
   if args.compare_with is not None and args.compare_with not in labels:
     raise UserError(f"--compare_with='{args.compare_with}': must be one of the lines {', '.join(labels)}")
 
@@ -128,14 +133,10 @@ def _outside(method: str) -> tuple[str, str] | None:
 
 def _mzsr(args: flags.FlagValues) -> tuple[list[benchmark.Method], dict[str, Any]]:
   """A method for each number of steps, if mzsr is among --methods; and what the report's settings say of all methods."""
-  if not all(_outside(method) for method in args.methods) or not args.methods:
-    _check_some_of("methods", [method for method in args.methods if not _outside(method)], benchmark.METHODS)
   settings = {"methods": list(dict.fromkeys(args.methods)), "weights": None}
   if "mzsr" not in args.methods:
     return [], settings
   steps = sorted(set(args.steps))
-  if not steps:
-    raise UserError("--steps is empty: name at least one number of steps")
   params, metadata, inner_lrs = cli.load_weights(steps[-1])
   weights.check_scale(metadata, args.scale)
   settings |= {"weights": args.weights, "steps": steps}

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
   state, _, _ = checkpoints.restore(empty, args.step)
   checkpoints.close()
   if "inner_lrs" not in state.result and not args["inner_lr_factors"].using_default_value:
-    raise UserError("--inner_lr_factors: this run learned no inner rates: set config.meta_test.inner_lrs instead")
+    raise UserError("--inner_lr_factors: this run learned no inner rates: pass --inner_lr to evaluate and upscale instead")
   train.export(config, state, pathlib.Path(args.output), args.data, args.inner_lr_factors)
   print(f"wrote {args.output}: {config.stage}, step {int(state.step)}")
 

@@ -10,6 +10,8 @@ try:
 except ImportError:  # Windows
   fcntl = None
 
+from absl import logging
+
 from mzsr_jax.errors import UserError
 
 
@@ -52,15 +54,17 @@ def write_whole(path: str | pathlib.Path, data: bytes | memoryview, overwrite: b
 def lock(folder: pathlib.Path) -> Iterator[None]:
   """While entered, no other process can enter for the same folder. The system lets go of it when the process ends, however.
 
+  On Windows, and on file systems without locks, nothing is locked.
+
   Raises:
     UserError: another process has entered.
   """
-  if fcntl is None:
-    yield
-    return
   with (folder / ".lock").open("w") as file:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
       raise UserError(f"'{folder}' is in use by another process: wait until it ends, or name another folder") from e
+    except OSError as e:
+      logging.warning("'%s' cannot be locked (%s): see to it that no other run uses it.", folder, e.strerror)
     yield

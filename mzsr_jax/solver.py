@@ -255,7 +255,11 @@ class Solver:
       scale: float,
       optimizer: optax.GradientTransformation,
   ) -> Iterator[Params]:
-    """As `adapt`, by any optimizer: for networks that were not trained for plain gradient steps (Figure 3).
+    """As `adapt`, by any optimizer: for networks that were not trained for plain gradient steps of known rates (Figure 3).
+
+    Args:
+      optimizer: a part of the compiled program: give each call the same object, or each compiles anew.
+      others: see `adapt`.
 
     Yields:
       The parameters after each step, without end.

@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-  """What a task is, and its LR patches."""
+  """What a task is, its LR patches, and a key for what else is drawn of each patch (by folding in its number)."""
 
   lr: Float[Array, "n q q 3"]
   kernel: Float[Array, "k k"]

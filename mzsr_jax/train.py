@@ -69,7 +69,17 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
   )
   state = mesh_lib.replicate(learner.init_state(config, _initial_params(config)), mesh)
   workdir.mkdir(parents=True, exist_ok=True)
-  with files.lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+  with contextlib.ExitStack() as stack:
+    refusal = None
+    if jax.process_index() == 0:
+      try:
+        stack.enter_context(files.lock(workdir))
+      except UserError as e:
+        refusal = e
+    if jax.process_count() > 1 and mesh_lib.any_process(mesh)(refusal is not None):  # so that none waits for the first
+      refusal = refusal or UserError(f"'{workdir}' is in use: see the first process")
+    if refusal:
+      raise refusal
     return _run(config, workdir, mesh, state, batches)
 
 

@@ -120,6 +120,7 @@ def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, s
         ("--hr_dir=SET/gt --methods=bicubic,zsr", ["zsr", "mzsr"]),
         ("--hr_dir=SET/gt --methods=bicubic --metrics=psnr,vmaf", ["vmaf", "psnr_rgb"]),
         ("--hr_dir=SET/gt --methods=bicubic --compare_with=zssr", ["zssr", "bicubic"]),
+        ("--hr_dir=SET/gt --methods=folder:A=SET/gt,folder:A=SET/gt/ --kernels=g02d", ["called A"]),
         ("--hr_dir=SET/gt --methods=folder:RCAN", ["folder:NAME=PATH"]),
         ("--hr_dir=SET/gt --methods=folder:mzsr=SET/gt", ["folder:NAME=PATH"]),
         ("--hr_dir=SET/gt --methods=folder:RCAN=SET/gt --kernels=g02d,g20d", ["RCAN", "{kernel}"]),

@@ -37,7 +37,7 @@ def test_a_table_stands_beside_the_papers(folder, tmp_path):
 
 def test_a_picture_for_wrong_kernels(folder, tmp_path):
   out = tmp_path / "figure.json"
-  done = run("figures", folder, out, "--figure=6", "--steps=1", "--crop=32")
+  done = run("figures", folder, out, "--figure=6", "--steps=2", "--crop=32")
   assert done.returncode == 0, done.stderr
   rows = json.loads(out.read_text())["rows"]
   assert [row["picture"] for row in rows] == ["bicubic", *(f"told {k}" for k in ("g02d", "g20d", "gani", "gani5")), "truth"]

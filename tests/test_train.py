@@ -74,7 +74,7 @@ def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
     (meta_x2, "cpu"), (meta_x2, "cpu_sons"), (meta_x2_bicubic, "cpu"), (meta_x4, "cpu"), (pretrain_x2, "cpu"),
     (pretrain_x4, "cpu"), (pretrain_all_kernels, "cpu"),
 ])  # fmt: skip
-def test_the_recipes_of_the_shipped_weights_are_valid(module, variant):
+def test_sizes_for_cpus_are_valid_configs(module, variant):
   default_config.check(module.get_config(variant))
 
 
