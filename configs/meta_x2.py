@@ -29,7 +29,7 @@ def cpu(c):
 
 
 def cpu_sons(c):
-  """Goes on from what `:cpu` gave (`--config.init_weights=...`) with tasks that are as meta-test is; 1.1 seconds a meta-step."""
+  """Goes on from what `:cpu` gave (`--config.init_weights=...`) with tasks that are as meta-test is; 1.1 s a meta-step."""
   c = default_config.meta_like_meta_test(c)
   c.optimizer.halve_every = 400
   c.run.num_steps = 900
