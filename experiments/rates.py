@@ -1,7 +1,8 @@
 """How far the adaptation should step: PSNR over steps with the weights' own learning rates times several factors.
 
-    python -m experiments.rates --weights=x2_direct --hr_dir=Set14 --kernels=g20d,gani,g02d --factors=0.5,1,2,4
+    python -m experiments.rates --weights=x2_direct --hr_dir=Set14 --kernels=g20d,gani,g02d --factors=0.5,1,2,1:2:3
 
+A factor is for all steps, or a list with colons for one step after another, the last of which holds for all further steps.
 The factors that do best, `python -m mzsr_jax.export --inner_lr_factors` writes into the weights. Choose them on images that
 are not those of the tables.
 """
@@ -23,9 +24,18 @@ flags.DEFINE_list("kernels", ["g20d", "gani", "g02d"], "that make the LR images"
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
 flags.DEFINE_string("out", None, "JSON file to write")
-cli.define_numbers("factors", [0.5, 1, 2, 4], "to multiply all rates with", number=float, minimum=0)
+flags.DEFINE_list("factors", ["0.5", "1", "2"], "to multiply the rates with")
 cli.define_numbers("steps", [0, 1, 2, 5, 10], "after which to measure", number=int, minimum=0)
 cli.define_cache_flag()
+
+
+def schedule(text: str, steps: int) -> np.ndarray:
+  """Factors of `steps` steps. Raises UserError for what is not numbers with colons."""
+  try:
+    factors = weights.extend_schedule([float(part) for part in text.split(":")], steps)
+  except ValueError as e:
+    raise UserError(f"--factors: '{text}' is not a number, or numbers with colons between them") from e
+  return factors
 
 
 def main(argv: list[str]) -> None:
@@ -34,6 +44,7 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   cli.start_jax()
   steps = sorted(set(args.steps))
+  schedules = {text: schedule(text, steps[-1]) for text in args.factors or ["1"]}
   if args.out:
     files.check_writable(args.out, overwrite=True)
   params, rates = weights.load_weights(args.weights), weights.load_inner_lrs(args.weights, steps[-1])
@@ -46,8 +57,8 @@ def main(argv: list[str]) -> None:
   for kernel in args.kernels:
     kind = kernels.load_degradation(kernel)
     lrs = [images.to_float(benchmark.make_lr(sample.gt, kind, args.scale)) for sample in samples]
-    for factor in args.factors:
-      scaled = jax.tree.map(lambda rate: np.asarray(rate) * np.float32(factor), rates)  # noqa: B023 (used at once)
+    for factor, factors in schedules.items():
+      scaled = jax.tree.map(lambda rate: np.asarray(rate) * factors, rates)  # noqa: B023 (used at once)
       psnrs = []
       for sample, lr in zip(samples, lrs):
         try:
@@ -57,7 +68,7 @@ def main(argv: list[str]) -> None:
         else:
           psnrs.append([metrics.psnr_y(srs[n], sample.gt, args.scale) for n in steps])
       means = np.mean(psnrs, axis=0)
-      rows.append({"kernel": kernel, "factor": f"{factor:g}", **{f"{n} steps": f"{m:.2f}" for n, m in zip(steps, means)}})
+      rows.append({"kernel": kernel, "factor": factor, **{f"{n} steps": f"{m:.2f}" for n, m in zip(steps, means)}})
       print(rows[-1], flush=True)
   timing.report(f"PSNR-Y, dB, mean over {len(samples)} images", rows, args.out, weights=weights.sha256(args.weights))
 
