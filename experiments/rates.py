@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
   del argv
   args = flags.FLAGS
   cli.start_jax()
+  if not args.kernels:
+    raise UserError("--kernels is empty: name at least one")
   steps = sorted(set(args.steps))
   schedules = {text: schedule(text, steps[-1]) for text in args.factors or ["1"]}
   if args.out:
