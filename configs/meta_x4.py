@@ -12,8 +12,8 @@ def cpu(c):
   """To be started (`--config.init_weights=...`) from a blind network for these kernels, as experiments/README.md says."""
   c = default_config.meta_like_meta_test(c)
   c.data.patch_size = 256
-  c.optimizer.halve_every = 200
-  c.run.num_steps = 350
+  c.optimizer.halve_every = 75
+  c.run.num_steps = 150
   return c
 
 

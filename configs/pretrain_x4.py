@@ -12,9 +12,9 @@ def cpu(c):
   c.data.patch_size = 64
   c.batch_size = 8
   c.optimizer.learning_rate = 5e-4
-  c.optimizer.halve_every = 700
+  c.optimizer.halve_every = 600
   c.optimizer.min_learning_rate = 3e-5
-  c.run.num_steps = 3000
+  c.run.num_steps = 2500
   return c
 
 
