@@ -68,7 +68,7 @@ def markdown(results: list[dict[str, Any]], quoted: list[dict[str, Any]]) -> str
   kernels_shown = list(dict.fromkeys(r["kernel"] for r in results))
   lines: dict[str, dict[str, str]] = {}
   for r in results:
-    label = r["method"] if r["method"] == "bicubic" else f"`{r['method']}`, {r['steps']} steps"
+    label = r["method"] if r["method"] == "bicubic" else f"`{r['method']}`, {r['steps']} step{'s' * (r['steps'] != 1)}"
     lines.setdefault(label, {})[r["kernel"]] = f"{math.inf if r['psnr'] is None else r['psnr']:.2f} / {r['ssim']:.4f}"
   for q in quoted:
     cell = f"{q['psnr']:.2f}" + (f" / {q['ssim']:.4f}" if q["ssim"] else "")
