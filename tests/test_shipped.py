@@ -1,6 +1,7 @@
 """What the shipped weights are worth, on the authors' own LR images."""
 
 import numpy as np
+import pytest
 
 from mzsr_jax import benchmark, kernels, weights
 
@@ -25,3 +26,14 @@ def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
   scores = benchmark.run(samples, {"bicubic": kernels.load_degradation("bicubic")}, methods, 2)
   bicubic, network = (result["psnr"] for result in benchmark.summarise(scores, 2))
   assert network > bicubic + 2.5
+
+
+@pytest.mark.parametrize("name,kernel,scale", [("x2_bicubic", "g13b", 2), ("x4_direct", "g20d", 4)])
+def test_other_models_beat_bicubic_by_1_db_in_one_step_and_gain_by_more(data_dir, name, kernel, scale):
+  samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)[:2]
+  params, rates = weights.load_weights(name), weights.load_inner_lrs(name, 5)
+  methods = [benchmark.baseline("bicubic", scale), *(benchmark.mzsr(params, rates, n, scale) for n in (1, 5))]
+  scores = benchmark.run(samples, {kernel: kernels.load_degradation(kernel)}, methods, scale)
+  bicubic, one, five = (result["psnr"] for result in benchmark.summarise(scores, scale))
+  assert bicubic + 1 < one < five
+  assert weights.scales(weights.read_metadata(name)) == [scale]
