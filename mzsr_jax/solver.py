@@ -58,10 +58,14 @@ class _Support(NamedTuple):
   Attributes:
     groups: (batch of the son, windows of the LR image), each of as many windows as there are devices.
     weight: 1 / (number of values in the LR image).
+    zeros: shaped like the parameters, on the devices: where a gradient begins.
+    idle: rates of 0 for each leaf.
   """
 
   groups: list[tuple[_Batch, Float[Array, "d p q 3"]]]
   weight: np.float32
+  zeros: PyTree
+  idle: PyTree
 
 
 def _inside(size: Size, bounds: Int[Array, " 4"]) -> Bool[Array, "h w 1"]:
@@ -241,7 +245,7 @@ class Solver:
     steps = len(jax.tree.leaves(per_leaf)[0])
     if not steps:
       return params
-    support = self._support(lr, kind, scale)
+    support = self._support(params, lr, kind, scale)
     params = self._replicate(params)
     for i in range(steps):
       params, _ = self._gradient_step(params, support, jax.tree.map(operator.itemgetter(i), per_leaf))
@@ -264,16 +268,15 @@ class Solver:
     Yields:
       The parameters after each step, without end.
     """
-    support = self._support(lr, kind, scale)
+    support = self._support(params, lr, kind, scale)
     params = self._replicate(params)
     state = optimizer.init(params)
-    idle = jax.tree.map(lambda _: np.float32(0), params)
     while True:
-      _, gradient = self._gradient_step(params, support, idle)
+      _, gradient = self._gradient_step(params, support, support.idle)
       params, state = _update(params, state, gradient, optimizer=optimizer)
       yield params
 
-  def _support(self, lr, kind: Degradation, scale: float) -> _Support:
+  def _support(self, params: Params, lr, kind: Degradation, scale: float) -> _Support:
     """What the network is adapted to."""
     son_bucket = tuple(resize.shrunk_size(length, scale) for length in self.bucket(lr.shape[:2]))
     son = np.clip(degrade(lr, kind, scale, son_bucket, device=self.devices[0]), 0, 1)
@@ -284,14 +287,14 @@ class Solver:
     ]
     if len(groups) == 1:  # kept on the devices from step to step
       groups = [self._shard(groups[0])]
-    return _Support(groups, np.float32(1 / lr.size))
+    zeros = self._replicate(jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params))
+    return _Support(groups, np.float32(1 / lr.size), zeros, jax.tree.map(lambda _: np.float32(0), params))
 
   def _gradient_step(self, params: Params, support: _Support, rates: PyTree) -> tuple[Params, Params]:
     """A step by `rates` along the gradient over all windows; returns the parameters after it, and the gradient."""
-    total = self._replicate(jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params))
-    idle = jax.tree.map(lambda _: np.float32(0), params)
+    total = support.zeros
     for number, group in enumerate(support.groups, 1):
-      rates_now = rates if number == len(support.groups) else idle
+      rates_now = rates if number == len(support.groups) else support.idle
       batch, targets = self._shard(group)
       params, total = _step(params, total, batch, targets, rates_now, support.weight, mesh=self._mesh, net=self._net)
       if len(support.groups) > 1:
