@@ -72,23 +72,18 @@ def available() -> list[str]:
   return [method for method in METHODS if method not in missing]
 
 
-def degraded(solver: Solver, sample: Sample, kind: Degradation) -> np.ndarray:
-  """The 8-bit LR image, as float."""
-  (size,) = benchmark.lr_sizes([sample], SCALE)
-  return images.to_float(benchmark.make_lr(sample.gt, kind, SCALE, solver.bucket(size), solver.devices[0]))
-
-
 def curves(samples: list[Sample], kind: Degradation, steps: int) -> tuple[list[dict], "object"]:
   """Figure 3: rows of mean and standard deviation over images, and the plot."""
   from matplotlib import pyplot
 
   solver = spread.make_solvers(1, sizes=benchmark.lr_sizes(samples, SCALE))[0]
+  lrs = [benchmark.lr_image(solver, sample, kind, SCALE) for sample in samples]
   rows = []
   figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
   for method in available():
     psnrs = np.array([
-        [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(solver, method, degraded(solver, s, kind), kind, steps)]
-        for s in samples
+        [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(solver, method, lr, kind, steps)]
+        for s, lr in zip(samples, lrs)
     ])  # fmt: skip
     rows += [
         {"method": method, "weights": METHODS[method], "steps": n, "psnr": float(m), "deviation": float(d)}
@@ -111,7 +106,7 @@ def middle(image: Pixels, side: int) -> Pixels:
 def pictures(figure: str, sample: Sample, kind: Degradation, steps: int, crop: int) -> tuple[list[dict], Pixels]:
   """Figures 4 to 6: rows of PSNRs, and the picture."""
   solver = Solver()
-  lr = degraded(solver, sample, kind)
+  lr = benchmark.lr_image(solver, sample, kind, SCALE)
   bicubic = solver.super_resolve(None, lr, SCALE)
   strips: list[dict[str, Pixels]] = []
   if figure == "4":

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from experiments import timing
-from mzsr_jax import benchmark, cli, files, images, kernels, metrics, weights
+from mzsr_jax import benchmark, cli, files, kernels, metrics, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.solver import Solver
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
   rows = []
   for kernel in args.kernels:
     kind = kernels.load_degradation(kernel)
-    lrs = [images.to_float(benchmark.make_lr(sample.gt, kind, args.scale)) for sample in samples]
+    lrs = [benchmark.lr_image(solver, sample, kind, args.scale) for sample in samples]
     for factor, factors in schedules.items():
       scaled = jax.tree.map(lambda rate: np.asarray(rate) * factors, rates)  # noqa: B023 (used at once)
       psnrs = []

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import tqdm
 from absl import flags
 
+from experiments import timing
 from mzsr_jax import benchmark, cli, files, kernels, provenance, spread, weights
 from mzsr_jax.errors import UserError
 
@@ -73,9 +74,7 @@ def markdown(results: list[dict[str, Any]], quoted: list[dict[str, Any]]) -> str
   for q in quoted:
     cell = f"{q['psnr']:.2f}" + (f" / {q['ssim']:.4f}" if q["ssim"] else "")
     lines.setdefault(f"paper: {q['method']}", {})[q["kernel"]] = cell
-  rows = [["", *kernels_shown], ["---"] * (1 + len(kernels_shown))]
-  rows += [[label, *(cells.get(k, "") for k in kernels_shown)] for label, cells in lines.items()]
-  return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+  return timing.table([{"": label, **{k: cells.get(k) for k in kernels_shown}} for label, cells in lines.items()]) + "\n"
 
 
 def main(argv: list[str]) -> None:

@@ -203,6 +203,14 @@ def make_lr(gt: images.Pixels, kind: Degradation, scale: int, bucket: Size | Non
   return images.to_uint8(degrade(gt / 255, kind, scale, bucket, np.float64, device))
 
 
+def lr_image(solver: Solver, sample: Sample, kind: Degradation, scale: int) -> np.ndarray:
+  """The LR image of a sample, given or made with `make_lr`, as float32 in [0, 1]."""
+  if sample.lr is not None:
+    return images.to_float(sample.lr)
+  (size,) = lr_sizes([sample], scale)
+  return images.to_float(make_lr(sample.gt, kind, scale, solver.bucket(size), solver.devices[0]))
+
+
 def lr_sizes(samples: Iterable[Sample], scale: int) -> list[Size]:
   """Heights and widths of the LR images of a benchmark, for `Solver`."""
   return [(sample.gt.shape[0] // scale, sample.gt.shape[1] // scale) for sample in samples]
@@ -241,8 +249,7 @@ def _scores(solver: Solver, sample: Sample, degradations, methods, scale) -> lis
   (size,) = lr_sizes([sample], scale)
   scores = []
   for kernel_name, kind in degradations.items():
-    lr = sample.lr if sample.lr is not None else make_lr(sample.gt, kind, scale, solver.bucket(size), solver.devices[0])
-    lr = images.to_float(lr)
+    lr = lr_image(solver, sample, kind, scale)
     for method in methods:
       solver.warm_up(method.params, size, kind, scale)
     for method in methods:
