@@ -9,8 +9,6 @@ of an image when it is told a wrong kernel. For 4 to 6 the first image of the fo
 
 import io
 import itertools
-import json
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +16,8 @@ import numpy as np
 import optax
 from absl import flags
 
-from mzsr_jax import benchmark, cli, files, images, kernels, metrics, provenance, spread, weights
+from experiments import outputs
+from mzsr_jax import benchmark, cli, files, images, kernels, metrics, spread, weights
 from mzsr_jax.benchmark import Sample
 from mzsr_jax.errors import UserError
 from mzsr_jax.images import Pixels
@@ -31,8 +30,7 @@ flags.DEFINE_string("kernel", "g20d", "kernel that makes the LR images")
 flags.DEFINE_string("image", None, "name of the image in the folder, for figures 4 to 6")
 flags.DEFINE_integer("steps", 10, "adaptation steps", lower_bound=2)
 flags.DEFINE_integer("crop", 160, "side of the square that figures 4 to 6 show, from the middle, pixels", lower_bound=16)
-flags.DEFINE_string("out", None, "JSON file to write; the PNG goes beside it", required=True)
-flags.DEFINE_bool("overwrite", False, "replace output files that exist")
+outputs.define_flags("PNG")
 cli.define_cache_flag()
 
 SCALE = 2
@@ -133,27 +131,21 @@ def main(argv: list[str]) -> None:
   del argv
   args = flags.FLAGS
   cli.start_jax()
-  out = pathlib.Path(args.out)
-  if out.suffix != ".json":
-    raise UserError(f"output '{out}' is not a .json file")
-  for path in (out, out.with_suffix(".png")):
-    files.check_writable(path, args.overwrite)
+  beside = outputs.check(".png")
   samples, kind = benchmark.load_hr(args.hr_dir, SCALE), kernels.load_degradation(args.kernel)
   if args.figure == "3":
     rows, figure = curves(samples, kind, args.steps)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
-    files.write_whole(out.with_suffix(".png"), png.getbuffer(), args.overwrite)
+    files.write_whole(beside, png.getbuffer(), args.overwrite)
   else:
     named = {sample.name: sample for sample in samples}
     if args.image is not None and args.image not in named:
       raise UserError(f"no image '{args.image}' in '{args.hr_dir}': name one of {', '.join(named)}")
     sample = named[args.image] if args.image else samples[0]
     rows, picture = pictures(args.figure, sample, kind, args.steps, args.crop)
-    images.write_png(out.with_suffix(".png"), picture, args.overwrite)
-  content = {"figure": args.figure, "kernel": args.kernel, "rows": rows, "versions": provenance.versions()}
-  content["commit"] = provenance.git_revision()
-  files.write_whole(out, (json.dumps(content, indent=2) + "\n").encode(), args.overwrite)
+    images.write_png(beside, picture, args.overwrite)
+  outputs.write({"figure": args.figure, "kernel": args.kernel, "rows": rows}, allow_nan=True)
 
 
 if __name__ == "__main__":

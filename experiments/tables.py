@@ -17,15 +17,13 @@ from typing import Any, NamedTuple
 import tqdm
 from absl import flags
 
-from experiments import timing
-from mzsr_jax import benchmark, cli, files, kernels, provenance, spread, weights
-from mzsr_jax.errors import UserError
+from experiments import outputs, timing
+from mzsr_jax import benchmark, cli, files, kernels, spread, weights
 
 flags.DEFINE_enum("table", None, ["1", "2", "3", "5"], "of the paper", required=True)
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
 flags.DEFINE_enum("set", "", ["", "Set5", "BSD100", "Urban100"], "which of the paper's benchmarks that is, if any")
-flags.DEFINE_string("out", None, "JSON file to write; the Markdown goes beside it", required=True)
-flags.DEFINE_bool("overwrite", False, "replace output files that exist")
+outputs.define_flags("Markdown")
 cli.define_cache_flag()
 
 _PAPER = pathlib.Path(__file__).with_name("paper.json")
@@ -82,11 +80,7 @@ def main(argv: list[str]) -> None:
   del argv
   args = flags.FLAGS
   cli.start_jax()
-  out = pathlib.Path(args.out)
-  if out.suffix != ".json":
-    raise UserError(f"output '{out}' is not a .json file")
-  for path in (out, out.with_suffix(".md")):
-    files.check_writable(path, args.overwrite)
+  beside = outputs.check(".md")
   parts = []
   for part in TABLES[args.table]:
     missing = part.steps.keys() - set(weights.names())
@@ -98,17 +92,14 @@ def main(argv: list[str]) -> None:
   table = markdown(results, quoted)
   print(table)
   used = {name for part in parts for name in part.steps}
-  report = {
+  outputs.write({
       "table": args.table,
       "set": args.set,
       "results": results,
       "paper": quoted,
       "weights_sha256": {name: weights.sha256(name) for name in sorted(used)},
-      "versions": provenance.versions(),
-      "commit": provenance.git_revision(),
-  }
-  files.write_whole(out, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(), args.overwrite)
-  files.write_whole(out.with_suffix(".md"), table.encode(), args.overwrite)
+  })  # fmt: skip
+  files.write_whole(beside, table.encode(), args.overwrite)
 
 
 if __name__ == "__main__":

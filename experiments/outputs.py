@@ -1,0 +1,34 @@
+"""Where tables and figures go: a JSON file, and another of the same name beside it."""
+
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from mzsr_jax import files, provenance
+from mzsr_jax.errors import UserError
+
+
+def define_flags(beside: str) -> None:
+  """Defines --out and --overwrite. Args: what goes beside the JSON file, in a word."""
+  flags.DEFINE_string("out", None, f"JSON file to write; the {beside} goes beside it", required=True)
+  flags.DEFINE_bool("overwrite", False, "replace output files that exist")
+
+
+def check(suffix: str) -> pathlib.Path:
+  """The file that goes beside --out. Raises UserError, before slow work, where one of the two cannot be written."""
+  out = pathlib.Path(flags.FLAGS.out)
+  if out.suffix != ".json":
+    raise UserError(f"output '{out}' is not a .json file")
+  beside = out.with_suffix(suffix)
+  for path in (out, beside):
+    files.check_writable(path, flags.FLAGS.overwrite)
+  return beside
+
+
+def write(content: dict[str, Any], allow_nan: bool = False) -> None:
+  """Writes --out, with the versions and the commit that made it. `allow_nan`: infinite values too, as JSON has them not."""
+  content = {**content, "versions": provenance.versions(), "commit": provenance.git_revision()}
+  text = json.dumps(content, indent=2, allow_nan=allow_nan) + "\n"
+  files.write_whole(flags.FLAGS.out, text.encode(), flags.FLAGS.overwrite)
