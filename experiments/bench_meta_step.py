@@ -121,7 +121,8 @@ def torch_run(channels_last: bool):
   patches = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   degrader = Degrader(config.data.patch_size, config.degradation.scales, config.degradation.subsample)
   key = jax.random.fold_in(jax.random.key(0), 1)
-  pairs = jax.device_get(jax.jit(lambda x: tasks.sample(key, x, degrader, config.degradation.kernels))(patches))
+  distribution = tasks.Distribution(degrader, config.degradation.kernels)
+  pairs = jax.device_get(jax.jit(lambda x: tasks.sample(key, x, distribution))(patches))
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   device = "cuda" if torch.cuda.is_available() else "cpu"
   order = torch.channels_last if channels_last else torch.contiguous_format

@@ -169,20 +169,19 @@ def _numbers(axes, count: int) -> Int[Array, " count"]:
   return lax.axis_index(axes) * count + jnp.arange(count)
 
 
-def _sample(config, key, patches, task_numbers, patch_numbers) -> tasks.Pairs:
+def _distribution(config) -> tasks.Distribution:
   c = config.degradation
   degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
-  return tasks.sample(key, patches, degrader, c.kernels, c.min_variance, c.noise_std, task_numbers, patch_numbers)
+  return tasks.Distribution(degrader, c.kernels, c.min_variance, c.noise_std)
 
 
 def _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers):
   """Support and query of the same patches: LR patches with their sons, and as large a part of the HR patches."""
-  c = config.degradation
-  degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
-  son_degrader = Degrader(degrader.least_size, c.scales, c.subsample)
-  draw = (degrader, c.kernels, c.min_variance, c.noise_std, task_numbers)
-  support = tasks.sample_sons(key, patches[0], *draw, support_numbers, son_degrader=son_degrader)
-  return support, tasks.sample(key, patches[1], *draw, query_numbers, degrader.least_size)
+  c, distribution = config.degradation, _distribution(config)
+  size = distribution.degrader.least_size
+  son_degrader = Degrader(size, c.scales, c.subsample)
+  support = tasks.sample_sons(key, patches[0], distribution, task_numbers, support_numbers, son_degrader=son_degrader)
+  return support, tasks.sample(key, patches[1], distribution, task_numbers, query_numbers, size)
 
 
 def _pretrain_gradient(config, first_order, platform: str, state: TrainState, patches, key):
@@ -192,9 +191,9 @@ def _pretrain_gradient(config, first_order, platform: str, state: TrainState, pa
   numbers = _numbers(axes, patches.shape[0])
   # Each patch is a task of its own where there is more than one degradation to draw from.
   if config.degradation.kernels != "bicubic" or len(config.degradation.scales) > 1:
-    pairs = _sample(config, key, patches[:, None], numbers, jnp.arange(1))
+    pairs = tasks.sample(key, patches[:, None], _distribution(config), numbers, jnp.arange(1))
   else:
-    pairs = _sample(config, key, patches[None], jnp.arange(1), numbers)
+    pairs = tasks.sample(key, patches[None], _distribution(config), jnp.arange(1), numbers)
   inputs, targets = (x.reshape(patches.shape) for x in pairs)
   loss = lambda learned: lax.pmean(meta_test.l1(mesh_lib.vary(learned["params"], axes), inputs, targets, net), axes)
   value, grads = jax.value_and_grad(loss)(state.learned)
@@ -214,7 +213,7 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
     pairs = _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers)
   else:
     numbers = jnp.concatenate([support_numbers, query_numbers])
-    both = _sample(config, key, jnp.concatenate(patches, axis=1), task_numbers, numbers)
+    both = tasks.sample(key, jnp.concatenate(patches, axis=1), _distribution(config), task_numbers, numbers)
     pairs = jax.tree.map(lambda x: x[:, :num_support], both), jax.tree.map(lambda x: x[:, num_support:], both)
   learned = mesh_lib.vary(state.learned, "tasks")
 

@@ -27,6 +27,22 @@ class Pairs(NamedTuple):
   targets: Float[Array, "... p p 3"]
 
 
+class Distribution(NamedTuple):
+  """p(T): what tasks are drawn from.
+
+  Attributes:
+    degrader: scales and subsampling.
+    kernel_family: "gaussian" draws a kernel for each task (`kernels.sample`), "bicubic" blurs nothing.
+    min_variance: of the Gaussians, see `kernels.sample`.
+    noise_std: of the noise on the LR patches, in [0, 1] units.
+  """
+
+  degrader: Degrader
+  kernel_family: str
+  min_variance: float = 1.0
+  noise_std: float = 0.0
+
+
 class _Drawn(NamedTuple):
   """What a task is, its LR patches, and a key for what else is drawn of each patch (by folding in its number)."""
 
@@ -39,10 +55,7 @@ class _Drawn(NamedTuple):
 def sample(
     key,
     patches: UInt8[Array, "t n p p 3"],
-    degrader: Degrader,
-    kernel_family: str,
-    min_variance: float = 1.0,
-    noise_std: float = 0.0,
+    distribution: Distribution,
     task_numbers: Int[Array, " t"] | None = None,
     patch_numbers: Int[Array, " n"] | None = None,
     size: int | None = None,
@@ -52,17 +65,14 @@ def sample(
   Args:
     key: jax.random key.
     patches: uint8 HR patches; the N of a task share one kernel and one scale.
-    degrader: scales and subsampling.
-    kernel_family: "gaussian" draws a kernel for each task (`kernels.sample`), "bicubic" blurs nothing.
-    min_variance: of the Gaussians, see `kernels.sample`.
-    noise_std: of the noise on the LR patches, in [0, 1] units.
+    distribution: of the tasks.
     task_numbers: of the tasks, where these are a part of all: what is drawn depends on key and numbers alone.
     patch_numbers: of the patches within their task, likewise.
     size: keep a random square of that many pixels of each pair; None keeps all.
   """
 
   def pair(drawn: _Drawn, hr, numbers) -> Pairs:
-    pairs = Pairs(degrader.enlarge(drawn.lr, drawn.scale_index), hr)
+    pairs = Pairs(distribution.degrader.enlarge(drawn.lr, drawn.scale_index), hr)
     if size is None:
       return pairs
 
@@ -72,16 +82,13 @@ def sample(
 
     return jax.vmap(cut)(pairs, numbers)
 
-  return _sample(pair, key, patches, degrader, kernel_family, min_variance, noise_std, task_numbers, patch_numbers)
+  return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
 
 
 def sample_sons(
     key,
     patches: UInt8[Array, "t n p p 3"],
-    degrader: Degrader,
-    kernel_family: str,
-    min_variance: float = 1.0,
-    noise_std: float = 0.0,
+    distribution: Distribution,
     task_numbers: Int[Array, " t"] | None = None,
     patch_numbers: Int[Array, " n"] | None = None,
     *,
@@ -90,25 +97,25 @@ def sample_sons(
   """What `sample` draws for the same arguments, seen as at meta-test (Algorithm 2): the LR patches, to be made of their sons.
 
   Args:
-    son_degrader: for patches of `degrader.least_size`, scales and subsampling being those of `degrader`.
+    son_degrader: for patches of the `least_size` of the distribution's degrader, with its scales and subsampling.
     others: see `sample`.
 
   Returns:
-    Pairs of `degrader.least_size` pixels, which are the top left of the LR patches where their scale gives more.
+    Pairs of that size, which are the top left of the LR patches where their scale gives more.
   """
 
   def pair(drawn: _Drawn, hr, numbers) -> Pairs:
-    lr = drawn.lr[:, : degrader.least_size, : degrader.least_size]
+    size = distribution.degrader.least_size
+    lr = drawn.lr[:, :size, :size]
     son = son_degrader.shrink(lr, drawn.kernel, drawn.scale_index)
     return Pairs(son_degrader.enlarge(son, drawn.scale_index), lr)
 
-  return _sample(pair, key, patches, degrader, kernel_family, min_variance, noise_std, task_numbers, patch_numbers)
+  return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
 
 
-def _sample(
-    pair: Callable, key, patches, degrader: Degrader, kernel_family, min_variance, noise_std, task_numbers, patch_numbers
-) -> Pairs:
+def _sample(pair: Callable, key, patches, distribution: Distribution, task_numbers, patch_numbers) -> Pairs:
   """pair(drawn, HR patches in [0, 1], their numbers) of each task."""
+  degrader, kernel_family, min_variance, noise_std = distribution
 
   def task(number, patches):
     scale_key, kernel_key, noise_key = jax.random.split(jax.random.fold_in(key, number), 3)

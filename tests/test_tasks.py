@@ -12,7 +12,8 @@ SIDE, COUNT = 24, 3
 def draw(function, scales, subsample, *args, family="gaussian", noise=0.0, **options):
   patches = np.random.default_rng(0).integers(0, 256, (4, COUNT, SIDE, SIDE, 3), np.uint8)
   degrader = degradation.Degrader(SIDE, scales, subsample)
-  run = jax.jit(lambda patches: function(jax.random.key(5), patches, degrader, family, 1.0, noise, *args, **options))
+  distribution = tasks.Distribution(degrader, family, noise_std=noise)
+  run = jax.jit(lambda patches: function(jax.random.key(5), patches, distribution, *args, **options))
   return patches.astype(np.float32) / 255, jax.device_get(run(patches))
 
 
@@ -50,7 +51,7 @@ def test_sons_are_blurred_by_the_kernel_that_blurred_their_fathers():
   patches = np.zeros((2, 1, 64, 64, 3), np.uint8)
   patches[:, :, 32, 32] = 255
   run = lambda side: degradation.Degrader(side, (1.0,), "direct")  # of scale 1: the blur alone
-  args = (jax.random.key(0), patches, run(64), "gaussian")
+  args = (jax.random.key(0), patches, tasks.Distribution(run(64), "gaussian"))
   once = np.asarray(tasks.sample(*args).inputs)
   support = jax.device_get(tasks.sample_sons(*args, son_degrader=run(64)))
   np.testing.assert_allclose(support.targets, once, atol=1e-6)
