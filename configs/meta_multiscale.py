@@ -8,8 +8,17 @@ A scale is drawn for each task. See configs/meta_x2.py. Paper, Set5, x2 after te
 from mzsr_jax import default_config
 
 
+def cpu(c):
+  """To be started (`--config.init_weights=...`) from a blind network for these scales, as experiments/README.md says."""
+  c = default_config.meta_like_meta_test(c)
+  c.data.patch_size = 256  # 64 pixels of the LR image at the largest scale
+  c.optimizer.halve_every = 200
+  c.run.num_steps = 400
+  return c
+
+
 def get_config(variant=None):
   c = default_config.meta(scale=2.0)
   c.degradation.scales = tuple(2 + i / 5 for i in range(11))
   c.meta_test.inner_lrs = 3 * (0.01,) + (0.005,)
-  return default_config.variant(c, variant)
+  return default_config.variant(c, variant, cpu=cpu)

@@ -8,7 +8,18 @@ See configs/meta_x2.py.
 from mzsr_jax import default_config
 
 
+def cpu(c):
+  """Tasks that are as meta-test is, a schedule for some 20 minutes."""
+  c = default_config.meta_like_meta_test(c)
+  c.data.patch_size = 96
+  c.optimizer.learning_rate = 1e-3
+  c.optimizer.halve_every = 200
+  c.optimizer.min_learning_rate = 1e-4
+  c.run.num_steps = 800
+  return c
+
+
 def get_config(variant=None):
   c = default_config.meta(scale=2.0)
   c.init_weights = ""
-  return default_config.variant(c, variant)
+  return default_config.variant(c, variant, cpu=cpu)

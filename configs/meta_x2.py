@@ -10,24 +10,6 @@ path.
 from mzsr_jax import default_config
 
 
-def cpu(c):
-  """2 tasks of 2 + 2 patches of 48x48, from the blind network: 0.7 seconds a meta-step on two fast cores."""
-  c.init_weights = "pretrain_all_kernels"
-  c.data.patch_size = 48
-  c.meta.tasks = 2
-  c.meta.support_patches = 2
-  c.meta.query_patches = 2
-  c.meta.loss_weights = "constant"
-  c.meta.learn_inner_lrs = True
-  c.optimizer.halve_every = 700
-  c.optimizer.min_learning_rate = 2e-5
-  c.run.num_steps = 2000
-  c.run.log_every = 20
-  c.run.checkpoint_every = 100
-  c.run.eval_every = 250
-  return c
-
-
 def cpu_sons(c):
   """Goes on from what `:cpu` gave (`--config.init_weights=...`) with tasks that are as meta-test is; 1.1 s a meta-step."""
   c = default_config.meta_like_meta_test(c)
@@ -37,4 +19,4 @@ def cpu_sons(c):
 
 
 def get_config(variant=None):
-  return default_config.variant(default_config.meta(scale=2.0), variant, cpu=cpu, cpu_sons=cpu_sons)
+  return default_config.variant(default_config.meta(scale=2.0), variant, cpu=default_config.meta_cpu, cpu_sons=cpu_sons)

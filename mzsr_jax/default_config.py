@@ -85,6 +85,9 @@ def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   c.run.num_steps = 100_000
 
   c.meta = ml_collections.ConfigDict()
+  # "maml", or "reptile", which steps towards the adapted parameters: no gradient of gradients, and none of the query loss,
+  # so that loss_weights and first_order_until_step mean nothing and inner rates cannot be learned.
+  c.meta.algorithm = "maml"
   c.meta.tasks = 5  # per meta-step
   c.meta.support_patches = 8  # per task, D_tr
   c.meta.query_patches = 8  # per task, D_te
@@ -130,6 +133,27 @@ def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return c
 
 
+def meta_cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Stage 2 at a size for two CPU cores: 2 tasks of 2 + 2 patches of 48x48, from the blind network for all kernels.
+
+  A meta-step takes 0.7 seconds on two fast cores.
+  """
+  c.init_weights = "pretrain_all_kernels"
+  c.data.patch_size = 48
+  c.meta.tasks = 2
+  c.meta.support_patches = 2
+  c.meta.query_patches = 2
+  c.meta.loss_weights = "constant"
+  c.meta.learn_inner_lrs = True
+  c.optimizer.halve_every = 700
+  c.optimizer.min_learning_rate = 2e-5
+  c.run.num_steps = 2000
+  c.run.log_every = 20
+  c.run.checkpoint_every = 100
+  c.run.eval_every = 250
+  return c
+
+
 def meta_like_meta_test(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Stage 2 at a size for two CPU cores, whose inner steps learn from LR sons; one image a task, two tasks a meta-step.
 
@@ -170,6 +194,7 @@ _CHOICES = {
     "degradation.kernels": tasks.KERNEL_FAMILIES,
     "model.convolution": tuple(conv.CONVOLUTIONS),
     "model.precision": conv.PRECISIONS,
+    "meta.algorithm": maml.ALGORITHMS,
     "meta.support": tasks.SUPPORTS,
     "meta.task_batching": ("auto", *maml.TASK_BATCHINGS),
     "meta.inner_loop": maml.INNER_LOOPS,
@@ -199,7 +224,7 @@ _RANGES = {
 # Fields that came later, and what a config without them means.
 _LATER = {"degradation.min_variance": 1.0, "model.precision": "float32"}
 _LATER |= {"optimizer.average_decay": 0.0, "meta.support": "patches"}
-_LATER |= {"meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
+_LATER |= {"meta.algorithm": "maml", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -222,6 +247,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     low, high = _RANGES.get(name, (None, None))
     if low is not None and not low <= value <= high:
       raise UserError(f"config.{name} is {value}: it must be a number from {low} to {high:g}")
+  if flat.get("meta.algorithm") == "reptile" and flat["meta.learn_inner_lrs"]:
+    raise UserError("config.meta.learn_inner_lrs is True: Reptile has no gradient of the inner rates: set it to False")
   scales = flat["degradation.scales"]
   if not scales or not all(isinstance(s, (int, float)) and 1 <= s <= 8 for s in scales):
     raise UserError(f"config.degradation.scales is {tuple(scales)}: it must list scale factors from 1 to 8")

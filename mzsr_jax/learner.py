@@ -201,7 +201,7 @@ def _pretrain_gradient(config, first_order, platform: str, state: TrainState, pa
 
 
 def _meta_gradient(config, first_order, platform: str, state: TrainState, patches, key):
-  """Gradient of the multi-step meta-loss, mean over tasks (Eq. 7)."""
+  """Gradient of the multi-step meta-loss, mean over tasks (Eq. 7); or what Reptile takes for it."""
   c, net = config.meta, network(config)
   weights = maml.loss_weights(state.step, c.num_inner_steps, c.loss_weights, c.anneal_steps, c.weight_floor)
   fixed_rates = jnp.full((c.num_inner_steps,), c.inner_lr)
@@ -222,6 +222,10 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
 
   def task_gradient(task: tuple[tasks.Pairs, tasks.Pairs]):
     support, query = task
+    if c.algorithm == "reptile":
+      losses = shared_loss(support), shared_loss(query)
+      value, gradient = maml.reptile_gradient(learned["params"], *losses, fixed_rates, inner_loop=c.inner_loop)
+      return value, {"params": gradient}
 
     def loss(learned):
       return maml.meta_loss(

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 Loss = Callable[[PyTree], Float[Array, ""]]
 TASK_BATCHINGS = ("vmap", "map", "chunks", "unroll")
+ALGORITHMS = ("maml", "reptile")
 INNER_LOOPS = ("scan", "unroll")
 WEIGHT_SCHEDULES = ("annealed", "constant", "last")
 
@@ -140,6 +141,20 @@ def meta_loss(
   )  # fmt: skip
   metrics = {"support_losses": support_losses, "query_losses": jnp.concatenate([before[None], query_losses])}
   return jnp.dot(weights, query_losses, precision="highest"), metrics
+
+
+def reptile_gradient(params: PyTree, support_loss: Loss, query_loss: Loss, inner_lrs, *, inner_loop: str = "scan"):
+  """theta_0 - theta_n of one task, which an outer optimizer takes for a gradient (Reptile: Nichol, Achiam and Schulman, 2018).
+
+  Args: see `meta_loss`; the query loss is only watched.
+
+  Returns:
+    ((loss, metrics), gradient): as jax.value_and_grad of `meta_loss` does, the loss being the last query loss.
+  """
+  adapted, (support_losses, query_losses) = adapt(support_loss, params, inner_lrs, observe=query_loss, inner_loop=inner_loop)
+  query_losses = jnp.concatenate([query_loss(params)[None], query_losses])
+  metrics = {"support_losses": support_losses, "query_losses": query_losses}
+  return (query_losses[-1], metrics), jax.tree.map(jnp.subtract, params, adapted)
 
 
 def mean_over_tasks(function: Callable[[PyTree], PyTree], tasks: PyTree, batching: str, chunk: int = 2) -> PyTree:

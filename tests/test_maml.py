@@ -150,3 +150,16 @@ def test_loss_weights_are_annealed_to_the_last_step():
   np.testing.assert_allclose(at(10**6, "annealed"), [0.006] * 4 + [0.976], rtol=1e-5)
   np.testing.assert_allclose(at(1650, "annealed")[0], (0.2 + 0.006) / 2, rtol=1e-5)
   np.testing.assert_array_equal(at(0, "last"), [0, 0, 0, 0, 1])
+
+
+def test_reptile_steps_towards_the_adapted_parameters():
+  params, (x, y, query_x, query_y) = random_params(), (t[0] for t in make_tasks(1))
+  support = lambda p: meta_test.l1(p, x, y, TINY)
+  query = lambda p: meta_test.l1(p, query_x, query_y, TINY)
+  (loss, metrics), gradient = maml.reptile_gradient(params, support, query, jnp.asarray(RATES))
+  adapted = params
+  for rate in RATES:
+    adapted = jax.tree.map(lambda p, g, rate=rate: p - rate * g, adapted, jax.grad(support)(adapted))
+  assert relative_difference(jax.tree.map(jnp.subtract, params, gradient), adapted) < 1e-6
+  np.testing.assert_allclose(metrics["query_losses"][jnp.asarray([0, -1])], [query(params), query(adapted)], rtol=1e-5)
+  assert loss == metrics["query_losses"][-1] and metrics["support_losses"].shape == (2,)

@@ -16,8 +16,10 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from configs import (
+  meta_first_order,
   meta_multiscale,
   meta_no_pretrain,
+  meta_reptile,
   meta_x2,
   meta_x2_bicubic,
   meta_x4,
@@ -30,7 +32,8 @@ from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.errors import UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-CONFIGS = (meta_multiscale, meta_no_pretrain, meta_x2, meta_x2_bicubic, meta_x4, pretrain_all_kernels, pretrain_x2, pretrain_x4)
+CONFIGS = (meta_first_order, meta_multiscale, meta_no_pretrain, meta_reptile, meta_x2, meta_x2_bicubic, meta_x4)
+CONFIGS += (pretrain_all_kernels, pretrain_x2, pretrain_x4)
 
 
 def tiny(module, num_steps=4, **changes):
@@ -72,7 +75,8 @@ def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
 
 @pytest.mark.parametrize("module,variant", [
     (meta_x2, "cpu"), (meta_x2, "cpu_sons"), (meta_x2_bicubic, "cpu"), (meta_x4, "cpu"), (pretrain_x2, "cpu"),
-    (pretrain_x4, "cpu"), (pretrain_all_kernels, "cpu"),
+    (pretrain_x4, "cpu"), (pretrain_all_kernels, "cpu"), (meta_first_order, "cpu"), (meta_reptile, "cpu"),
+    (meta_multiscale, "cpu"), (meta_no_pretrain, "cpu"),
 ])  # fmt: skip
 def test_sizes_for_cpus_are_valid_configs(module, variant):
   default_config.check(module.get_config(variant))
@@ -92,6 +96,11 @@ def test_values_that_make_no_sense_are_refused_before_anything_is_written(tmp_pa
   with pytest.raises(UserError, match=f"config.{field} is"):
     train.train(tiny(meta_x2, **{field: value}), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_reptile_cannot_learn_inner_rates():
+  with pytest.raises(UserError, match="learn_inner_lrs"):
+    default_config.check(tiny(meta_reptile, **{"meta.learn_inner_lrs": True}))
 
 
 def test_same_seed_same_run_and_another_seed_another(tmp_path):

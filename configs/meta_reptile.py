@@ -1,0 +1,22 @@
+"""Ablation of the meta-learner: Reptile at x2 (Nichol, Achiam and Schulman, 2018), towards what each task adapts to.
+
+python -m mzsr_jax.main --config=configs/meta_reptile.py --workdir=runs/meta_reptile --config.data.root=/path/to/HR
+
+See configs/meta_x2.py. A meta-step costs a quarter as much.
+"""
+
+from mzsr_jax import default_config
+
+
+def cpu(c):
+  """As `:cpu` of configs/meta_x2.py, but for fixed inner rates, of which Reptile has no gradient."""
+  c = default_config.meta_cpu(c)
+  c.meta.learn_inner_lrs = False
+  c.meta.inner_lr = 0.02
+  return c
+
+
+def get_config(variant=None):
+  c = default_config.meta(scale=2.0)
+  c.meta.algorithm = "reptile"
+  return default_config.variant(c, variant, cpu=cpu)
