@@ -13,7 +13,7 @@ import jax
 from absl import app, flags
 from jaxtyping import PyTree
 
-from mzsr_jax import devices, weights
+from mzsr_jax import devices, kernels, weights
 from mzsr_jax.errors import UserError
 
 # Python, JAX and compiled programs.
@@ -117,8 +117,13 @@ def define_adaptation_flags() -> None:
   """Defines the flags of every entry that runs the meta-test."""
   flags.DEFINE_string("weights", None, "shipped weights by name, or the path of a .safetensors file")
   flags.DEFINE_enum(
-      "subsample", None, ["direct", "bicubic"],
+      "subsample", None, kernels.SUBSAMPLINGS,
       "how the LR image was subsampled after the blur (default: as the named kernel goes; direct for a kernel file)",
+  )
+  flags.DEFINE_enum(
+      "kernel_shift", "ignore", kernels.SHIFTS,
+      "of a kernel whose centre is not its middle pixel, which moves the image: ignore leaves the result moved; centre_of_mass "
+      "measures by how much, and has the network see, and return, the image in its place (plain bicubic stays as it is)",
   )
   define_numbers(
       "inner_lr", None, "learning rate of the adaptation: one for all steps, or a comma-separated list, the last of "

@@ -48,11 +48,27 @@ def subsample(image: Float[Array, "*b h w c"], scale: float, mode: str) -> Float
   return apply(image, resize.shrink(height, scale, mode), resize.shrink(width, scale, mode))
 
 
-def enlarge(image: Float[Array, "*b h w c"], scale: float, size: tuple[int, int] | None = None):
-  """Enlarges by bicubic interpolation to ceil(H * scale) x ceil(W * scale), or to the leading `size` of that."""
+def enlarge(
+    image: Float[Array, "*b h w c"],
+    scale: float,
+    size: tuple[int, int] | None = None,
+    offset: tuple[float, float] = (0.0, 0.0),
+):
+  """Enlarges by bicubic interpolation to ceil(H * scale) x ceil(W * scale), or to the leading `size` of that.
+
+  A kernel whose centre lies at an offset d from its middle makes LR pixels of what lies d further in the HR image. They are
+  put d further here (the coordinate u(p) of HR pixel p becomes u(p) - d / scale), so that the result is, away from borders,
+  what it would be with the kernel centred: what the network was trained for. That holds for either subsampling.
+
+  Args:
+    image: (..., H, W, C).
+    scale: scale factor.
+    size: height and width of the result; None for all.
+    offset: d, (vertical, horizontal), HR pixels; numbers that are known when traced.
+  """
   height, width = image.shape[-3:-1]
   out_h, out_w = size or (None, None)
-  return apply(image, resize.enlarge(height, scale, out_h), resize.enlarge(width, scale, out_w))
+  return apply(image, resize.enlarge(height, scale, out_h, offset[0]), resize.enlarge(width, scale, out_w, offset[1]))
 
 
 def degrade(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"], scale: float, mode: str):

@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
       "results": results,
       **({"differences": differences} if args.compare_with else {}),
       "settings": {
-          **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale")},
+          **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale", "kernel_shift")},
           "subsample": {name: kind.subsample for name, kind in degradations.items()},
           **method_settings,
           "device": jax.devices()[0].device_kind,
@@ -111,7 +111,7 @@ def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation]:
     raise UserError("pass either --hr_dir (with --kernels), or --lr_dir, --gt_dir and --kernel_path together")
   if not names:
     raise UserError("--kernels is empty: name at least one")
-  return {name: kernels.load_degradation(name, args.subsample) for name in names}
+  return {name: kernels.load_degradation(name, args.subsample, args.kernel_shift) for name in names}
 
 
 def _check_some_of(flag: str, values: Iterable[str], known: Iterable[str]) -> None:

@@ -15,18 +15,30 @@ TRAINING_SIZE = 15  # pixels, supplementary material of the paper
 EVALUATION_SIZE = 21
 
 SUBSAMPLINGS = ("direct", "bicubic")
+SHIFTS = ("ignore", "centre_of_mass")
 
 
 class Degradation(NamedTuple):
   """How an LR image came from its HR image: I_LR = (I_HR * kernel) subsampled (Eq. 1).
 
   Attributes:
-    kernel: (k, k) float32, k odd, sum 1, centred on its middle pixel.
+    kernel: (k, k) float32, k odd, sum 1; its middle pixel lies on the LR pixel's own place, s i.
     subsample: "direct" (every s-th pixel) or "bicubic" (antialiased bicubic shrinking).
+    offset: where the kernel's centre is treated as being: (dy, dx) from its middle, downwards and to the right, HR pixels.
+      The enlargement before the network makes up for it (see `degradation.enlarge`); the blur knows `kernel` alone.
   """
 
   kernel: np.ndarray
   subsample: str
+  offset: tuple[float, float] = (0.0, 0.0)
+
+
+def centre_of_mass(kernel: Float[np.ndarray, "k k"]) -> tuple[float, float]:
+  """(dy, dx) of a kernel's centre of mass from its middle pixel, downwards and to the right, to a millionth of a pixel."""
+  axis = np.arange(kernel.shape[0]) - kernel.shape[0] // 2
+  mass = kernel.astype(np.float64) / kernel.sum(dtype=np.float64)
+  # What is left of a millionth are roundings of symmetric kernels, which would change results by roundings. -0.0 + 0 is 0.
+  return tuple(float(np.round(axis @ mass.sum(1 - i), 6) + 0) for i in range(2))
 
 
 def gaussian(lambda1, lambda2, theta, size: int) -> Float[Array, "size size"]:
@@ -77,39 +89,48 @@ _EVALUATION = {
 NAMES = ("bicubic", *_EVALUATION)
 
 
-def load_degradation(spec: str, subsample: str | None = None) -> Degradation:
+def load_degradation(spec: str, subsample: str | None = None, shift: str = "ignore") -> Degradation:
   """The degradation that a command line names.
 
   Args:
     spec: one of `NAMES`, or the path of a .mat or .npy file that holds a kernel.
     subsample: "direct" or "bicubic"; None takes the name's own, and "direct" for a file.
+    shift: one of `SHIFTS`: "ignore" treats the middle pixel as the kernel's centre, "centre_of_mass" measures it.
 
   Raises:
     UserError: unknown name or subsampling, or a file that holds no usable kernel.
   """
   if subsample is not None and subsample not in SUBSAMPLINGS:
     raise UserError(f"unknown subsampling '{subsample}': use one of {', '.join(SUBSAMPLINGS)}")
+  kernel, own = _kernel(spec)
+  return Degradation(kernel, subsample or own, centre_of_mass(kernel) if shift == "centre_of_mass" else (0.0, 0.0))
+
+
+def _kernel(spec: str) -> tuple[np.ndarray, str]:
+  """The kernel that a command line names, and the subsampling that goes with the name."""
   if spec == "bicubic":
-    return Degradation(np.ones((1, 1), np.float32), subsample or "bicubic")
+    return np.ones((1, 1), np.float32), "bicubic"
   if spec in _EVALUATION:
     *shape, own = _EVALUATION[spec]
     # In float64: the rounding of LR images to 8 bits shows the last digits of a float32 exponential.
     with jax.enable_x64(True):
-      kernel = np.asarray(gaussian(*shape, EVALUATION_SIZE), np.float32)
-    return Degradation(kernel, subsample or own)
+      return np.asarray(gaussian(*shape, EVALUATION_SIZE), np.float32), own
   if pathlib.Path(spec).suffix.lower() in (".mat", ".npy"):
-    return Degradation(read_kernel(spec), subsample or "direct")
+    return read_kernel(spec), "direct"
   raise UserError(f"unknown kernel '{spec}': use one of {', '.join(NAMES)}, or the path of a .mat or .npy file")
 
 
 def read_kernel(path: str | pathlib.Path) -> Float[np.ndarray, "k k"]:
   """Reads a blur kernel from a .npy file, or from the one 2-D array of a MATLAB (v5 to v7) .mat file.
 
+  An even side becomes odd, and a shorter side as long as the other, by zeros around: the middle of the result is pixel k // 2
+  of a side of k pixels, as in SciPy's `ndimage.correlate`.
+
   Returns:
-    (k, k) float32 kernel, normalised to sum 1.
+    (k, k) float32 kernel, k odd, normalised to sum 1.
 
   Raises:
-    UserError: no such file, not readable, no or several 2-D arrays, not square and odd, not finite, or of sum 0.
+    UserError: no such file, not readable, no or several 2-D arrays, not finite, or of sum 0.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -119,15 +140,15 @@ def read_kernel(path: str | pathlib.Path) -> Float[np.ndarray, "k k"]:
     found = ", ".join(f"'{name}' {array.shape}" for name, array in candidates.items()) or "none"
     raise UserError(f"kernel file '{path}' must hold one 2-D array of real numbers, found: {found}")
   (kernel,) = candidates.values()
-  height, width = kernel.shape
-  if height != width or height % 2 == 0:
-    raise UserError(f"kernel in '{path}' is {height}x{width}: it must be square with an odd side, centred on its middle")
   if not np.isfinite(kernel).all():
     raise UserError(f"kernel in '{path}' holds NaN or infinite values")
   total = kernel.sum(dtype=np.float64)
   if not math.isfinite(total) or total <= 1e-8 * np.abs(kernel).max(initial=1e-300):
     raise UserError(f"kernel in '{path}' has sum {total:.3g}: it must be positive to be normalised to 1")
-  return (kernel.astype(np.float64) / total).astype(np.float32)
+  side = max(kernel.shape) // 2 * 2 + 1
+  before = [side // 2 - length // 2 for length in kernel.shape]
+  padding = [(first, side - length - first) for first, length in zip(before, kernel.shape)]
+  return np.pad(kernel.astype(np.float64) / total, padding).astype(np.float32)
 
 
 def _numeric_matrices(path: pathlib.Path) -> dict[str, np.ndarray]:

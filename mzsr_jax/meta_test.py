@@ -1,7 +1,8 @@
 """Meta-test (Algorithm 2): adapt the network to one image, then enlarge it. Pure functions of arrays.
 
-All of them work under jax.jit (with `scale`, `num_steps`, `subsample` and `model` static), jax.vmap over images, kernels or
-both, and jax.grad with respect to parameters and kernel.
+All of them work under jax.jit (with `scale`, `num_steps`, `subsample`, `model` and `offset` static), jax.vmap over images,
+kernels or both, and jax.grad with respect to parameters and kernel. An offset is a part of the compiled programs: each new
+one compiles anew (not so with `Solver`).
 """
 
 import functools
@@ -28,15 +29,15 @@ def _step(params, inputs, targets, inner_lrs, model):
   return adapted
 
 
-@functools.partial(jax.jit, static_argnames=("scale", "subsample"))
-def _lr_son(lr, kernel, scale, subsample):
+@functools.partial(jax.jit, static_argnames=("scale", "subsample", "offset"))
+def _lr_son(lr, kernel, scale, subsample, offset):
   son = jnp.clip(degrade(lr, kernel, scale, subsample), 0, 1)
-  return enlarge(son, scale, lr.shape[-3:-1])
+  return enlarge(son, scale, lr.shape[-3:-1], offset)
 
 
-@functools.partial(jax.jit, static_argnames=("scale", "model"))
-def _super_resolve(params, lr, scale, model):
-  return jnp.clip(model_lib.apply(params, enlarge(lr, scale)[None], model)[0], 0, 1)
+@functools.partial(jax.jit, static_argnames=("scale", "model", "offset"))
+def _super_resolve(params, lr, scale, model, offset):
+  return jnp.clip(model_lib.apply(params, enlarge(lr, scale, offset=offset)[None], model)[0], 0, 1)
 
 
 def _image(lr) -> jax.Array:
@@ -52,9 +53,18 @@ def _part(inner_lrs, first, last):
   return jax.tree.map(lambda lrs: lrs[first:last], inner_lrs)
 
 
-def lr_son(lr: Float[Array, "h w c"], kernel: Float[Array, "k k"], scale: float = 2, subsample: str = "direct"):
-  """The LR image degraded by its own kernel, clipped to [0, 1] and enlarged back to its size: (H, W, C)."""
-  return _lr_son(lr, kernel, scale, subsample)
+def lr_son(
+    lr: Float[Array, "h w c"],
+    kernel: Float[Array, "k k"],
+    scale: float = 2,
+    subsample: str = "direct",
+    offset: tuple[float, float] = (0.0, 0.0),
+):
+  """The LR image degraded by its own kernel, clipped to [0, 1] and enlarged back to its size: (H, W, C).
+
+  Args: see `adapt`.
+  """
+  return _lr_son(lr, kernel, scale, subsample, offset)
 
 
 def adapt(
@@ -66,6 +76,7 @@ def adapt(
     inner_lrs: float | Float[Array, " n"] | PyTree = 0.01,
     subsample: str = "direct",
     model: MZSRNet = NET,
+    offset: tuple[float, float] = (0.0, 0.0),
 ) -> Params:
   """Gradient steps on LR son -> LR image (Algorithm 2, lines 1 to 6).
 
@@ -81,6 +92,8 @@ def adapt(
       leaf (see `weights.load_inner_lrs`).
     subsample: how the LR image was subsampled, "direct" or "bicubic".
     model: the network.
+    offset: (dy, dx) of the kernel's centre from its middle, in its pixels, to make up for (see `degradation.enlarge`); give
+      `super_resolve` the same.
 
   Returns:
     Parameters adapted to the image.
@@ -90,13 +103,19 @@ def adapt(
   """
   lr = _image(lr)
   inner_lrs = jax.tree.map(lambda lrs: jnp.broadcast_to(jnp.asarray(lrs, lr.dtype), (num_steps,)), inner_lrs)
-  inputs, targets = lr_son(lr, kernel, scale, subsample)[None], lr[None]
+  inputs, targets = lr_son(lr, kernel, scale, subsample, offset)[None], lr[None]
   for i in range(num_steps):
     params = _step(params, inputs, targets, _part(inner_lrs, i, i + 1), model)
   return params
 
 
-def super_resolve(params: Params, lr: Float[Array, "h w c"], scale: float = 2, model: MZSRNet = NET):
+def super_resolve(
+    params: Params,
+    lr: Float[Array, "h w c"],
+    scale: float = 2,
+    model: MZSRNet = NET,
+    offset: tuple[float, float] = (0.0, 0.0),
+):
   """Enlarges an LR image (Algorithm 2, line 7).
 
   Args:
@@ -104,6 +123,7 @@ def super_resolve(params: Params, lr: Float[Array, "h w c"], scale: float = 2, m
     lr: RGB float32 in [0, 1].
     scale: scale factor.
     model: the network.
+    offset: see `adapt`.
 
   Returns:
     (ceil(H * scale), ceil(W * scale), C) in [0, 1].
@@ -111,7 +131,7 @@ def super_resolve(params: Params, lr: Float[Array, "h w c"], scale: float = 2, m
   Raises:
     ValueError: the image is no float array of three axes.
   """
-  return _super_resolve(params, _image(lr), scale, model)
+  return _super_resolve(params, _image(lr), scale, model, offset)
 
 
 def trajectory(
@@ -123,6 +143,7 @@ def trajectory(
     inner_lrs: Float[Array, " n"] | PyTree,
     subsample: str = "direct",
     model: MZSRNet = NET,
+    offset: tuple[float, float] = (0.0, 0.0),
 ) -> dict[int, Float[Array, "p q c"]]:
   """SR images after several numbers of steps, in one pass of the adaptation.
 
@@ -136,6 +157,6 @@ def trajectory(
   """
   done, results = 0, {}
   for steps in shown:
-    params = adapt(params, lr, kernel, scale, steps - done, _part(inner_lrs, done, steps), subsample, model)
-    results[steps], done = super_resolve(params, lr, scale, model), steps
+    params = adapt(params, lr, kernel, scale, steps - done, _part(inner_lrs, done, steps), subsample, model, offset)
+    results[steps], done = super_resolve(params, lr, scale, model, offset), steps
   return results

@@ -49,10 +49,10 @@ class Block(NamedTuple):
   matrix: np.ndarray
 
 
-def _bicubic_taps(in_size: int, factor: float, outputs: np.ndarray) -> Taps:
+def _bicubic_taps(in_size: int, factor: float, outputs: np.ndarray, offset: float = 0.0) -> Taps:
   antialias = min(factor, 1.0)
   width = 4 / antialias
-  centre = (outputs + 1) / factor + 0.5 * (1 - 1 / factor)  # 1-based, as MATLAB's
+  centre = (outputs + 1 - offset) / factor + 0.5 * (1 - 1 / factor)  # 1-based, as MATLAB's
   first = np.floor(centre - width / 2)
   index = first[:, None] + np.arange(math.ceil(width) + 2)
   weight = _cubic(antialias * (centre[:, None] - index))
@@ -72,7 +72,7 @@ def _matrix(in_size: int, taps: Taps) -> Float[np.ndarray, "out in"]:
   return matrix.astype(np.float32)
 
 
-def bicubic(in_size: int, out_size: int, factor: float) -> Float[np.ndarray, "out in"]:
+def bicubic(in_size: int, out_size: int, factor: float, offset: float = 0.0) -> Float[np.ndarray, "out in"]:
   """Matrix of MATLAB's bicubic `imresize` along one axis.
 
   Antialiased when shrinking (the support is widened by 1 / factor), mirror boundary (the edge pixel is repeated), rows
@@ -82,11 +82,12 @@ def bicubic(in_size: int, out_size: int, factor: float) -> Float[np.ndarray, "ou
     in_size: input length, pixels.
     out_size: output length; `imresize` itself takes ceil(in_size * factor), fewer rows give its leading part.
     factor: output pixels per input pixel, above 1 to enlarge.
+    offset: output pixels that the result is moved by, towards its end; `imresize` knows 0 alone.
 
   Returns:
     (out_size, in_size) float32.
   """
-  return _matrix(in_size, _bicubic_taps(in_size, factor, np.arange(out_size)))
+  return _matrix(in_size, _bicubic_taps(in_size, factor, np.arange(out_size), offset))
 
 
 def _direct_taps(in_size: int, scale: float, outputs: np.ndarray) -> Taps:
@@ -113,9 +114,14 @@ def enlarged_size(size: int, scale: float) -> int:
   return math.ceil(size * scale - 1e-9)
 
 
-def enlarge(in_size: int, scale: float, out_size: int | None = None) -> Float[np.ndarray, "out in"]:
-  """Matrix of the bicubic enlargement by `scale`; `out_size` keeps its leading rows only (default: all)."""
-  return bicubic(in_size, enlarged_size(in_size, scale) if out_size is None else out_size, scale)
+def enlarge(
+    in_size: int, scale: float, out_size: int | None = None, offset: float = 0.0
+) -> Float[np.ndarray, "out in"]:
+  """Matrix of the bicubic enlargement by `scale`; `out_size` keeps its leading rows only (default: all).
+
+  An `offset` is that of the kernel that the input was made with, in output pixels: see `degradation.enlarge`.
+  """
+  return bicubic(in_size, enlarged_size(in_size, scale) if out_size is None else out_size, scale, offset)
 
 
 def shrink_block(in_size: int, scale: float, subsample: str, first: int, count: int, rows: int) -> Block:
@@ -127,9 +133,9 @@ def shrink_block(in_size: int, scale: float, subsample: str, first: int, count: 
   return _block(_shrink_taps(in_size, scale, subsample, np.arange(first, first + count)), rows, scale * (rows - 1) + support)
 
 
-def enlarge_block(in_size: int, scale: float, first: int, count: int, rows: int) -> Block:
+def enlarge_block(in_size: int, scale: float, first: int, count: int, rows: int, offset: float = 0.0) -> Block:
   """The part of `enlarge` for outputs `first` to `first + count`, padded with zero rows; its width is as of `shrink_block`."""
-  return _block(_bicubic_taps(in_size, scale, np.arange(first, first + count)), rows, (rows - 1) / scale + 6)
+  return _block(_bicubic_taps(in_size, scale, np.arange(first, first + count), offset), rows, (rows - 1) / scale + 6)
 
 
 def _block(taps: Taps, rows: int, width: float) -> Block:

@@ -237,7 +237,7 @@ class Solver:
     Args:
       params: meta-learned parameters.
       lr: LR image, RGB float in [0, 1], on the host.
-      kind: its kernel and subsampling.
+      kind: its kernel, subsampling and offset.
       scale: scale factor.
       inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf.
     """
@@ -283,7 +283,7 @@ class Solver:
     size = self._window(self.bucket(lr.shape[:2]))
     groups = [
         (batch, self._stack([_cut(lr, (v.start, h.start), size) for v, h in spans]))
-        for spans, batch in self._batches(son, lr.shape[:2], scale, size)
+        for spans, batch in self._batches(son, lr.shape[:2], scale, size, kind.offset)
     ]
     if len(groups) == 1:  # kept on the devices from step to step
       groups = [self._shard(groups[0])]
@@ -302,8 +302,16 @@ class Solver:
       self.done(work(1, 0, 1) / len(support.groups))
     return params, total
 
-  def enlarge(self, params: Params | None, lr: Float[np.ndarray, "h w 3"], scale: float) -> Iterator[tuple]:
+  def enlarge(
+      self,
+      params: Params | None,
+      lr: Float[np.ndarray, "h w 3"],
+      scale: float,
+      offset: tuple[float, float] = (0.0, 0.0),
+  ) -> Iterator[tuple]:
     """SR windows one after another: `meta_test.super_resolve`, or its bicubic part where `params` is None.
+
+    Args: see `meta_test.super_resolve`.
 
     Yields:
       (rows, columns, window): slices into the SR image, and its float32 values there, in [0, 1].
@@ -313,21 +321,27 @@ class Solver:
     size = self._window(tuple(resize.enlarged_size(length, scale) for length in self.bucket(lr.shape[:2])))
     params = self._replicate({} if params is None else params)
     count = len(windows.grid(full, size, self._halo))
-    for spans, batch in self._batches(lr, full, scale, size):  # made as they are needed: of a large image they take much memory
+    for spans, batch in self._batches(lr, full, scale, size, offset):  # made as needed: of a large image they take much memory
       sr = np.asarray(_run(params, self._shard(batch), mesh=self._mesh, net=net))
       for (v, h), window in zip(spans, sr):
         core = window[v.first - v.start : v.last - v.start, h.first - h.start : h.last - h.start]
         yield slice(v.first, v.last), slice(h.first, h.last), core
       self.done(work(0, 1, scale) * len(spans) / count if net else 0)
 
-  def super_resolve(self, params: Params | None, lr: Float[np.ndarray, "h w 3"], scale: float) -> images.Pixels:
-    """The enlarged image as 8-bit pixels; bicubic where `params` is None.
+  def super_resolve(
+      self,
+      params: Params | None,
+      lr: Float[np.ndarray, "h w 3"],
+      scale: float,
+      offset: tuple[float, float] = (0.0, 0.0),
+  ) -> images.Pixels:
+    """The enlarged image as 8-bit pixels; bicubic where `params` is None. Arguments are those of `meta_test.super_resolve`.
 
     Raises:
       UserError: the result holds NaN: the adaptation diverged.
     """
     out = np.empty((*(resize.enlarged_size(length, scale) for length in lr.shape[:2]), 3), np.uint8)
-    for rows, columns, window in self.enlarge(params, lr, scale):
+    for rows, columns, window in self.enlarge(params, lr, scale, offset):
       out[rows, columns] = images.to_uint8(window)
     return out
 
@@ -351,7 +365,7 @@ class Solver:
     for done, steps in itertools.pairwise([0, *shown]):
       part = jax.tree.map(operator.itemgetter(slice(done, steps)), inner_lrs)
       params = self.adapt(params, lr, kind, scale, part)
-      results[steps] = self.super_resolve(params, lr, scale)
+      results[steps] = self.super_resolve(params, lr, scale, kind.offset)
     return results
 
   def bucket(self, size: Size) -> Size:
@@ -373,13 +387,13 @@ class Solver:
     return windows.fit(bucket, self._max_area, self._halo, len(self.devices), step=8 if self._buckets else 32)
 
   def _batches(
-      self, image: np.ndarray, full: Size, scale: float, size: Size
+      self, image: np.ndarray, full: Size, scale: float, size: Size, offset: tuple[float, float]
   ) -> Iterator[tuple[list[tuple[Span, Span]], _Batch]]:
     """Windows of the enlargement of `image` to `full`, as many at a time as there are devices."""
     todo = windows.grid(full, size, self._halo)
     for i in range(0, len(todo), len(self.devices)):
       spans = todo[i : i + len(self.devices)]
-      yield spans, self._stack([_window_of(image, full, scale, size, pair) for pair in spans])
+      yield spans, self._stack([_window_of(image, full, scale, size, offset, pair) for pair in spans])
 
   def _stack(self, per_device: list[PyTree]) -> PyTree:
     """Stacks one entry per device; what is missing are zeros, an empty window."""
@@ -400,12 +414,14 @@ def _cut(image: np.ndarray, start: tuple[int, int], size: Size) -> np.ndarray:
   return np.pad(part, ((0, size[0] - part.shape[0]), (0, size[1] - part.shape[1]), (0, 0)))
 
 
-def _window_of(image: np.ndarray, full: Size, scale: float, size: Size, spans: tuple[Span, Span]) -> _Batch:
+def _window_of(
+    image: np.ndarray, full: Size, scale: float, size: Size, offset: tuple[float, float], spans: tuple[Span, Span]
+) -> _Batch:
   """One window of the enlargement of `image`, without the axis of devices."""
   counts = [min(side, length - s.start) for side, length, s in zip(size, full, spans)]
   rows, columns = (
-      resize.enlarge_block(length, scale, s.start, count, side)
-      for length, s, count, side in zip(image.shape, spans, counts, size)
+      resize.enlarge_block(length, scale, s.start, count, side, moved)
+      for length, s, count, side, moved in zip(image.shape, spans, counts, size, offset)
   )
   part = _cut(image, (rows.start, columns.start), (rows.matrix.shape[1], columns.matrix.shape[1]))
   core = [bound - s.start for s in spans for bound in (s.first, s.last)]

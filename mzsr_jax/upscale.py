@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   cli.start_jax()
   jobs = plan(args.input, args.output, args.comparison, args.overwrite)
-  kind = kernels.load_degradation(args.kernel, args.subsample)
+  kind = kernels.load_degradation(args.kernel, args.subsample, args.kernel_shift)
   params, metadata, inner_lrs = cli.load_weights(args.steps)
   trained_scales = weights.scales(metadata)
   if args.scale is None and not trained_scales:

@@ -89,6 +89,51 @@ def test_degradation_is_differentiable_in_image_and_kernel():
     assert bool(jnp.isfinite(gradient).all()) and float(jnp.abs(gradient).max()) > 0
 
 
+def gaussian_at(dy, dx, size=21, variance=2.0):
+  """A Gaussian whose centre is moved from the middle."""
+  y, x = np.mgrid[:size, :size] - size // 2
+  kernel = np.exp(-((y - dy) ** 2 + (x - dx) ** 2) / 2 / variance)
+  return (kernel / kernel.sum()).astype(np.float32)
+
+
+def inside(image, border=20):
+  return np.asarray(image)[border:-border, border:-border]
+
+
+@pytest.mark.parametrize("mode", ["direct", "bicubic"])
+@pytest.mark.parametrize("scale,offset", [(2, (2, -4)), (2, (-2, 0)), (4, (4, -4)), (3, (0, 3))])
+def test_a_moved_kernel_and_its_offset_give_what_the_centred_kernel_gives(mode, scale, offset):
+  """Exactly, where it moves by whole LR pixels: the LR image is then the same one, cut elsewhere."""
+  hr = jnp.asarray(random_image(60, 72, 3))
+  centred, moved = (degradation.degrade(hr, gaussian_at(*d), scale, mode) for d in ((0, 0), offset))
+  expected = degradation.enlarge(centred, scale)
+  np.testing.assert_allclose(inside(degradation.enlarge(moved, scale, offset=offset)), inside(expected), atol=2e-6)
+  assert np.abs(inside(degradation.enlarge(moved, scale) - expected)).max() > 0.02
+
+
+@pytest.mark.parametrize("mode", ["direct", "bicubic"])
+@pytest.mark.parametrize("scale,offset", [(2, (1, -1)), (2, (0.5, 0.5)), (4, (1.5, 1.5)), (3, (0.75, -2))])
+def test_parts_of_an_lr_pixel_are_made_up_for_as_well(mode, scale, offset):
+  """As well as bicubic interpolation can: on an image that changes slowly, nearly all of the difference is gone."""
+  y, x = np.mgrid[:80, :90]
+  waves = [np.sin(y / 5 + x / 9), np.cos(x / 6 - y / 11), np.sin(x / 7) * np.cos(y / 8)]
+  hr = jnp.asarray(np.stack(waves, -1) / 2 + 0.5, jnp.float32)
+  centred, moved = (degradation.degrade(hr, gaussian_at(*d), scale, mode) for d in ((0, 0), offset))
+  expected = degradation.enlarge(centred, scale)
+  error = lambda offset: np.abs(inside(degradation.enlarge(moved, scale, offset=offset) - expected)).max()
+  assert error(offset) < 0.1 * error((0, 0))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 6), (5, 5), (1, 4), (5, 2)])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_kernel_files_of_even_and_unequal_sides_are_those_of_scipy(tmp_path, shape, scale):
+  kernel, image = np.random.default_rng(1).random(shape), random_image(20, 23, 3)
+  np.save(tmp_path / "k.npy", kernel)
+  expected = np.stack([scipy.ndimage.correlate(image[..., c], kernel / kernel.sum(), mode="reflect") for c in range(3)], -1)
+  made = degradation.degrade(jnp.asarray(image), kernels.read_kernel(tmp_path / "k.npy"), scale, "direct")
+  np.testing.assert_allclose(made, expected[::scale, ::scale], atol=1e-6)
+
+
 def test_named_kernel_equals_the_authors(data_dir):
   theirs = scipy.io.loadmat(data_dir / "Set5/g20_direct_x2/kernel.mat")
   (kernel,) = [v for k, v in theirs.items() if not k.startswith("__")]

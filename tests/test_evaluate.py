@@ -107,6 +107,20 @@ def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, s
   assert (tmp_path / "lr.json").read_bytes() == before
 
 
+def test_a_shift_of_the_kernel_counts_where_asked_and_for_the_network_alone(monkeypatch, capsys, small, tmp_path):
+  np.save(tmp_path / "even.npy", np.ones((4, 4)))
+  made = [f"--hr_dir={small}/gt", f"--kernels={tmp_path}/even.npy,g02d", f"--weights={small}/w.safetensors", "--steps=1"]
+  reports = {}
+  for shift in kernels.SHIFTS:
+    assert _evaluate(monkeypatch, *made, f"--kernel_shift={shift}", f"--out={tmp_path}/{shift}.json") == 0
+    reports[shift] = json.loads((tmp_path / f"{shift}.json").read_text())
+    assert reports[shift]["settings"]["kernel_shift"] == shift
+  capsys.readouterr()
+  pairs = list(zip(*(report["results"] for report in reports.values())))
+  changed = {(a["method"], a["kernel"].split("/")[-1]) for a, b in pairs if a["images"] != b["images"]}
+  assert len(pairs) == 4 and changed == {("mzsr", "even.npy")}
+
+
 @pytest.mark.parametrize(
     "args, words",
     [
@@ -130,6 +144,7 @@ def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, s
         ("--hr_dir=SET/gt --methods=bicubic --kernels=g20", ["g20", "g20d"]),
         ("--hr_dir=SET/gt --methods=bicubic --kernels=none.npy", ["none.npy"]),
         ("--hr_dir=SET/gt --methods=bicubic --subsample=nearest", ["nearest", "direct"]),
+        ("--hr_dir=SET/gt --methods=bicubic --kernel_shift=auto", ["kernel_shift", "centre_of_mass"]),
         ("--hr_dir=SET/none --methods=bicubic", ["none"]),
         ("--hr_dir=EMPTY --methods=bicubic", ["no image"]),
         ("--hr_dir=SET/gt --methods=bicubic --scale=16", ["too small"]),
@@ -149,7 +164,7 @@ def test_wrong_input(monkeypatch, capsys, small, tmp_path, args, words):
 
 
 def test_wrong_kernel_files(monkeypatch, capsys, small, tmp_path):
-  bad = {"even": np.ones((4, 4)), "nan": np.full((3, 3), np.nan), "zero": np.zeros((3, 3)), "cube": np.ones((3, 3, 3))}
+  bad = {"nan": np.full((3, 3), np.nan), "zero": np.zeros((3, 3)), "cube": np.ones((3, 3, 3))}
   for name, array in bad.items():
     scipy.io.savemat(tmp_path / f"{name}.mat", {"kernel": array})
     given = [f"--hr_dir={small}/gt", f"--kernels={tmp_path}/{name}.mat", "--methods=bicubic"]

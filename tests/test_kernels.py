@@ -34,7 +34,8 @@ def test_samples_span_the_training_distribution(least, on_grid):
 
 @pytest.mark.parametrize("name", kernels.NAMES)
 def test_named_kernels_sum_to_one(name):
-  kernel, subsample = kernels.load_degradation(name)
+  kernel, subsample, offset = kernels.load_degradation(name)
+  assert offset == kernels.load_degradation(name, shift="centre_of_mass").offset == (0, 0)
   assert kernel.shape[0] == kernel.shape[1] and kernel.shape[0] % 2 == 1
   assert abs(kernel.sum() - 1) < 1e-6 and subsample in kernels.SUBSAMPLINGS
 
@@ -56,11 +57,34 @@ def test_files_round_trip_and_are_normalised(tmp_path, suffix):
   np.testing.assert_allclose(kernels.read_kernel(path), kernel, atol=1e-7)
 
 
+def test_the_offset_is_measured_from_the_middle_down_and_right(tmp_path):
+  kernel = np.zeros((5, 7))
+  kernel[1, 5], kernel[1, 6] = 3, 1
+  np.save(tmp_path / "k.npy", kernel)
+  assert kernels.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass").offset == (-1, 2.25)
+  assert kernels.load_degradation(f"{tmp_path}/k.npy").offset == (0, 0)
+
+
+@pytest.mark.parametrize("shape,middle", [((4, 4), (2, 2)), ((3, 6), (1, 3)), ((5, 2), (2, 1)), ((1, 1), (0, 0))])
+def test_even_and_unequal_sides_are_padded_around_the_middle_of_scipy(tmp_path, shape, middle):
+  kernel = np.random.default_rng(0).random(shape)
+  np.save(tmp_path / "k.npy", kernel)
+  padded = kernels.read_kernel(tmp_path / "k.npy")
+  assert padded.shape[0] == padded.shape[1] <= max(shape) + 1 and padded.shape[0] % 2 == 1
+  half = padded.shape[0] // 2
+  assert padded[half, half] == pytest.approx(kernel[middle] / kernel.sum(), abs=1e-6)
+  assert padded.sum() == pytest.approx(1) and np.count_nonzero(padded) == kernel.size
+
+
+def test_the_centre_of_an_even_kernel_is_half_a_pixel_from_its_middle(tmp_path):
+  axis = np.arange(12) - 5.5
+  np.save(tmp_path / "k.npy", np.exp(-(axis**2) / 4)[:, None] * np.exp(-(axis**2) / 4))
+  assert kernels.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass").offset == (-0.5, -0.5)
+
+
 BAD = {
     "vector": np.ones(5),
     "cube": np.ones((3, 3, 3)),
-    "even": np.ones((4, 4)),
-    "oblong": np.ones((3, 5)),
     "nan": np.array([[0, 0, 0], [0, np.nan, 0], [0, 0, 0]]),
     "infinite": np.array([[0, 0, 0], [0, np.inf, 0], [0, 0, 0]]),
     "sums to zero": np.array([[0, 0, 0], [-1.0, 0, 1], [0, 0, 0]]),

@@ -129,6 +129,31 @@ def test_gradient_through_the_adaptation(params, subsample):
       np.testing.assert_allclose((ahead - behind) / 2e-7, norm, rtol=1e-4)
 
 
+def test_a_moved_kernel_with_its_offset_trains_and_enlarges_as_the_centred_one(params):
+  """The network's inputs are the same, away from borders; of 4 pixels at x2, the LR image is moved by 2, the son by 2 more."""
+  offset = (4, -4)
+  hr, centred, moved = photo(120, 120), *(jnp.roll(jnp.pad(KERNEL, 4), by, (0, 1)) for by in ((0, 0), offset))
+  lr, lr_moved = (mz.degrade(hr, kernel, 2, "direct") for kernel in (centred, moved))
+  inside = lambda image, v=0, h=0: np.asarray(image)[16 + v : 40 + v, 16 + h : 40 + h]
+  np.testing.assert_allclose(inside(lr_moved), inside(lr, 2, -2), atol=1e-6)
+  son = mz.lr_son(lr_moved, moved, offset=offset)
+  np.testing.assert_allclose(inside(son), inside(mz.lr_son(lr, centred), 2, -2), atol=1e-6)
+  sr = mz.super_resolve(params, lr_moved, model=NET, offset=offset)
+  np.testing.assert_allclose(inside(sr), inside(mz.super_resolve(params, lr, model=NET)), atol=1e-6)
+  assert np.abs(inside(mz.super_resolve(params, lr_moved, model=NET)) - inside(sr)).max() > 0.02
+
+
+def test_the_offset_reaches_every_step(params):
+  lr, offset, rates = photo(), (0.5, -1.5), np.float32([0.05, 0.02])
+  adapted = adapt_(params, lr, inner_lrs=rates, offset=offset)
+  expected, son = params, mz.lr_son(lr, KERNEL, offset=offset)[None]
+  for step in range(2):
+    expected = meta_test._step(expected, son, lr[None], rates[step : step + 1], NET)
+  assert_trees_close(adapted, expected, rtol=0)
+  shown = meta_test.trajectory(params, lr, KERNEL, [1, 2], 2, rates, model=NET, offset=offset)
+  np.testing.assert_array_equal(shown[2], mz.super_resolve(adapted, lr, model=NET, offset=offset))
+
+
 def test_the_son_keeps_the_size_and_is_no_sharper():
   lr = photo(13, 9)
   son = mz.lr_son(lr, KERNEL)

@@ -38,9 +38,9 @@ def noise(height, width):
   return np.random.default_rng(0).random((height, width, 3), np.float32)
 
 
-def assembled(solver_, params, lr, scale):
+def assembled(solver_, params, lr, scale, offset=(0.0, 0.0)):
   sr = np.full((*mz.enlarge(lr, scale).shape[:2], 3), np.nan, np.float32)
-  for rows, columns, window in solver_.enlarge(params, lr, scale):
+  for rows, columns, window in solver_.enlarge(params, lr, scale, offset):
     assert np.isnan(sr[rows, columns]).all(), "cores overlap"
     sr[rows, columns] = window
   return sr
@@ -61,6 +61,18 @@ def test_adapts_and_enlarges_as_without_windows(windowed, params, size, scale, n
   assert difference(assembled(windowed, expected, lr, scale), sr) < 1e-5
   assert difference(assembled(windowed, None, lr, scale), np.clip(mz.enlarge(lr, scale), 0, 1)) < 1e-5
   assert difference(solver.degrade(lr, kind, scale), degradation.degrade(lr, kind.kernel, scale, kind.subsample)) < 1e-6
+
+
+@pytest.mark.parametrize("scale,name,offset", [(2, "g20d", (0.5, -0.5)), (2.2, "g13b", (0.0, 13.25))])
+def test_an_offset_does_as_without_windows(windowed, params, scale, name, offset):
+  lr, kind = noise(100, 130), kernels.load_degradation(name)._replace(offset=offset)
+  expected = mz.adapt(params, lr, kind.kernel, scale, 2, RATES, kind.subsample, NET, offset)
+  assert difference(windowed.adapt(params, lr, kind, scale, RATES), expected) < 1e-6
+  sr = mz.super_resolve(expected, lr, scale, NET, offset)
+  assert difference(assembled(windowed, expected, lr, scale, offset), sr) < 1e-5
+  assert difference(assembled(windowed, expected, lr, scale), sr) > 1e-2
+  shown = windowed.trajectory(params, lr, kind, [2], scale, RATES)[2]
+  assert np.abs(shown - np.asarray(sr) * 255).max() < 0.51
 
 
 def test_the_gradient_summed_over_windows_is_that_of_the_whole_image(windowed, params):

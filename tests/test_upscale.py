@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_cli import assert_one_line, run_entry
 
-from mzsr_jax import degradation, images, model, upscale, weights
+from mzsr_jax import degradation, images, kernels, meta_test, model, upscale, weights
 
 RNG = np.random.default_rng(0)
 
@@ -47,6 +47,24 @@ def test_one_photo_with_comparison(monkeypatch, capsys, small, tmp_path):
   assert _upscale(monkeypatch, small, f"--input={photo}", f"--output={tmp_path}/out.png") == 2
   assert_one_line(capsys, "out.png", "--overwrite")
   assert sorted(os.listdir(tmp_path)) == ["out.png", "side.png"]
+
+
+def test_the_shift_of_the_kernel_is_made_up_for_where_asked(monkeypatch, small, tmp_path):
+  photo = f"--input={small}/photos/a.png"
+  np.save(tmp_path / "moved.npy", np.pad(np.ones((4, 4)), ((1, 0), (0, 0))))  # centre 0.5 below, 0.5 left of its middle
+  for shift in kernels.SHIFTS:
+    flags = [f"--output={tmp_path}/{shift}.png", f"--comparison={tmp_path}/{shift}_side.png", f"--kernel={tmp_path}/moved.npy"]
+    flags += [] if shift == "ignore" else [f"--kernel_shift={shift}"]  # the default
+    assert _upscale(monkeypatch, small, photo, *flags) == 0
+  read = lambda name: images.read_image(tmp_path / f"{name}.png")
+  lr = images.to_float(images.read_image(small / "photos" / "a.png"))
+  params, kernel = weights.load_weights(small / "w.safetensors"), kernels.read_kernel(tmp_path / "moved.npy")
+  for shift, offset in {"ignore": (0.0, 0.0), "centre_of_mass": (0.5, -0.5)}.items():
+    adapted = meta_test.adapt(params, lr, kernel, 2, 2, np.float32([0.02, 0.01]), offset=offset)
+    expected = np.asarray(meta_test.super_resolve(adapted, lr, 2, offset=offset)) * 255
+    assert np.abs(read(shift) - expected).max() < 0.51
+  left = slice(-24, None), slice(28)
+  np.testing.assert_array_equal(read("ignore_side")[left], read("centre_of_mass_side")[left])  # bicubic knows no kernel
 
 
 def test_a_folder_with_a_broken_file(monkeypatch, capsys, small, tmp_path):
