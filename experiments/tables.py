@@ -18,7 +18,7 @@ import tqdm
 from absl import flags
 
 from experiments import outputs, timing
-from mzsr_jax import benchmark, cli, files, kernels, spread, weights
+from mzsr_jax import benchmark, cli, files, kernels, methods, spread, weights
 
 flags.DEFINE_enum("table", None, ["1", "2", "3", "5"], "of the paper", required=True)
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
@@ -50,15 +50,13 @@ TABLES = {
 
 def run(part: Part, hr_dir: str) -> list[dict[str, Any]]:
   """Results as `benchmark.summarise` has them, "method" being the weights' name."""
-  methods = [benchmark.baseline("bicubic", part.scale)]
-  for name, steps in part.steps.items():
-    params, rates = weights.load_weights(name), weights.load_inner_lrs(name, max(steps))
-    methods += [benchmark.mzsr(params, rates, n, part.scale)._replace(name=name) for n in steps]
+  compared = [methods.bicubic()]
+  compared += [methods.parse(f"mzsr:{name}", steps, part.scale)._replace(name=name) for name, steps in part.steps.items()]
   degradations = {name: kernels.load_degradation(name) for name in part.kernels}
   samples = benchmark.load_hr(hr_dir, part.scale)
   solvers = spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, part.scale))
-  scores = benchmark.run(samples, degradations, methods, part.scale, solvers)
-  total = len(samples) * len(degradations) * len(methods)
+  scores = benchmark.run(samples, degradations, compared, part.scale, solvers)
+  total = len(samples) * len(degradations) * sum(len(method.steps) for method in compared)
   return benchmark.summarise(tqdm.tqdm(scores, total=total, disable=None), part.scale)
 
 

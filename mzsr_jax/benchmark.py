@@ -4,20 +4,17 @@ import functools
 import math
 import pathlib
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import PyTree
 
-from mzsr_jax import baselines, images, metrics, spread
+from mzsr_jax import images, metrics, spread
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation
+from mzsr_jax.methods import Case, Method, Result, label
 from mzsr_jax.solver import Solver, degrade
 from mzsr_jax.windows import Size
-
-METHODS = (*baselines.BASELINES, "mzsr")
 
 
 class Sample(NamedTuple):
@@ -34,40 +31,6 @@ class Sample(NamedTuple):
   lr: images.Pixels | None = None
 
 
-class Case(NamedTuple):
-  """What a method is given.
-
-  Attributes:
-    image: its name in the set.
-    kernel: the name of its degradation.
-    lr: (h, w, 3) float32 in [0, 1].
-    kind: its degradation.
-  """
-
-  image: str
-  kernel: str
-  lr: np.ndarray
-  kind: Degradation
-
-
-class Method(NamedTuple):
-  """One line of the table.
-
-  Attributes:
-    name: as in `METHODS`, or of an outside method.
-    steps: adaptation steps, 0 where there is no adaptation.
-    params: of the network, None for a baseline without one.
-    solve: (solver, case) -> sr, 8-bit pixels.
-    timed: whether the seconds that it takes mean anything.
-  """
-
-  name: str
-  steps: int
-  params: PyTree
-  solve: Callable[[Solver, Case], images.Pixels]
-  timed: bool = True
-
-
 class Score(NamedTuple):
   """What one method made of one image.
 
@@ -82,28 +45,6 @@ class Score(NamedTuple):
   image: str
   values: dict[str, float]
   seconds: float | None
-
-
-def baseline(name: str, scale: float) -> Method:
-  """A method of `baselines.BASELINES`."""
-  solve = lambda solver, case: baselines.BASELINES[name](solver, case.lr, case.kind, scale)
-  return Method(name, 0, None, solve)
-
-
-def mzsr(params: PyTree, inner_lrs: PyTree, steps: int, scale: float) -> Method:
-  """MZSR with a number of adaptation steps (Algorithm 2), 0 of which leave the network as it is.
-
-  Args:
-    params: meta-trained parameters.
-    inner_lrs: learning rates of `steps` steps or more, see `meta_test.adapt`.
-    steps: adaptation steps.
-    scale: scale factor.
-  """
-
-  def solve(solver, case: Case):
-    return solver.trajectory(params, case.lr, case.kind, [steps], scale, inner_lrs)[steps]
-
-  return Method("mzsr", steps, params, solve)
 
 
 def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Sequence[str]) -> Method:
@@ -133,7 +74,11 @@ def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Seq
         found = "cannot be read" if size is None else f"is {size[1]}x{size[0]}"
         raise UserError(f"'{path}' {found}: its truth has {sizes[image][1]}x{sizes[image][0]} pixels")
       paths[kernel, image] = path
-  return Method(name, 0, None, lambda solver, case: images.read_image(paths[case.kernel, case.image]), timed=False)
+
+  def solve(solver: Solver, case: Case):
+    yield Result(0, images.read_image(paths[case.kernel, case.image]), None)
+
+  return Method(name, (0,), solve)
 
 
 def load_hr(hr_dir: str | pathlib.Path, scale: int) -> list[Sample]:
@@ -222,6 +167,7 @@ def run(
     methods: Sequence[Method],
     scale: int,
     solvers: Sequence[Solver] | None = None,
+    observe: Callable[[Sample, Case, str, Result], None] | None = None,
 ) -> Iterator[Score]:
   """Scores every method on every image under every degradation, images outermost.
 
@@ -231,36 +177,37 @@ def run(
   Args:
     samples: see `load_hr` and `load_pairs`.
     degradations: by the name that goes into the scores. Given LR images are not degraded again.
-    methods: see `baseline`, `mzsr` and `outside`.
+    methods: see `methods.parse` and `outside`.
     scale: whole number.
     solvers: images are spread over them; default: see `spread.make_solvers`.
+    observe: called with each sample, what a method was given of it, the method's name and its result.
 
   Raises:
     UserError: an adaptation diverged.
   """
   solvers = solvers or spread.make_solvers(len(samples), sizes=lr_sizes(samples, scale))
-  score = functools.partial(_scores, degradations=degradations, methods=methods, scale=scale)
+  score = functools.partial(_scores, degradations=degradations, methods=methods, scale=scale, observe=observe)
   for scores in spread.spread(score, samples, solvers):
     yield from scores
 
 
-def _scores(solver: Solver, sample: Sample, degradations, methods, scale) -> list[Score]:
+def _scores(solver: Solver, sample: Sample, degradations, methods, scale, observe) -> list[Score]:
   """All scores of one image."""
-  (size,) = lr_sizes([sample], scale)
   scores = []
   for kernel_name, kind in degradations.items():
     lr = lr_image(solver, sample, kind, scale)
+    case = Case(sample.name, kernel_name, lr, kind, scale)
     for method in methods:
-      solver.warm_up(method.params, size, kind, scale)
+      method.warm_up(solver, case)
     for method in methods:
-      start = time.perf_counter()
       try:
-        sr = method.solve(solver, Case(sample.name, kernel_name, lr, kind))
+        for result in method.solve(solver, case):
+          values = {name: metric(result.sr, sample.gt, scale) for name, metric in metrics.METRICS.items()}
+          scores.append(Score(method.name, result.steps, kernel_name, sample.name, values, result.seconds))
+          if observe:
+            observe(sample, case, method.name, result)
       except UserError as e:
-        raise UserError(f"{method.name}, {method.steps} steps, on '{sample.name}' with {kernel_name}: {e}") from e
-      seconds = time.perf_counter() - start if method.timed else None
-      values = {name: metric(sr, sample.gt, scale) for name, metric in metrics.METRICS.items()}
-      scores.append(Score(method.name, method.steps, kernel_name, sample.name, values, seconds))
+        raise UserError(f"{method.name} on '{sample.name}' with {kernel_name}: {e}") from e
   return scores
 
 
@@ -309,17 +256,12 @@ def table(results: Sequence[dict[str, Any]], shown: Sequence[str] = ("psnr", "ss
   return _grid([(label(result["method"], result["steps"]), result["kernel"], cell(result)) for result in results])
 
 
-def label(method: str, steps: int) -> str:
-  """What a line of the table is called: "bicubic", "mzsr (10)"."""
-  return f"mzsr ({steps})" if method == "mzsr" else method
-
-
 def differences(results: Sequence[dict[str, Any]], reference: str, metric: str) -> list[dict[str, Any]]:
   """How much better each method is than one of them, over the same images: whether it is more than chance among few images.
 
   Args:
     results: see `summarise`.
-    reference: `label` of the method to compare with, one of the results.
+    reference: `methods.label` of the method to compare with, one of the results.
     metric: one of `metrics.METRICS`.
 
   Returns:

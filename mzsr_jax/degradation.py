@@ -12,6 +12,14 @@ from jaxtyping import Array, Float
 
 from mzsr_jax import resize
 
+# One scale factor, or one for each axis: (vertical, horizontal).
+Factors = float | tuple[float, float]
+
+
+def per_axis(scale: Factors) -> tuple[float, float]:
+  """(vertical, horizontal) scale factors."""
+  return tuple(scale) if isinstance(scale, tuple) else (scale, scale)
+
 
 def blur(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"]) -> Float[Array, "*b h w c"]:
   """Correlates every channel with one kernel; the edge pixel is repeated at the border (SciPy's 'reflect')."""
@@ -42,15 +50,14 @@ def apply(image: Float[Array, "*b h w c"], rows: Float[Array, "p h"], columns: F
   return jnp.einsum("qw,...pwc->...pqc", columns, image, precision="highest")
 
 
-def subsample(image: Float[Array, "*b h w c"], scale: float, mode: str) -> Float[Array, "*b p q c"]:
+def subsample(image: Float[Array, "*b h w c"], scale: Factors, mode: str) -> Float[Array, "*b p q c"]:
   """Shrinks to ceil(H / scale) x ceil(W / scale), `mode` "direct" (pixels round(s i)) or "bicubic"."""
-  height, width = image.shape[-3:-1]
-  return apply(image, resize.shrink(height, scale, mode), resize.shrink(width, scale, mode))
+  return apply(image, *(resize.shrink(length, s, mode) for length, s in zip(image.shape[-3:-1], per_axis(scale))))
 
 
 def enlarge(
     image: Float[Array, "*b h w c"],
-    scale: float,
+    scale: Factors,
     size: tuple[int, int] | None = None,
     offset: tuple[float, float] = (0.0, 0.0),
 ):
@@ -62,16 +69,15 @@ def enlarge(
 
   Args:
     image: (..., H, W, C).
-    scale: scale factor.
+    scale: scale factor, or a (vertical, horizontal) pair.
     size: height and width of the result; None for all.
     offset: d, (vertical, horizontal), HR pixels; numbers that are known when traced.
   """
-  height, width = image.shape[-3:-1]
-  out_h, out_w = size or (None, None)
-  return apply(image, resize.enlarge(height, scale, out_h, offset[0]), resize.enlarge(width, scale, out_w, offset[1]))
+  axes = zip(image.shape[-3:-1], per_axis(scale), size or (None, None), offset)
+  return apply(image, *(resize.enlarge(*axis) for axis in axes))
 
 
-def degrade(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"], scale: float, mode: str):
+def degrade(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"], scale: Factors, mode: str):
   """(image * kernel) subsampled by `scale`: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s)."""
   return subsample(blur(image, kernel), scale, mode)
 

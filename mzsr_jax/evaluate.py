@@ -13,14 +13,14 @@ The JSON file holds "results" (see `benchmark.summarise`), "differences" where -
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tqdm
 from absl import flags
 
-from mzsr_jax import benchmark, cli, files, kernels, metrics, provenance, spread, weights
+from mzsr_jax import benchmark, cli, files, kernels, methods, metrics, provenance, spread, weights
 from mzsr_jax.errors import UserError
 
 
@@ -34,14 +34,15 @@ def define_flags() -> None:
   flags.DEFINE_string("gt_dir", None, "with --lr_dir: folder of their ground truth")
   flags.DEFINE_string("kernel_path", None, "with --lr_dir: the kernel that made them, a .mat or .npy file or a name")
   flags.DEFINE_list(
-      "methods", list(benchmark.METHODS), f"some of {', '.join(benchmark.METHODS)}; and folder:NAME=PATH for images that "
-      "another program made, named as those of the set; {kernel} in PATH stands for each of the kernels",
+      "methods", ["bicubic", "mzsr"], f"some of {', '.join(methods.FORMS)} (see mzsr_jax/methods.py); mzsr for that of "
+      "--weights and --inner_lr; and folder:NAME=PATH for images that another program made, named as those of the set; "
+      "{kernel} in PATH stands for each of the kernels",
   )
   flags.DEFINE_list(
       "metrics", ["psnr", "ssim"], f"what the table shows, some of {', '.join(metrics.METRICS)}; the JSON file holds all. psnr "
       "and ssim are the paper's, of luma in 16..235",
   )
-  cli.define_numbers("steps", [1, 10], "adaptation steps of mzsr, one line each; 0 is without", number=int, minimum=0)
+  cli.define_numbers("steps", [1, 10], "adaptation steps, one line each; 0 is without", number=int, minimum=0)
   flags.DEFINE_string(
       "compare_with", None, "also show how much better all others are than this line of the table, such as bicubic or "
       "'mzsr (1)': the mean difference of the first of --metrics, with its 95% interval (bootstrap over images)",
@@ -58,17 +59,15 @@ def main(argv: list[str]) -> None:
   files.check_writable(args.out, args.overwrite)
   degradations = _degradations(args)
   _check_some_of("metrics", args.metrics, metrics.METRICS)
-  outside = [method for method in args.methods if _outside(method)]
-  if not outside or len(outside) < len(args.methods):
-    _check_some_of("methods", [method for method in args.methods if method not in outside], benchmark.METHODS)
-  mzsr, method_settings = _mzsr(args)
+  chosen, method_settings = _methods(args)
   if args.hr_dir:
     samples = benchmark.load_hr(args.hr_dir, args.scale)
   else:
     samples = benchmark.load_pairs(args.lr_dir, args.gt_dir, args.scale)
-  methods = _methods(args, mzsr, samples, list(degradations))
-
-  labels = [benchmark.label(method.name, method.steps) for method in methods]
+  chosen = [
+      benchmark.outside(*method, samples, list(degradations)) if isinstance(method, _Folder) else method for method in chosen
+  ]
+  labels = [methods.label(method.name, steps) for method in chosen for steps in method.steps]
   if twice := sorted({name for name in labels if labels.count(name) > 1}):
     raise UserError(f"--methods: several are called {', '.join(twice)}: give each a name of its own")
   if args.compare_with is not None and args.compare_with not in labels:
@@ -77,8 +76,8 @@ def main(argv: list[str]) -> None:
   sizes = benchmark.lr_sizes(samples, args.scale)
   limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale, pictures=9)  # one of them as float64
   solvers = spread.make_solvers(len(samples), limit, sizes=sizes)
-  scores = benchmark.run(samples, degradations, methods, args.scale, solvers)
-  results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(methods)), args.scale)
+  scores = benchmark.run(samples, degradations, chosen, args.scale, solvers)
+  results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(labels)), args.scale)
   print(benchmark.table(results, args.metrics))
   differences = benchmark.differences(results, args.compare_with, args.metrics[0]) if args.compare_with else []
   if differences:
@@ -121,38 +120,41 @@ def _check_some_of(flag: str, values: Iterable[str], known: Iterable[str]) -> No
     raise UserError(f"--{flag}={','.join(values)}: must be some of {', '.join(known)}")
 
 
-def _outside(method: str) -> tuple[str, str] | None:
-  """NAME and PATH of "folder:NAME=PATH"; None for another kind of method."""
-  if not method.startswith("folder:"):
-    return None
+class _Folder(NamedTuple):
+  """SR images that another program made."""
+
+  name: str
+  path: str
+
+
+def _folder(method: str) -> _Folder:
+  """NAME and PATH of "folder:NAME=PATH"."""
   name, _, path = method.removeprefix("folder:").partition("=")
-  if not name or not path or name in benchmark.METHODS:
-    raise UserError(f"--methods={method}: write folder:NAME=PATH, with a name that is none of {', '.join(benchmark.METHODS)}")
-  return name, path
+  ours = sorted({form.partition(":")[0] for form in methods.FORMS})
+  if not name or not path or name.partition(":")[0] in ours:
+    raise UserError(f"--methods={method}: write folder:NAME=PATH, with a name that is none of {', '.join(ours)}")
+  return _Folder(name, path)
 
 
-def _mzsr(args: flags.FlagValues) -> tuple[list[benchmark.Method], dict[str, Any]]:
-  """A method for each number of steps, if mzsr is among --methods; and what the report's settings say of all methods."""
-  settings = {"methods": list(dict.fromkeys(args.methods)), "weights": None}
-  if "mzsr" not in args.methods:
-    return [], settings
-  steps = sorted(set(args.steps))
-  params, metadata, inner_lrs = cli.load_weights(steps[-1])
-  weights.check_scale(metadata, args.scale)
-  settings |= {"weights": args.weights, "steps": steps}
-  settings["inner_lrs"] = inner_lrs.tolist() if isinstance(inner_lrs, np.ndarray) else "learned, in the weights"
-  return [benchmark.mzsr(params, inner_lrs, n, args.scale) for n in steps], settings
-
-
-def _methods(args: flags.FlagValues, mzsr, samples, kernel_names: list[str]) -> list[benchmark.Method]:
-  """The methods that the flags name, in their order."""
-  methods = []
-  for method in dict.fromkeys(args.methods):
-    if given := _outside(method):
-      methods.append(benchmark.outside(*given, samples, kernel_names))
+def _methods(args: flags.FlagValues) -> tuple[list[methods.Method | _Folder], dict[str, Any]]:
+  """What --methods names, in its order; and what the report's settings say of it."""
+  names = list(dict.fromkeys(args.methods))
+  settings: dict[str, Any] = {"methods": names, "steps": sorted(set(args.steps)), "weights": None}
+  if not names:
+    raise UserError(f"--methods is empty: name some of {', '.join(methods.FORMS)}")
+  chosen: list[methods.Method | _Folder] = []
+  for name in names:
+    if name == "mzsr":
+      params, metadata, inner_lrs = cli.load_weights(settings["steps"][-1])
+      weights.check_scale(metadata, args.scale)
+      settings["weights"] = args.weights
+      settings["inner_lrs"] = inner_lrs.tolist() if isinstance(inner_lrs, np.ndarray) else "learned, in the weights"
+      chosen.append(methods.mzsr(params, inner_lrs, settings["steps"]))
+    elif name.startswith("folder:"):
+      chosen.append(_folder(name))
     else:
-      methods += mzsr if method == "mzsr" else [benchmark.baseline(method, args.scale)]
-  return methods
+      chosen.append(methods.parse(name, settings["steps"], args.scale))
+  return chosen, settings
 
 
 def _with_progress(scores: Iterable[benchmark.Score], num_samples: int, per_sample: int) -> Iterator[benchmark.Score]:

@@ -77,6 +77,16 @@ def sample(key, scale, min_variance: float = 1.0, size: int = TRAINING_SIZE) -> 
   return gaussian(lambda1, lambda2, jnp.pi * u3, size)
 
 
+def shrunk(kernel: Float[np.ndarray, "k k"], ratios: tuple[float, float]) -> Float[np.ndarray, "k k"]:
+  """A kernel whose standard deviations are `ratios` (vertical, horizontal), each from 0 to 1, of what they were.
+
+  What a pixel holds is moved towards the middle, to the two pixels nearest its new place; so half a pixel of blur may be added.
+  """
+  place = np.arange(len(kernel)) - len(kernel) // 2
+  rows, columns = (np.maximum(1 - np.abs(place[:, None] - ratio * place), 0) for ratio in ratios)
+  return (rows @ kernel @ columns.T).astype(kernel.dtype)
+
+
 # (lambda1, lambda2, theta, subsampling) of the paper's evaluation kernels. The paper states lambda1 = 4 for g^d_ani; its
 # BSD100 and Urban100 columns follow from 5 instead, hence `gani5`.
 _EVALUATION = {

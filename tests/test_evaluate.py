@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 from test_cli import assert_one_line, run_entry
 
-from mzsr_jax import benchmark, evaluate, images, kernels, metrics, model, solver, weights
+from mzsr_jax import benchmark, evaluate, images, kernels, methods, metrics, model, solver, weights
 
 # PSNR-Y and SSIM-Y of bicubic enlargement on Set5, which the paper's tables agree with.
 BICUBIC_SET5 = [
@@ -27,7 +27,7 @@ def test_bicubic_on_set5_is_as_published(data_dir, scale):
   expected = {kernel: (psnr, ssim) for s, kernel, psnr, ssim in BICUBIC_SET5 if s == scale}
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)
   degradations = {name: kernels.load_degradation(name) for name in expected}
-  scores = benchmark.run(samples, degradations, [benchmark.baseline("bicubic", scale)], scale)
+  scores = benchmark.run(samples, degradations, [methods.bicubic()], scale)
   for result in benchmark.summarise(scores, scale):
     psnr, ssim = expected[result["kernel"]]
     assert result["psnr"] == pytest.approx(psnr, abs=0.01), result["kernel"]
@@ -132,6 +132,14 @@ def test_a_shift_of_the_kernel_counts_where_asked_and_for_the_network_alone(monk
         ("--hr_dir=SET/gt --steps=ten", ["steps", "ten"]),
         ("--hr_dir=SET/gt --inner_lr=nan", ["inner_lr"]),
         ("--hr_dir=SET/gt --methods=bicubic,zsr", ["zsr", "mzsr"]),
+        ("--hr_dir=SET/gt --methods=", ["--methods", "zssr"]),
+        ("--hr_dir=SET/gt --methods=adam", ["adam", "adam:WEIGHTS"]),
+        ("--hr_dir=SET/gt --methods=adam:SET/none.safetensors", ["none.safetensors"]),
+        ("--hr_dir=SET/gt --methods=sgd:SET/w.safetensors --scale=4", ["scale", "4"]),
+        ("--hr_dir=SET/gt --methods=zssr:speed=9", ["speed=9", "max_steps=3000"]),
+        ("--hr_dir=SET/gt --methods=zssr:max_steps=many", ["max_steps=many"]),
+        ("--hr_dir=SET/gt --methods=zssr:max_steps=0", ["max_steps", "0"]),
+        ("--hr_dir=SET/gt --methods=zssr:factors=1x2 --kernels=g20d", ["end with the scale"]),
         ("--hr_dir=SET/gt --methods=bicubic --metrics=psnr,vmaf", ["vmaf", "psnr_rgb"]),
         ("--hr_dir=SET/gt --methods=bicubic --compare_with=zssr", ["zssr", "bicubic"]),
         ("--hr_dir=SET/gt --methods=folder:A=SET/gt,folder:A=SET/gt/ --kernels=g02d", ["called A"]),
@@ -206,8 +214,8 @@ def test_images_of_another_program_are_scored_like_ours(monkeypatch, capsys, sma
     images.write_png(tmp_path / "g20d" / f"{sample.name}_x2_SR.png", run.super_resolve(None, lr, 2))
     images.write_png(tmp_path / "gani" / f"{sample.name}.png", sample.gt)
   out = tmp_path / "report.json"
-  methods = f"--methods=folder:Other={tmp_path}/{{kernel}},bicubic"
-  given = [f"--hr_dir={small}/gt", "--kernels=g20d,gani", methods, "--metrics=psnr_rgb,ssim", f"--out={out}"]
+  compared = f"--methods=folder:Other={tmp_path}/{{kernel}},bicubic"
+  given = [f"--hr_dir={small}/gt", "--kernels=g20d,gani", compared, "--metrics=psnr_rgb,ssim", f"--out={out}"]
   assert _evaluate(monkeypatch, *given) == 0
   stdout = capsys.readouterr().out
   results = {(r["method"], r["kernel"]): r for r in json.loads(out.read_text())["results"]}
@@ -237,5 +245,5 @@ def test_perfect_results_stay_valid_json():
 def test_programs_are_shared_between_kernels_of_a_size(small):
   degradations = {name: kernels.load_degradation(name) for name in ("g02d", "g20d", "gani", "bicubic")}
   before = solver._run._cache_size()
-  scores = list(benchmark.run(benchmark.load_hr(small / "gt", 2), degradations, [benchmark.baseline("bicubic", 2)], 2))
+  scores = list(benchmark.run(benchmark.load_hr(small / "gt", 2), degradations, [methods.bicubic()], 2))
   assert len(scores) == 8 and solver._run._cache_size() - before <= 2  # once for each image size

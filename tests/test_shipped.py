@@ -1,19 +1,16 @@
 """What the shipped weights are worth, on the authors' own LR images."""
 
-import numpy as np
 import pytest
 
-from mzsr_jax import benchmark, kernels, weights
+from mzsr_jax import benchmark, kernels, methods, weights
 
 
 def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
   folder = data_dir / "Set5"
   samples = benchmark.load_pairs(folder / "g20_direct_x2", folder / "GT", 2)
   kind = kernels.load_degradation(str(folder / "g20_direct_x2" / "kernel.mat"), "direct")
-  rates = weights.load_inner_lrs("x2_direct", 10)
-  methods = [benchmark.baseline("bicubic", 2)]
-  methods += [benchmark.mzsr(weights.load_weights("x2_direct"), rates, steps, 2) for steps in (1, 10)]
-  results = benchmark.summarise(benchmark.run(samples, {"kernel.mat": kind}, methods, 2), 2)
+  compared = [methods.bicubic(), methods.parse("mzsr:x2_direct", (1, 10), 2)]
+  results = benchmark.summarise(benchmark.run(samples, {"kernel.mat": kind}, compared, 2), 2)
   psnr = {result["steps"]: result["psnr"] for result in results}
   assert len(results[0]["images"]) == 5
   assert psnr[1] >= psnr[0] + 2
@@ -22,8 +19,8 @@ def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
 
 def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", 2)
-  methods = [benchmark.baseline("bicubic", 2), benchmark.mzsr(weights.load_weights("pretrain_x2"), np.zeros(0), 0, 2)]
-  scores = benchmark.run(samples, {"bicubic": kernels.load_degradation("bicubic")}, methods, 2)
+  compared = [methods.bicubic(), methods.parse("mzsr:pretrain_x2", (0,), 2)]
+  scores = benchmark.run(samples, {"bicubic": kernels.load_degradation("bicubic")}, compared, 2)
   bicubic, network = (result["psnr"] for result in benchmark.summarise(scores, 2))
   assert network > bicubic + 2.5
 
@@ -31,9 +28,8 @@ def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
 @pytest.mark.parametrize("name,kernel,scale", [("x2_bicubic", "g13b", 2), ("x4_direct", "g20d", 4)])
 def test_other_models_beat_bicubic_by_1_db_in_one_step_and_gain_by_more(data_dir, name, kernel, scale):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)[:2]
-  params, rates = weights.load_weights(name), weights.load_inner_lrs(name, 5)
-  methods = [benchmark.baseline("bicubic", scale), *(benchmark.mzsr(params, rates, n, scale) for n in (1, 5))]
-  scores = benchmark.run(samples, {kernel: kernels.load_degradation(kernel)}, methods, scale)
+  compared = [methods.bicubic(), methods.parse(f"mzsr:{name}", (1, 5), scale)]
+  scores = benchmark.run(samples, {kernel: kernels.load_degradation(kernel)}, compared, scale)
   bicubic, one, five = (result["psnr"] for result in benchmark.summarise(scores, scale))
   assert bicubic + 1 < one < five
   assert weights.scales(weights.read_metadata(name)) == [scale]

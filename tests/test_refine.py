@@ -1,0 +1,98 @@
+"""Back-projection and self-ensemble: what they promise for every kernel and both ways of subsampling."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mzsr_jax import degradation, kernels, refine
+from mzsr_jax.kernels import Degradation
+
+DELTA = Degradation(np.float32([[1]]), "direct")
+
+
+def _kind(name):
+  return DELTA if name == "delta" else kernels.load_degradation(name)
+
+
+def _photo(height=40, width=44):
+  """Smooth structures and edges, in [0.1, 0.9]."""
+  y, x = np.mgrid[:height, :width] / 8
+  image = np.stack([np.sin(x * y), np.sign(np.sin(x + 2 * y)), np.cos(3 * x)], axis=-1)
+  return (0.5 + 0.4 * image).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["delta", "g02d", "g20d", "gani", "bicubic", "g13b"])
+@pytest.mark.parametrize("scale", [2, (1.5, 2.0)])
+def test_back_projection_makes_the_image_agree_with_its_lr_image(name, scale):
+  kind, hr = _kind(name), _photo(42, 40)
+  lr = jnp.clip(degradation.degrade(hr, kind.kernel, scale, kind.subsample), 0, 1)
+  error = lambda sr: float(jnp.abs(degradation.degrade(sr, kind.kernel, scale, kind.subsample) - lr).mean())
+  before = degradation.enlarge(lr, scale)
+  errors = [error(refine.back_project(jnp.clip(before, 0, 1), lr, kind, scale, n)) for n in (0, 10, 100)]
+  assert errors[1] < 0.5 * errors[0] and errors[2] <= 0.5 * errors[1]
+  np.testing.assert_allclose(refine.back_project(hr, lr, kind, scale, 10), hr, atol=1e-5)  # the truth is left as it is
+
+
+def test_back_projection_takes_an_image_nearer_to_the_truth():
+  kind, hr = kernels.load_degradation("g20d"), _photo()
+  lr = degradation.degrade(hr, kind.kernel, 2, kind.subsample)
+  aligned = jnp.clip(degradation.enlarge(lr, 2) + 0.1, 0, 1)  # of the right shape but too bright
+  made = refine.back_project(aligned, lr, kind, 2, 20)
+  assert jnp.abs(made - hr).mean() < 0.7 * jnp.abs(aligned - hr).mean()
+
+
+def test_turns_are_those_that_the_kernel_does_not_tell_apart():
+  count = lambda kernel, scale=2: len(list(refine.turns(Degradation(kernel, "direct"), scale)))
+  assert count(np.asarray(kernels.gaussian(2, 2, 0, 15))) == 8
+  assert count(np.asarray(kernels.gaussian(4, 1, -0.5, 15))) == 2
+  assert count(np.asarray(kernels.gaussian(4, 1, 0, 15))) == 4
+  assert count(np.float32([[1, 0, 0], [0, 2, 0], [0, 0, 0]])) == 2  # the identity, and the transposition
+  assert count(np.float32([[0, 1, 0], [0, 0, 2], [0, 0, 0]])) == 1
+  assert count(np.ones((3, 3), np.float32), (1.5, 2.0)) == 4
+
+
+def test_turns_are_undone():
+  image = np.arange(24).reshape(4, 6)
+  results = [turn.apply(image).tobytes() + bytes(turn.apply(image).shape) for turn in refine.turns(DELTA, 2)]
+  assert len(set(results)) == 8
+  for turn in refine.turns(DELTA, 2):
+    assert (turn.undo(turn.apply(image)) == image).all()
+
+
+@pytest.mark.parametrize("kind", [DELTA, kernels.load_degradation("bicubic")], ids=lambda kind: kind.subsample)
+@pytest.mark.parametrize("scale, size", [(2, (24, 28)), (3, (24, 27)), ((2.0, 3.0), (24, 27)), (1.5, (25, 29))])
+def test_turned_images_lie_on_the_enlarged_grid_as_the_image_did(kind, scale, size):
+  """On a slope, what a network gets differs from the truth by a shift that it has learned: the same for all turns."""
+  hr = np.broadcast_to((0.01 * np.mgrid[: size[0], : size[1]]).sum(0)[..., None], (*size, 3)).astype(np.float32)
+  if kind.subsample == "direct" and scale == 1.5:
+    pytest.skip("direct subsampling by 1.5 has no even stride")
+  lr = np.asarray(degradation.degrade(hr, kind.kernel, scale, kind.subsample))
+  factors = degradation.per_axis(scale)
+  for turn in refine.turns(kind, scale):
+    offset = refine.turned_offset(turn, kind, lr.shape[:2], scale)
+    full = degradation.enlarge(turn.apply(lr), scale, offset=offset)
+    truth = turn.apply(np.pad(hr, [(0, 0)] * 3))[: full.shape[0], : full.shape[1]]
+    slopes = [-0.01 if flip else 0.01 for flip in turn.flipped]
+    shift = sum(slope * -(factor - 1) / 2 for slope, factor in zip(slopes, factors)) if kind.subsample == "direct" else 0
+    inside = (slice(9, -9), slice(9, -9))
+    if truth.shape == full.shape:  # else the enlarged image is larger than the HR image, and turned it begins elsewhere
+      np.testing.assert_allclose((np.asarray(full) - truth)[inside], shift, atol=1e-5)
+
+
+def test_the_ensemble_of_a_network_that_does_nothing_is_its_input_without_any_shift_of_its_own():
+  kind, lr = kernels.load_degradation("bicubic"), _photo(20, 22)
+  enlarge = lambda image, offset: degradation.enlarge(image, 2, offset=offset)
+  np.testing.assert_allclose(refine.self_ensemble(enlarge, lr, kind, 2), degradation.enlarge(lr, 2), atol=1e-5)
+
+
+def test_the_ensemble_is_a_median_of_restored_images():
+  lr, seen = _photo(20, 22), []
+
+  def enlarge(image, offset):
+    seen.append(offset)
+    return jnp.full((2 * image.shape[0], 2 * image.shape[1], 3), float(len(seen)))
+
+  made = refine.self_ensemble(enlarge, lr, kernels.load_degradation("g20d"), 2, restore=lambda sr: sr + 10)
+  assert made.shape == (40, 44, 3)
+  np.testing.assert_allclose(made, np.median(np.arange(1, 9) + 10) + 10)
+  assert sorted(set(seen)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
