@@ -5,12 +5,16 @@ From HR images, degraded here:
 From LR images that came with their kernel:
   python -m mzsr_jax.evaluate --weights=x2_direct --lr_dir=Set5/g20_direct_x2 --gt_dir=Set5/GT \
     --kernel_path=Set5/g20_direct_x2/kernel.mat --subsample=direct --out=set5.json
+The same with a kernel for each image, as in DIV2KRK:
+  python -m mzsr_jax.evaluate --weights=x2_direct --lr_dir=DIV2KRK/lr_x2 --gt_dir=DIV2KRK/gt \
+    --kernel_path=DIV2KRK/gt_k_x2 --kernel_shift=centre_of_mass --out=div2krk.json
 
 The JSON file holds "results" (see `benchmark.summarise`), "differences" where --compare_with asks for them, "settings",
 "versions" and "weights_sha256".
 """
 
 import json
+import pathlib
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -32,7 +36,10 @@ def define_flags() -> None:
   flags.DEFINE_list("kernels", list(kernels.NAMES), f"with --hr_dir: some of {known}, or .mat or .npy files")
   flags.DEFINE_string("lr_dir", None, "folder of LR images, instead of --hr_dir")
   flags.DEFINE_string("gt_dir", None, "with --lr_dir: folder of their ground truth")
-  flags.DEFINE_string("kernel_path", None, "with --lr_dir: the kernel that made them, a .mat or .npy file or a name")
+  flags.DEFINE_string(
+      "kernel_path", None, "with --lr_dir: the kernel that made them, a .mat or .npy file or a name; or a folder of files, one "
+      "for each image",
+  )
   flags.DEFINE_list(
       "methods", list(benchmark.METHODS), f"some of {', '.join(benchmark.METHODS)}; and folder:NAME=PATH for images that "
       "another program made, named as those of the set; {kernel} in PATH stands for each of the kernels",
@@ -66,6 +73,8 @@ def main(argv: list[str]) -> None:
     samples = benchmark.load_hr(args.hr_dir, args.scale)
   else:
     samples = benchmark.load_pairs(args.lr_dir, args.gt_dir, args.scale)
+    if None in degradations.values():
+      samples = benchmark.with_own_kernels(samples, args.kernel_path, args.subsample, args.kernel_shift)
   methods = _methods(args, mzsr, samples, list(degradations))
 
   labels = [benchmark.label(method.name, method.steps) for method in methods]
@@ -89,7 +98,7 @@ def main(argv: list[str]) -> None:
       **({"differences": differences} if args.compare_with else {}),
       "settings": {
           **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale", "kernel_shift")},
-          "subsample": {name: kind.subsample for name, kind in degradations.items()},
+          "subsample": {name: (kind or samples[0].kind).subsample for name, kind in degradations.items()},
           **method_settings,
           "device": jax.devices()[0].device_kind,
           "devices": jax.local_device_count(),
@@ -100,12 +109,14 @@ def main(argv: list[str]) -> None:
   files.write_whole(args.out, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(), args.overwrite)
 
 
-def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation]:
-  """The degradations that the flags name, by those names."""
+def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation | None]:
+  """The degradations that the flags name, by those names; None for a folder, of one for each image."""
   given = [name for name in ("hr_dir", "lr_dir", "gt_dir", "kernel_path") if args[name].value]
   if given == ["hr_dir"]:
     names = args.kernels
   elif given == ["lr_dir", "gt_dir", "kernel_path"] and args["kernels"].using_default_value:
+    if pathlib.Path(args.kernel_path).is_dir():
+      return {pathlib.Path(args.kernel_path).absolute().name: None}
     names = [args.kernel_path]
   else:
     raise UserError("pass either --hr_dir (with --kernels), or --lr_dir, --gt_dir and --kernel_path together")

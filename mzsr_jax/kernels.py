@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mzsr_jax import files
 from mzsr_jax.errors import UserError
 
 TRAINING_SIZE = 15  # pixels, supplementary material of the paper
 EVALUATION_SIZE = 21
 
+EXTENSIONS = (".mat", ".npy")
 SUBSAMPLINGS = ("direct", "bicubic")
 SHIFTS = ("ignore", "centre_of_mass")
 
@@ -115,9 +117,18 @@ def _kernel(spec: str) -> tuple[np.ndarray, str]:
     # In float64: the rounding of LR images to 8 bits shows the last digits of a float32 exponential.
     with jax.enable_x64(True):
       return np.asarray(gaussian(*shape, EVALUATION_SIZE), np.float32), own
-  if pathlib.Path(spec).suffix.lower() in (".mat", ".npy"):
+  if pathlib.Path(spec).suffix.lower() in EXTENSIONS:
     return read_kernel(spec), "direct"
   raise UserError(f"unknown kernel '{spec}': use one of {', '.join(NAMES)}, or the path of a .mat or .npy file")
+
+
+def find_kernels(folder: str | pathlib.Path) -> list[pathlib.Path]:
+  """The .mat and .npy files under a folder and its subfolders, sorted; hidden files left out.
+
+  Raises:
+    UserError: no such folder, or no such file in it.
+  """
+  return files.find(folder, EXTENSIONS, "kernel")
 
 
 def read_kernel(path: str | pathlib.Path) -> Float[np.ndarray, "k k"]:
