@@ -32,13 +32,12 @@ def define_flags() -> None:
   """Defines the flags of this entry."""
   cli.define_adaptation_flags()
   flags.DEFINE_string("hr_dir", None, "folder of HR images, degraded with each of --kernels")
-  known = ", ".join(kernels.NAMES)
-  flags.DEFINE_list("kernels", list(kernels.NAMES), f"with --hr_dir: some of {known}, or .mat or .npy files")
+  flags.DEFINE_list("kernels", list(kernels.NAMES), f"with --hr_dir: some of {kernels.SPECS}")
   flags.DEFINE_string("lr_dir", None, "folder of LR images, instead of --hr_dir")
   flags.DEFINE_string("gt_dir", None, "with --lr_dir: folder of their ground truth")
   flags.DEFINE_string(
-      "kernel_path", None, "with --lr_dir: the kernel that made them, a .mat or .npy file or a name; or a folder of files, one "
-      "for each image",
+      "kernel_path", None, "with --lr_dir: the kernel that made them, as in --kernels; or a folder of such files, one for each "
+      "image",
   )
   flags.DEFINE_list(
       "methods", list(benchmark.METHODS), f"some of {', '.join(benchmark.METHODS)}; and folder:NAME=PATH for images that "

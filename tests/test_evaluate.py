@@ -108,6 +108,19 @@ def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, s
   assert (tmp_path / "lr.json").read_bytes() == before
 
 
+def test_gaussians_by_their_parameters_stand_in_lists_of_kernels_and_in_names_of_folders(monkeypatch, capsys, small, tmp_path):
+  names = ["g20d", "gaussian:2", "gaussian:4x1x-0.5"]
+  for sample in benchmark.load_hr(small / "gt", 2):
+    for name in names:
+      images.write_png(tmp_path / name / f"{sample.name}.png", sample.gt)
+  given = [f"--hr_dir={small}/gt", f"--kernels={','.join(names)}", f"--methods=bicubic,folder:Other={tmp_path}/{{kernel}}"]
+  assert _evaluate(monkeypatch, *given, f"--out={tmp_path}/out.json") == 0
+  assert capsys.readouterr().out.splitlines()[0].split() == names
+  results = {(r["method"], r["kernel"]): r["images"] for r in json.loads((tmp_path / "out.json").read_text())["results"]}
+  assert results["bicubic", "g20d"] == results["bicubic", "gaussian:2"] != results["bicubic", "gaussian:4x1x-0.5"]
+  assert len(results) == 6
+
+
 def test_a_shift_of_the_kernel_counts_where_asked_and_for_the_network_alone(monkeypatch, capsys, small, tmp_path):
   np.save(tmp_path / "even.npy", np.ones((4, 4)))
   made = [f"--hr_dir={small}/gt", f"--kernels={tmp_path}/even.npy,g02d", f"--weights={small}/w.safetensors", "--steps=1"]
@@ -210,6 +223,8 @@ def test_names_match_or_else_their_first_numbers_do(ours, theirs, expected):
         ("--hr_dir=SET/gt --methods=folder:RCAN=SET/one --kernels=g02d", ["do not match", "b (in the set only)"]),
         ("--hr_dir=SET/gt --methods=bicubic --kernels=g20", ["g20", "g20d"]),
         ("--hr_dir=SET/gt --methods=bicubic --kernels=none.npy", ["none.npy"]),
+        ("--hr_dir=SET/gt --methods=bicubic --kernels=gaussian:2x1", ["gaussian:2x1", "gaussian:4x1x-0.5"]),
+        ("--hr_dir=SET/gt --methods=bicubic --kernels=gaussian:99", ["gaussian:99", "at most 11.1"]),
         ("--hr_dir=SET/gt --methods=bicubic --subsample=nearest", ["nearest", "direct"]),
         ("--hr_dir=SET/gt --methods=bicubic --kernel_shift=auto", ["kernel_shift", "centre_of_mass"]),
         ("--hr_dir=SET/none --methods=bicubic", ["none"]),
