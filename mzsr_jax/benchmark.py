@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mzsr_jax import images, metrics, spread
+from mzsr_jax import images, kernels, metrics, spread
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation
 from mzsr_jax.methods import Case, Method, Result, label
@@ -24,11 +24,13 @@ class Sample(NamedTuple):
     name: path inside the set, without extension and without a "_GT", "_HR", "_LR" or "_SR" at its end.
     gt: (H, W, 3) uint8, the scale divides both sides.
     lr: (H / scale, W / scale, 3) uint8; None to make it from `gt` with each kernel.
+    kind: its own degradation, see `with_own_kernels`; None where all images have the same.
   """
 
   name: str
   gt: images.Pixels
   lr: images.Pixels | None = None
+  kind: Degradation | None = None
 
 
 class Score(NamedTuple):
@@ -97,40 +99,85 @@ def load_hr(hr_dir: str | pathlib.Path, scale: int) -> list[Sample]:
 def load_pairs(lr_dir: str | pathlib.Path, gt_dir: str | pathlib.Path, scale: int) -> list[Sample]:
   """Reads LR images and their ground truth, matched by name.
 
+  Where no two names are equal, the first number in each counts: im_7.png goes with img_7_gt.png.
+
   Raises:
     UserError: as `load_hr`; an image without its counterpart, or not `scale` times as large as it.
   """
   lr_files, gt_files = _by_name(lr_dir, results=True), _by_name(gt_dir, results=True)
-  if lone := sorted(lr_files.keys() ^ gt_files.keys()):
-    sides = ", ".join(f"{name} ({'LR' if name in lr_files else 'GT'} only)" for name in lone)
-    raise UserError(f"images of '{lr_dir}' and '{gt_dir}' do not match: {sides}; {_MAY_DIFFER}")
+  gt_names = _match(lr_files, gt_files, ("LR", "GT"), f"images of '{lr_dir}' and '{gt_dir}'")
   samples = []
   for name, lr_path in lr_files.items():
-    lr, gt = images.read_image(lr_path), images.read_image(gt_files[name])
+    gt_path = gt_files[gt_names[name]]
+    lr, gt = images.read_image(lr_path), images.read_image(gt_path)
     height, width = lr.shape[:2]
     if gt.shape[:2] != (height * scale, width * scale):
       raise UserError(
-          f"'{gt_files[name]}' is {gt.shape[1]}x{gt.shape[0]}: at scale {scale} it must be {width * scale}x"
+          f"'{gt_path}' is {gt.shape[1]}x{gt.shape[0]}: at scale {scale} it must be {width * scale}x"
           f"{height * scale}, for '{lr_path}' is {width}x{height}"
       )
-    _check_size(gt_files[name], gt, scale)
+    _check_size(gt_path, gt, scale)
     samples.append(Sample(name, gt, lr))
   return samples
+
+
+def with_own_kernels(
+    samples: Sequence[Sample], folder: str | pathlib.Path, subsample: str | None = None, shift: str = "ignore"
+) -> list[Sample]:
+  """Gives each sample a kernel of its own, as in DIV2KRK (Bell-Kligler et al., KernelGAN, NeurIPS 2019).
+
+  Args:
+    samples: of the set.
+    folder: of .mat and .npy files, matched to the images as `load_pairs` matches its own.
+    subsample, shift: see `kernels.load_degradation`.
+
+  Raises:
+    UserError: no such folder, a kernel or an image without its counterpart, or a file that holds no usable kernel.
+  """
+  files = _by_name(folder, results=True, find=kernels.find_kernels)
+  names = _match([sample.name for sample in samples], files, ("image", "kernel"), f"kernels of '{folder}' and images")
+  return [
+      sample._replace(kind=kernels.load_degradation(str(files[names[sample.name]]), subsample, shift)) for sample in samples
+  ]
 
 
 _MAY_DIFFER = "names may differ in their extension and an end such as _GT, _HR, _LR, _SR, _x2 or _x2_SR"
 
 
-def _by_name(folder: str | pathlib.Path, results: bool = False) -> dict[str, pathlib.Path]:
-  """The images under a folder by `Sample.name`; with `results`, a scale at its end (_x2) is none of the name either."""
+def _by_name(folder: str | pathlib.Path, results: bool = False, find=images.find_images) -> dict[str, pathlib.Path]:
+  """The images under a folder by `Sample.name`; with `results`, a scale at its end (_x2) is none of the name either.
+
+  `find` lists the files of a folder.
+  """
   end = rf"{'(_x[0-9]+)?' if results else ''}(_(gt|hr|lr|sr))?$"
   files: dict[str, pathlib.Path] = {}
-  for path in images.find_images(folder):
+  for path in find(folder):
     name = re.sub(end, "", path.relative_to(folder).with_suffix("").as_posix(), flags=re.IGNORECASE)
     if name in files:
       raise UserError(f"'{files[name]}' and '{path}' have one name, '{name}': remove one of them")
     files[name] = path
   return files
+
+
+def _match(ours: Iterable[str], theirs: Iterable[str], sides: tuple[str, str], what: str) -> dict[str, str]:
+  """Which of their names belongs to each of ours: the equal one; where none is equal, that of the same first number.
+
+  Args:
+    ours, theirs: names, see `_by_name`.
+    sides: what each of them is called where one has no counterpart.
+    what: both together, for that message.
+  """
+  keyed = [{name: name for name in names} for names in (ours, theirs)]
+  if not keyed[0].keys() & keyed[1].keys():
+    numbered = [{int(n[0]): name for name in names if (n := re.findall("[0-9]+", name.split("/")[-1]))} for names in keyed]
+    if [len(names) for names in numbered] == [len(names) for names in keyed]:  # each has one, and no two the same
+      keyed = numbered
+  ours, theirs = keyed
+  lone = [f"{ours[key]} ({sides[0]} only)" for key in sorted(ours.keys() - theirs.keys())]
+  lone += [f"{theirs[key]} ({sides[1]} only)" for key in sorted(theirs.keys() - ours.keys())]
+  if lone:
+    raise UserError(f"{what} do not match: {', '.join(lone)}; {_MAY_DIFFER}, or in all but their first number")
+  return {name: theirs[key] for key, name in ours.items()}
 
 
 def _check_size(path: pathlib.Path, gt: images.Pixels, scale: int) -> None:
@@ -163,7 +210,7 @@ def lr_sizes(samples: Iterable[Sample], scale: int) -> list[Size]:
 
 def run(
     samples: Sequence[Sample],
-    degradations: dict[str, Degradation],
+    degradations: dict[str, Degradation | None],
     methods: Sequence[Method],
     scale: int,
     solvers: Sequence[Solver] | None = None,
@@ -176,7 +223,8 @@ def run(
 
   Args:
     samples: see `load_hr` and `load_pairs`.
-    degradations: by the name that goes into the scores. Given LR images are not degraded again.
+    degradations: by the name that goes into the scores; None stands for each sample's own. Given LR images are not degraded
+      again.
     methods: see `methods.parse` and `outside`.
     scale: whole number.
     solvers: images are spread over them; default: see `spread.make_solvers`.
@@ -195,6 +243,7 @@ def _scores(solver: Solver, sample: Sample, degradations, methods, scale, observ
   """All scores of one image."""
   scores = []
   for kernel_name, kind in degradations.items():
+    kind = kind or sample.kind
     lr = lr_image(solver, sample, kind, scale)
     case = Case(sample.name, kernel_name, lr, kind, scale)
     for method in methods:

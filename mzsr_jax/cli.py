@@ -118,7 +118,7 @@ def define_adaptation_flags() -> None:
   flags.DEFINE_string("weights", None, "shipped weights by name, or the path of a .safetensors file")
   flags.DEFINE_enum(
       "subsample", None, kernels.SUBSAMPLINGS,
-      "how the LR image was subsampled after the blur (default: as the named kernel goes; direct for a kernel file)",
+      "how the LR image was subsampled after the blur (default: as the named kernel goes; direct for a file or gaussian:)",
   )
   flags.DEFINE_enum(
       "kernel_shift", "ignore", kernels.SHIFTS,

@@ -5,12 +5,16 @@ From HR images, degraded here:
 From LR images that came with their kernel:
   python -m mzsr_jax.evaluate --weights=x2_direct --lr_dir=Set5/g20_direct_x2 --gt_dir=Set5/GT \
     --kernel_path=Set5/g20_direct_x2/kernel.mat --subsample=direct --out=set5.json
+The same with a kernel for each image, as in DIV2KRK:
+  python -m mzsr_jax.evaluate --weights=x2_direct --lr_dir=DIV2KRK/lr_x2 --gt_dir=DIV2KRK/gt \
+    --kernel_path=DIV2KRK/gt_k_x2 --kernel_shift=centre_of_mass --out=div2krk.json
 
 The JSON file holds "results" (see `benchmark.summarise`), "differences" where --compare_with asks for them, "settings",
 "versions" and "weights_sha256".
 """
 
 import json
+import pathlib
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -28,11 +32,13 @@ def define_flags() -> None:
   """Defines the flags of this entry."""
   cli.define_adaptation_flags()
   flags.DEFINE_string("hr_dir", None, "folder of HR images, degraded with each of --kernels")
-  known = ", ".join(kernels.NAMES)
-  flags.DEFINE_list("kernels", list(kernels.NAMES), f"with --hr_dir: some of {known}, or .mat or .npy files")
+  flags.DEFINE_list("kernels", list(kernels.NAMES), f"with --hr_dir: some of {kernels.SPECS}")
   flags.DEFINE_string("lr_dir", None, "folder of LR images, instead of --hr_dir")
   flags.DEFINE_string("gt_dir", None, "with --lr_dir: folder of their ground truth")
-  flags.DEFINE_string("kernel_path", None, "with --lr_dir: the kernel that made them, a .mat or .npy file or a name")
+  flags.DEFINE_string(
+      "kernel_path", None, "with --lr_dir: the kernel that made them, as in --kernels; or a folder of such files, one for each "
+      "image",
+  )
   flags.DEFINE_list(
       "methods", ["bicubic", "mzsr"], f"some of {', '.join(methods.FORMS)} (see mzsr_jax/methods.py); mzsr for that of "
       "--weights and --inner_lr; and folder:NAME=PATH for images that another program made, named as those of the set; "
@@ -64,6 +70,8 @@ def main(argv: list[str]) -> None:
     samples = benchmark.load_hr(args.hr_dir, args.scale)
   else:
     samples = benchmark.load_pairs(args.lr_dir, args.gt_dir, args.scale)
+    if None in degradations.values():
+      samples = benchmark.with_own_kernels(samples, args.kernel_path, args.subsample, args.kernel_shift)
   chosen = [
       benchmark.outside(*method, samples, list(degradations)) if isinstance(method, _Folder) else method for method in chosen
   ]
@@ -88,7 +96,7 @@ def main(argv: list[str]) -> None:
       **({"differences": differences} if args.compare_with else {}),
       "settings": {
           **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale", "kernel_shift")},
-          "subsample": {name: kind.subsample for name, kind in degradations.items()},
+          "subsample": {name: (kind or samples[0].kind).subsample for name, kind in degradations.items()},
           **method_settings,
           "device": jax.devices()[0].device_kind,
           "devices": jax.local_device_count(),
@@ -99,12 +107,14 @@ def main(argv: list[str]) -> None:
   files.write_whole(args.out, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(), args.overwrite)
 
 
-def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation]:
-  """The degradations that the flags name, by those names."""
+def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation | None]:
+  """The degradations that the flags name, by those names; None for a folder, of one for each image."""
   given = [name for name in ("hr_dir", "lr_dir", "gt_dir", "kernel_path") if args[name].value]
   if given == ["hr_dir"]:
     names = args.kernels
   elif given == ["lr_dir", "gt_dir", "kernel_path"] and args["kernels"].using_default_value:
+    if pathlib.Path(args.kernel_path).is_dir():
+      return {pathlib.Path(args.kernel_path).absolute().name: None}
     names = [args.kernel_path]
   else:
     raise UserError("pass either --hr_dir (with --kernels), or --lr_dir, --gt_dir and --kernel_path together")

@@ -1,9 +1,9 @@
-"""Writing files: whole or not at all, never over what is there unless told to, and folders by one process at a time."""
+"""Finding files by extension; writing them whole or not at all, never over what is there unless told to; locking folders."""
 
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 try:
   import fcntl
@@ -13,6 +13,27 @@ except ImportError:  # Windows
 from absl import logging
 
 from mzsr_jax.errors import UserError
+
+
+def find(folder: str | pathlib.Path, extensions: Collection[str], what: str) -> list[pathlib.Path]:
+  """The files of some extensions under a folder and its subfolders, sorted; hidden files left out.
+
+  Args:
+    folder: where to look.
+    extensions: in lower case, with their dots.
+    what: such a file is, for messages.
+
+  Raises:
+    UserError: no such folder, or no such file in it.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise UserError(f"folder '{folder}' does not exist")
+  # Hidden ones are mostly "._photo.jpg", which macOS leaves on foreign disks and which hold nothing of their kind.
+  found = [p for p in folder.rglob("*") if p.suffix.lower() in extensions and p.name[0] != "." and p.is_file()]
+  if not found:
+    raise UserError(f"folder '{folder}' holds no {what}: looked, in subfolders too, for {', '.join(extensions)}")
+  return sorted(found)
 
 
 def check_writable(path: str | pathlib.Path, overwrite: bool) -> None:

@@ -22,14 +22,7 @@ def find_images(folder: str | pathlib.Path) -> list[pathlib.Path]:
   Raises:
     UserError: no such folder, or no image in it.
   """
-  folder = pathlib.Path(folder)
-  if not folder.is_dir():
-    raise UserError(f"folder '{folder}' does not exist")
-  # Hidden ones are mostly "._photo.jpg", which macOS leaves on foreign disks and which hold no picture.
-  found = [p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.name[0] != "." and p.is_file()]
-  if not found:
-    raise UserError(f"folder '{folder}' holds no image: looked, in subfolders too, for {', '.join(EXTENSIONS)}")
-  return sorted(found)
+  return files.find(folder, EXTENSIONS, "image")
 
 
 def read_image(path: str | pathlib.Path) -> Pixels:

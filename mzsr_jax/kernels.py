@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mzsr_jax import files
 from mzsr_jax.errors import UserError
 
 TRAINING_SIZE = 15  # pixels, supplementary material of the paper
 EVALUATION_SIZE = 21
 
+EXTENSIONS = (".mat", ".npy")
 SUBSAMPLINGS = ("direct", "bicubic")
 SHIFTS = ("ignore", "centre_of_mass")
 
@@ -97,18 +99,25 @@ _EVALUATION = {
     "g13b": (1.3, 1.3, 0.0, "bicubic"),
 }
 NAMES = ("bicubic", *_EVALUATION)
+# Gaussians by their parameters; commas are for lists of kernels, and slashes for files.
+_PREFIX = "gaussian:"
+_FORMS = f"{_PREFIX}VARIANCE, {_PREFIX}VARIANCExVARIANCExRADIANS"
+_MAX_VARIANCE = (EVALUATION_SIZE // 2 / 3) ** 2  # three standard deviations from the middle to the border
+SPECS = f"{', '.join(NAMES)}, {_FORMS}, or a .mat or .npy file"  # what `load_degradation` takes, for messages
 
 
 def load_degradation(spec: str, subsample: str | None = None, shift: str = "ignore") -> Degradation:
   """The degradation that a command line names.
 
   Args:
-    spec: one of `NAMES`, or the path of a .mat or .npy file that holds a kernel.
-    subsample: "direct" or "bicubic"; None takes the name's own, and "direct" for a file.
+    spec: one of `NAMES`; "gaussian:L" or "gaussian:L1xL2xTHETA", the arguments of `gaussian` on the grid of the named kernels
+      ("gaussian:4x1x-0.5" is "gani"); or the path of a .mat or .npy file that holds a kernel.
+    subsample: "direct" or "bicubic"; None takes the name's own, and "direct" for a file or "gaussian:".
     shift: one of `SHIFTS`: "ignore" treats the middle pixel as the kernel's centre, "centre_of_mass" measures it.
 
   Raises:
-    UserError: unknown name or subsampling, or a file that holds no usable kernel.
+    UserError: unknown name or subsampling, variances that are not positive or too large for the grid, or a file that holds no
+      usable kernel.
   """
   if subsample is not None and subsample not in SUBSAMPLINGS:
     raise UserError(f"unknown subsampling '{subsample}': use one of {', '.join(SUBSAMPLINGS)}")
@@ -120,14 +129,38 @@ def _kernel(spec: str) -> tuple[np.ndarray, str]:
   """The kernel that a command line names, and the subsampling that goes with the name."""
   if spec == "bicubic":
     return np.ones((1, 1), np.float32), "bicubic"
-  if spec in _EVALUATION:
-    *shape, own = _EVALUATION[spec]
+  if spec in _EVALUATION or spec.startswith(_PREFIX):
+    *shape, own = _EVALUATION[spec] if spec in _EVALUATION else (*_parameters(spec), "direct")
     # In float64: the rounding of LR images to 8 bits shows the last digits of a float32 exponential.
     with jax.enable_x64(True):
       return np.asarray(gaussian(*shape, EVALUATION_SIZE), np.float32), own
-  if pathlib.Path(spec).suffix.lower() in (".mat", ".npy"):
+  if pathlib.Path(spec).suffix.lower() in EXTENSIONS:
     return read_kernel(spec), "direct"
-  raise UserError(f"unknown kernel '{spec}': use one of {', '.join(NAMES)}, or the path of a .mat or .npy file")
+  raise UserError(f"unknown kernel '{spec}': use one of {SPECS}")
+
+
+def _parameters(spec: str) -> tuple[float, float, float]:
+  """Variances and angle of "gaussian:L" or "gaussian:L1xL2xTHETA"."""
+  try:
+    numbers = [float(part) for part in spec.removeprefix(_PREFIX).split("x")]
+  except ValueError:
+    numbers = []
+  if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+    raise UserError(f"unknown kernel '{spec}': write one of {_FORMS}, such as {_PREFIX}4x1x-0.5")
+  *variances, theta = numbers if len(numbers) == 3 else (*numbers, *numbers, 0.0)
+  if not all(0 < variance <= _MAX_VARIANCE for variance in variances):
+    raise UserError(f"kernel '{spec}': variances must be above 0, and at most {_MAX_VARIANCE:.1f} to fit its {EVALUATION_SIZE}x"
+                    f"{EVALUATION_SIZE} pixels")
+  return *variances, theta
+
+
+def find_kernels(folder: str | pathlib.Path) -> list[pathlib.Path]:
+  """The .mat and .npy files under a folder and its subfolders, sorted; hidden files left out.
+
+  Raises:
+    UserError: no such folder, or no such file in it.
+  """
+  return files.find(folder, EXTENSIONS, "kernel")
 
 
 def read_kernel(path: str | pathlib.Path) -> Float[np.ndarray, "k k"]:

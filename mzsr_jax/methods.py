@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
   Attributes:
     image: its name in the set.
-    kernel: the name of its degradation.
+    kernel: the name of its degradation, or of the folder that holds it.
     lr: (h, w, 3) float32 in [0, 1].
     kind: its degradation.
     scale: scale factor.

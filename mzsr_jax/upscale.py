@@ -28,7 +28,7 @@ def define_flags() -> None:
       "comparison", None, "also write bicubic | step 0 | step 1 | last step side by side: a PNG file or folder likewise"
   )
   flags.DEFINE_string(
-      "kernel", None, f"blur kernel of the image: {', '.join(kernels.NAMES)}, or a .mat or .npy file", required=True
+      "kernel", None, f"blur kernel of the image: {kernels.SPECS}", required=True
   )
   flags.DEFINE_integer("steps", 10, "adaptation steps; 0 is without", lower_bound=0)
   flags.DEFINE_float("scale", None, "scale factor (default: the first that the weights know)", lower_bound=1)

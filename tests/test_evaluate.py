@@ -10,6 +10,7 @@ import scipy.io
 from test_cli import assert_one_line, run_entry
 
 from mzsr_jax import benchmark, evaluate, images, kernels, methods, metrics, model, solver, weights
+from mzsr_jax.errors import UserError
 
 # PSNR-Y and SSIM-Y of bicubic enlargement on Set5, which the paper's tables agree with.
 BICUBIC_SET5 = [
@@ -107,6 +108,19 @@ def test_report_of_lr_images_needs_no_weights_for_bicubic(monkeypatch, capsys, s
   assert (tmp_path / "lr.json").read_bytes() == before
 
 
+def test_gaussians_by_their_parameters_stand_in_lists_of_kernels_and_in_names_of_folders(monkeypatch, capsys, small, tmp_path):
+  names = ["g20d", "gaussian:2", "gaussian:4x1x-0.5"]
+  for sample in benchmark.load_hr(small / "gt", 2):
+    for name in names:
+      images.write_png(tmp_path / name / f"{sample.name}.png", sample.gt)
+  given = [f"--hr_dir={small}/gt", f"--kernels={','.join(names)}", f"--methods=bicubic,folder:Other={tmp_path}/{{kernel}}"]
+  assert _evaluate(monkeypatch, *given, f"--out={tmp_path}/out.json") == 0
+  assert capsys.readouterr().out.splitlines()[0].split() == names
+  results = {(r["method"], r["kernel"]): r["images"] for r in json.loads((tmp_path / "out.json").read_text())["results"]}
+  assert results["bicubic", "g20d"] == results["bicubic", "gaussian:2"] != results["bicubic", "gaussian:4x1x-0.5"]
+  assert len(results) == 6
+
+
 def test_a_shift_of_the_kernel_counts_where_asked_and_for_the_network_alone(monkeypatch, capsys, small, tmp_path):
   np.save(tmp_path / "even.npy", np.ones((4, 4)))
   made = [f"--hr_dir={small}/gt", f"--kernels={tmp_path}/even.npy,g02d", f"--weights={small}/w.safetensors", "--steps=1"]
@@ -119,6 +133,72 @@ def test_a_shift_of_the_kernel_counts_where_asked_and_for_the_network_alone(monk
   pairs = list(zip(*(report["results"] for report in reports.values())))
   changed = {(a["method"], a["kernel"].split("/")[-1]) for a, b in pairs if a["images"] != b["images"]}
   assert len(pairs) == 4 and changed == {("mzsr", "even.npy")}
+
+
+@pytest.fixture(scope="module")
+def own_kernels(tmp_path_factory):
+  """Images named and degraded as in DIV2KRK: each by a kernel of its own, moved to align the grids."""
+  root, rng = tmp_path_factory.mktemp("DIV2KRK"), np.random.default_rng(0)
+  for number, size in {1: (40, 36), 2: (32, 32), 10: (32, 40)}.items():
+    hr, kernel = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.random((6, 6))
+    (root / "gt_k_x2").mkdir(exist_ok=True)
+    scipy.io.savemat(root / "gt_k_x2" / f"kernel_{number}.mat", {"Kernel": kernel})
+    kind = kernels.load_degradation(str(root / "gt_k_x2" / f"kernel_{number}.mat"))
+    images.write_png(root / "gt" / f"img_{number}_gt.png", hr)
+    images.write_png(root / "lr_x2" / f"im_{number}.png", benchmark.make_lr(hr, kind, 2))
+  return root
+
+
+def test_each_image_has_the_kernel_of_its_number(own_kernels):
+  samples = benchmark.load_pairs(own_kernels / "lr_x2", own_kernels / "gt", 2)
+  samples = benchmark.with_own_kernels(samples, own_kernels / "gt_k_x2", shift="centre_of_mass")
+  assert [sample.name for sample in samples] == ["im_1", "im_10", "im_2"]
+  for sample in samples:
+    np.testing.assert_array_equal(benchmark.make_lr(sample.gt, sample.kind, 2), sample.lr)
+    assert sample.kind.offset == kernels.centre_of_mass(sample.kind.kernel) != (0, 0)
+  seen = []
+  observe = lambda sample, case, name, result: seen.append((sample.name, case.kind, name, result.steps, result.sr.shape))
+  list(benchmark.run(samples[:1], {"gt_k_x2": None}, [methods.bicubic()], 2, observe=observe))
+  assert seen == [("im_1", samples[0].kind, "bicubic", 0, samples[0].gt.shape)] and seen[0][1] is samples[0].kind
+
+
+def test_a_folder_of_kernels_is_one_column(monkeypatch, capsys, small, own_kernels, tmp_path):
+  given = [f"--lr_dir={own_kernels}/lr_x2", f"--gt_dir={own_kernels}/gt", f"--kernel_path={own_kernels}/gt_k_x2/"]
+  given += [f"--weights={small}/w.safetensors", "--steps=1", "--kernel_shift=centre_of_mass", f"--out={tmp_path}/out.json"]
+  assert _evaluate(monkeypatch, *given) == 0
+  header, bicubic, mzsr = capsys.readouterr().out.splitlines()
+  assert header.split() == ["gt_k_x2"] and bicubic.startswith("bicubic") and mzsr.startswith("mzsr (1)")
+  report = json.loads((tmp_path / "out.json").read_text())
+  assert report["settings"]["subsample"] == {"gt_k_x2": "direct"}
+  samples = benchmark.load_pairs(own_kernels / "lr_x2", own_kernels / "gt", 2)
+  names = ["kernel_1", "kernel_10", "kernel_2"]
+  params = weights.load_weights(small / "w.safetensors")
+  for sample, name, found in zip(samples, names, report["results"][1]["images"], strict=True):
+    kind = kernels.load_degradation(f"{own_kernels}/gt_k_x2/{name}.mat", shift="centre_of_mass")
+    sr = solver.Solver().trajectory(params, images.to_float(sample.lr), kind, [1], 2, np.float32([0.02]))[1]
+    assert found["name"] == sample.name and found["psnr"] == pytest.approx(metrics.psnr_y(sr, sample.gt, 2), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "ours,theirs,expected",
+    [
+        (["a", "b"], ["b", "a"], {"a": "a", "b": "b"}),
+        (["im_1", "im_10"], ["k_010", "k_001"], {"im_1": "k_001", "im_10": "k_010"}),
+        (["0801x2", "0802x2"], ["0801", "0802"], {"0801x2": "0801", "0802x2": "0802"}),
+        (["set5/im_1"], ["kernel_1"], {"set5/im_1": "kernel_1"}),
+        (["im_1", "im_2"], ["k_1", "k_3"], ["im_2 (A only)", "k_3 (B only)"]),
+        (["im_1", "im_2"], ["im_1", "k_2"], ["im_2 (A only)", "k_2 (B only)"]),  # some names are equal: the others should be
+        (["im_1", "im_2"], ["k_1_2", "k_1_3"], ["im_1 (A only)", "k_1_3 (B only)"]),  # one number twice
+        (["im_1", "photo"], ["k_1", "k_2"], ["photo (A only)"]),
+    ],
+)
+def test_names_match_or_else_their_first_numbers_do(ours, theirs, expected):
+  if isinstance(expected, dict):
+    assert benchmark._match(ours, theirs, ("A", "B"), "files") == expected
+    return
+  with pytest.raises(UserError, match="files do not match") as e:
+    benchmark._match(ours, theirs, ("A", "B"), "files")
+  assert all(words in str(e.value) for words in expected)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +231,8 @@ def test_a_shift_of_the_kernel_counts_where_asked_and_for_the_network_alone(monk
         ("--hr_dir=SET/gt --methods=folder:RCAN=SET/one --kernels=g02d", ["do not match", "b (in the set only)"]),
         ("--hr_dir=SET/gt --methods=bicubic --kernels=g20", ["g20", "g20d"]),
         ("--hr_dir=SET/gt --methods=bicubic --kernels=none.npy", ["none.npy"]),
+        ("--hr_dir=SET/gt --methods=bicubic --kernels=gaussian:2x1", ["gaussian:2x1", "gaussian:4x1x-0.5"]),
+        ("--hr_dir=SET/gt --methods=bicubic --kernels=gaussian:99", ["gaussian:99", "at most 11.1"]),
         ("--hr_dir=SET/gt --methods=bicubic --subsample=nearest", ["nearest", "direct"]),
         ("--hr_dir=SET/gt --methods=bicubic --kernel_shift=auto", ["kernel_shift", "centre_of_mass"]),
         ("--hr_dir=SET/none --methods=bicubic", ["none"]),
@@ -160,6 +242,8 @@ def test_a_shift_of_the_kernel_counts_where_asked_and_for_the_network_alone(monk
         ("--hr_dir=SET/gt --lr_dir=SET/lr --methods=bicubic", ["--hr_dir", "--lr_dir"]),
         ("--lr_dir=SET/lr --gt_dir=SET/gt --methods=bicubic", ["--kernel_path"]),
         ("--lr_dir=SET/lr --gt_dir=SET/gt --kernel_path=SET/delta.npy --methods=bicubic --scale=4", ["at scale 4"]),
+        ("--lr_dir=SET/lr --gt_dir=SET/gt --kernel_path=EMPTY --methods=bicubic", ["empty", "no kernel"]),
+        ("--lr_dir=SET/lr --gt_dir=SET/gt --kernel_path=SET --methods=bicubic", ["do not match", "delta (kernel only)"]),
         ("--lr_dir=SET/lr --gt_dir=SET --kernel_path=SET/delta.npy --methods=bicubic", ["do not match", "a (LR only)"]),
     ],
 )

@@ -57,6 +57,38 @@ def test_files_round_trip_and_are_normalised(tmp_path, suffix):
   np.testing.assert_allclose(kernels.read_kernel(path), kernel, atol=1e-7)
 
 
+@pytest.mark.parametrize("spec,name", [("gaussian:2", "g20d"), ("gaussian:4x1x-0.5", "gani"), ("gaussian:2e-1x0.2x0", "g02d")])
+def test_gaussians_by_their_parameters_are_the_named_ones(spec, name):
+  given, named = kernels.load_degradation(spec), kernels.load_degradation(name)
+  np.testing.assert_array_equal(given.kernel, named.kernel)
+  assert given.subsample == "direct" and kernels.load_degradation(spec, "bicubic").subsample == "bicubic"
+
+
+@pytest.mark.parametrize("least,most", [("1e-9", "11.1")])
+def test_all_variances_that_are_taken_fit_the_grid(least, most):
+  """No more than 1 in 100 of a Gaussian lies beyond it, and the smallest is no blur."""
+  exact = np.exp(-(np.arange(-60, 61) ** 2) / 2 / float(most))
+  assert exact[50:71].sum() / exact.sum() > 0.99
+  kernel = kernels.load_degradation(f"gaussian:{most}x{least}x0").kernel
+  np.testing.assert_allclose(kernel[10], exact[50:71] / exact[50:71].sum(), atol=1e-6)
+  assert np.count_nonzero(kernel.sum(1)) == 1
+
+
+@pytest.mark.parametrize(
+    "spec,words",
+    [
+        *((f"gaussian:{text}", "gaussian:VARIANCE") for text in ("", "x", "2x1", "1x2x3x4", "a", "nan", "2xinfx0", "2x1xnan")),
+        *((f"gaussian:{text}", "above 0") for text in ("0", "-1", "12", "2x0x1", "1x100x0")),
+        ("gaussian:100", "at most 11.1"),
+        ("gaussian", "gaussian:VARIANCE"),
+    ],
+)
+def test_gaussians_of_no_use_are_refused(spec, words):
+  with pytest.raises(UserError, match=words) as e:
+    kernels.load_degradation(spec)
+  assert f"'{spec}'" in str(e.value) and "\n" not in str(e.value)
+
+
 def test_the_offset_is_measured_from_the_middle_down_and_right(tmp_path):
   kernel = np.zeros((5, 7))
   kernel[1, 5], kernel[1, 6] = 3, 1
