@@ -145,10 +145,7 @@ _MAY_DIFFER = "names may differ in their extension and an end such as _GT, _HR, 
 
 
 def _by_name(folder: str | pathlib.Path, results: bool = False, find=images.find_images) -> dict[str, pathlib.Path]:
-  """The images under a folder by `Sample.name`; with `results`, a scale at its end (_x2) is none of the name either.
-
-  `find` lists the files of a folder.
-  """
+  """What `find` finds under a folder, by `Sample.name`; with `results`, a scale at its end (_x2) is none of the name either."""
   end = rf"{'(_x[0-9]+)?' if results else ''}(_(gt|hr|lr|sr))?$"
   files: dict[str, pathlib.Path] = {}
   for path in find(folder):

@@ -14,6 +14,7 @@ from mzsr_jax.errors import UserError
 
 TRAINING_SIZE = 15  # pixels, supplementary material of the paper
 EVALUATION_SIZE = 21
+_MAX_SIZE = 999  # of a file's kernel: what is longer is no kernel, and may be too long to be made square
 
 EXTENSIONS = (".mat", ".npy")
 SUBSAMPLINGS = ("direct", "bicubic")
@@ -173,7 +174,7 @@ def read_kernel(path: str | pathlib.Path) -> Float[np.ndarray, "k k"]:
     (k, k) float32 kernel, k odd, normalised to sum 1.
 
   Raises:
-    UserError: no such file, not readable, no or several 2-D arrays, not finite, or of sum 0.
+    UserError: no such file, not readable, no or several 2-D arrays, longer than 999, not finite, or of sum 0.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -183,6 +184,9 @@ def read_kernel(path: str | pathlib.Path) -> Float[np.ndarray, "k k"]:
     found = ", ".join(f"'{name}' {array.shape}" for name, array in candidates.items()) or "none"
     raise UserError(f"kernel file '{path}' must hold one 2-D array of real numbers, found: {found}")
   (kernel,) = candidates.values()
+  height, width = kernel.shape
+  if max(height, width) > _MAX_SIZE:
+    raise UserError(f"kernel in '{path}' is {height}x{width}: it may have at most {_MAX_SIZE} pixels a side")
   if not np.isfinite(kernel).all():
     raise UserError(f"kernel in '{path}' holds NaN or infinite values")
   total = kernel.sum(dtype=np.float64)

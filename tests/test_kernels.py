@@ -124,6 +124,7 @@ BAD = {
     "complex": np.ones((3, 3), complex),
     "text": np.array([["a"]]),
     "pickled": np.array([[None]], object),
+    "a long list": np.ones((1, 10**6)),
     "empty": np.zeros((0, 0)),
 }
 
