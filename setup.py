@@ -1,4 +1,5 @@
-"""Packaging: pip install . (the library and its commands), .[test] (what its tests need too), .[bench] (its timing scripts)."""
+"""Packaging: pip install . (the library and its commands), .[test] (what its tests need too), .[bench] (its timing
+scripts and plots), .[perceptual] (the metric FLIP)."""
 
 import pathlib
 
@@ -17,5 +18,9 @@ setuptools.setup(
     packages=["mzsr_jax"],
     package_data={"mzsr_jax": ["weights/*.safetensors"]},
     install_requires=[line for line in requirements if line and not line.startswith("#")],
-    extras_require={"test": ["pytest>=8"], "bench": ["matplotlib>=3.9", "torch>=2.6"]},
+    extras_require={
+        "test": ["flip-evaluator>=1.7", "pytest>=8"],
+        "perceptual": ["flip-evaluator>=1.7"],
+        "bench": ["matplotlib>=3.9", "torch>=2.6"],
+    },
 )

@@ -17,6 +17,9 @@ from mzsr_jax.solver import Solver, degrade
 from mzsr_jax.windows import Size
 
 
+_FINE = ("ssim", "flip")  # metrics from 0 to 1, shown with more digits
+
+
 class Sample(NamedTuple):
   """One image of a benchmark set.
 
@@ -297,7 +300,7 @@ def table(results: Sequence[dict[str, Any]], shown: Sequence[str] = ("psnr", "ss
 
   def cell(result: dict[str, Any]) -> str:
     values = {name: math.inf if result[name] is None else result[name] for name in shown}
-    return "/".join(f"{value:.4f}" if name == "ssim" else f"{value:.2f}" for name, value in values.items())
+    return "/".join(f"{value:.4f}" if name in _FINE else f"{value:.2f}" for name, value in values.items())
 
   return _grid([(label(result["method"], result["steps"]), result["kernel"], cell(result)) for result in results])
 
@@ -338,7 +341,7 @@ def differences_table(rows: Sequence[dict[str, Any]]) -> str:
   """`differences` as text, laid out like `table`."""
 
   def cell(row: dict[str, Any]) -> str:
-    digits = 4 if row["metric"] == "ssim" else 2
+    digits = 4 if row["metric"] in _FINE else 2
     show = lambda value: "?" if value is None else f"{value:+.{digits}f}"
     return f"{show(row['mean'])} [{show(row['low'])}, {show(row['high'])}]"
 

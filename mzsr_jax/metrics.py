@@ -4,6 +4,7 @@ A PSNR of one picture depends on what it is taken of: that of luma in 16..235 is
 full-range luma, but for rounding.
 """
 
+import importlib.util
 from collections.abc import Callable
 
 import numpy as np
@@ -74,10 +75,28 @@ def ssim_y(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], borde
   )
 
 
-# Names of the columns of results; "psnr" and "ssim" are the paper's.
+def flip(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], border: int) -> float:
+  """Mean FLIP error (Andersson et al., 2020): how much a viewer who flips between the images sees change, 0 to 1, 0 for nothing.
+
+  At 67 pixels per degree of visual angle. Needs the package flip-evaluator.
+
+  Args: see `psnr_y`.
+
+  Raises:
+    ValueError: not two uint8 images of one size.
+  """
+  import flip_evaluator
+
+  sr, gt = (image.astype(np.float32) / 255 for image in _cut(sr, gt, border))
+  return float(flip_evaluator.evaluate(np.ascontiguousarray(gt), np.ascontiguousarray(sr), "LDR", applyMagma=False)[1])
+
+
+# Names of the columns of results; "psnr" and "ssim" are the paper's, "flip" is there where its package is.
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "psnr": psnr_y,
     "ssim": ssim_y,
     "psnr_y_full": psnr_y_full,
     "psnr_rgb": psnr_rgb,
 }
+if importlib.util.find_spec("flip_evaluator"):
+  METRICS["flip"] = flip

@@ -71,3 +71,13 @@ def test_sizes_and_types_must_agree():
   for bad in (sr[:-1], sr / 255):
     with pytest.raises(ValueError, match="uint8"):
       metrics.psnr_y(bad, gt, 2)
+
+
+def test_flip_is_zero_for_equal_images_grows_with_the_difference_and_leaves_out_the_border():
+  pytest.importorskip("flip_evaluator", reason="FLIP is an optional metric: pip install '.[perceptual]'")
+  (sr, gt), (worse, _) = _pair(noise=5), _pair(noise=40)
+  assert metrics.flip(gt, gt, 2) == 0 < metrics.flip(sr, gt, 2) < metrics.flip(worse, gt, 2) < 1
+  spoilt = sr.copy()
+  spoilt[:2] = spoilt[:, -2:] = 255 - spoilt[0, 0]
+  assert metrics.flip(spoilt, gt, 2) == metrics.flip(sr, gt, 2) < metrics.flip(spoilt, gt, 0)
+  assert metrics.METRICS["flip"] is metrics.flip
