@@ -16,7 +16,6 @@ from mzsr_jax.methods import Case, Method, Result, label
 from mzsr_jax.solver import Solver, degrade
 from mzsr_jax.windows import Size
 
-
 _FINE = ("ssim", "flip")  # metrics from 0 to 1, shown with more digits
 
 
