@@ -76,7 +76,7 @@ def ssim_y(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], borde
 
 
 def flip(sr: UInt8[np.ndarray, "h w 3"], gt: UInt8[np.ndarray, "h w 3"], border: int) -> float:
-  """Mean FLIP error (Andersson et al., 2020): how much a viewer who flips between the images sees change, from 0, nothing, to 1.
+  """Mean FLIP error (Andersson et al., 2020): the change that a viewer who flips between the images sees, from 0 to 1.
 
   At 67 pixels per degree of visual angle. Needs the package flip-evaluator.
 
