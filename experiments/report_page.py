@@ -10,7 +10,7 @@ from typing import NamedTuple
 from experiments.report_plots import COLOURS
 
 _HERE = pathlib.Path(__file__).parent
-_SHRUNK = 0.66  # plots have more pixels than they are wide on the page, for dense screens
+_SHRUNK = 0.6  # plots have more pixels than they are wide on the page, for dense screens
 
 
 class Cell(NamedTuple):

@@ -80,19 +80,19 @@ def _of_section(section: Section, colours: dict[str, int]) -> Iterator[Plot]:
   if panels := over_steps(section.measured):
     axes = {"xlabel": _STEPS, "ylabel": psnr}
     yield _plot(f"{name}-steps", f"PSNR over steps, {of}: mean and one standard error", panels, colours, axes)
-  if curves := over_width(section.measured):
-    axes = {"xlabel": _VARIANCE, "ylabel": psnr, "xscale": "log"}
-    yield _plot(f"{name}-width", f"PSNR over kernel width, {of}: mean and one standard error", {"": curves}, colours, axes)
   if panels := quality(section.measured):
     axes = {"xlabel": "seconds per image", "ylabel": psnr, "xscale": "log"}
     yield _plot(f"{name}-quality", f"Quality against time, {of}: numbers are steps", panels, colours, axes)
+  if curves := over_width(section.measured):
+    axes = {"xlabel": _VARIANCE, "ylabel": psnr, "xscale": "log"}
+    yield _plot(f"{name}-width", f"PSNR over kernel width, {of}: mean and one standard error", {"": curves}, colours, axes)
 
 
 def _unique(names: Iterable[str]) -> list[str]:
   """Names as files can have them, none twice, also where case is nothing."""
   made: list[str] = []
   for name in names:
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80]
+    stem = re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")[:80]
     tried = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
     made.append(next(t for t in tried if t.lower() not in {m.lower() for m in made}))
   return made
@@ -205,7 +205,7 @@ def _draw(panels: Panels, colours: dict[str, int], axes: dict[str, str], theme: 
       "grid.linewidth": 0.6,
       "figure.facecolor": paper,
       "axes.facecolor": paper,
-      **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink),
+      **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink),
   }
   with matplotlib.rc_context(settings):
     columns = min(len(panels), _COLUMNS)
