@@ -14,7 +14,7 @@ for (const table of document.querySelectorAll("table")) {
     const button = make("button", { type: "button" }, head.textContent);
     head.replaceChildren(button);
     button.addEventListener("click", () => {
-      const order = head.ariaSort === "descending" ? "ascending" : "descending";
+      const order = head.getAttribute("aria-sort") === "descending" ? "ascending" : "descending";
       for (const each of heads) each.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", order);
       const sign = order === "ascending" ? 1 : -1;
@@ -46,6 +46,7 @@ if (groups.length) {
     view.x = limit(view.x);
     view.y = limit(view.y);
     for (const name of ["x", "y", "z"]) section.style.setProperty("--" + name, view[name]);
+    section.classList.toggle("zoomed", view.z > 1); // else a finger scrolls the page
     zoomed.value = view.z.toFixed(view.z < 10 ? 1 : 0) + "×";
   };
   const zoom = (factor, x = 0.5, y = 0.5) => {
@@ -89,10 +90,29 @@ if (groups.length) {
   bar.append(make("div", { className: "zoom" }, button("−", "zoom out", () => zoom(1 / 1.5)), zoomed,
     button("+", "zoom in", () => zoom(1.5)), button("reset", "reset zoom", reset)));
   const hint = make("p", { className: "note" },
-    "The wheel zooms and dragging pans all crops in step. Keys, once a crop is focused: + and −, arrows, 0.");
+    "The wheel zooms and dragging pans all crops in step; while T is held, all show the truth. Other keys, once the crops " +
+    "are focused: + and − zoom, arrows pan, 0 resets.");
   section.querySelector("h2").after(bar, hint);
   fill(0);
   show();
+
+  // While T is held, every crop gives way to the truth, so that the eye sees what changes.
+  const pictures = (group) => [...group.querySelectorAll(".view img")].map((image) => [image, image.src]);
+  let hidden = null;
+  const back = () => {
+    for (const [image, source] of hidden ?? []) image.src = source;
+    hidden = null;
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.key.toLowerCase() !== "t" || event.ctrlKey || event.metaKey || event.altKey) return;
+    const group = groups.find((each) => !each.hidden);
+    const truth = group.querySelector("[data-truth] img");
+    if (!truth || hidden || event.target.closest("select")) return;
+    hidden = pictures(group);
+    for (const [image] of hidden) image.src = truth.src;
+  });
+  document.addEventListener("keyup", (event) => event.key.toLowerCase() === "t" && back());
+  window.addEventListener("blur", back);
 
   for (const group of groups) {
     const grid = group.querySelector(".grid");
@@ -105,7 +125,7 @@ if (groups.length) {
     };
     grid.addEventListener("wheel", (event) => {
       const element = event.target.closest(".view");
-      if (!element || event.ctrlKey) return;
+      if (!element || event.ctrlKey || (view.z === 1 && event.deltaY > 0)) return; // the page is scrolled
       event.preventDefault();
       const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 20 : 1;
       zoom(Math.exp(-event.deltaY * lines * 0.002), ...at(event, element));
@@ -117,6 +137,7 @@ if (groups.length) {
         ArrowLeft: () => pan(step, 0), ArrowRight: () => pan(-step, 0), ArrowUp: () => pan(0, step), ArrowDown: () => pan(0, -step),
       };
       if (event.ctrlKey || event.metaKey || event.altKey || !acts[event.key]) return;
+      if (event.key.startsWith("Arrow") && view.z === 1) return;
       event.preventDefault();
       acts[event.key]();
     });

@@ -64,7 +64,7 @@ def values_table(section: Section, colours: dict[str, int]) -> Table:
       colour = None if is_quoted else colours[next(iter(of.values()))["method"]]
       cells = [cell(of[kernel]) if kernel in of else None for kernel in section.kernels]
       rows.append(Row(f"{label} (quoted)" if is_quoted else label, colour, cells, is_quoted))
-  return Table(f"{section.name}: PSNR / SSIM", _images_note(section), section.kernels, rows)
+  return Table(f"{section.name}: PSNR / SSIM", _images_note(section), section.kernels, rows, " / ")
 
 
 def _images_note(section: Section) -> str:
@@ -134,8 +134,7 @@ def markdown_table(table: Table) -> str:
   def text(cell: Cell | None) -> str:
     if cell is None:
       return "–"
-    texts = [f"**{_plain(text)}**" if best else _plain(text) for text, best in cell.texts]
-    return (" / " if not cell.texts[1][0].startswith("[") else " ").join(texts)
+    return table.between.join(f"**{text}**" if best else text for text, best in cell.texts)
 
   columns = [_plain(column) for column in table.columns]
   rows = [{"": _plain(row.label)} | dict(zip(columns, map(text, row.cells))) for row in table.rows]
@@ -157,17 +156,17 @@ def crops_of(section: Section, colours: dict[str, int], most: int) -> Iterator[C
   psnrs = {(r["kernel"], r["label"]): (r["method"], {i["name"]: i["psnr"] for i in r["images"]}) for r in section.measured}
   order = dict.fromkeys(r["label"] for r in section.measured)
   chosen = set(section.images[:most])
-  for (kernel, image), paths in sorted(section.crops.items(), key=lambda item: section.images.index(item[0][1])):
+  for (kernel, image), paths in sorted(section.crops.items(), key=lambda item: item[0][1]):
     if image not in chosen:
       continue
     labels = [label for label in order if label in paths and image in psnrs.get((kernel, label), (None, {}))[1]]
     values = {label: psnrs[kernel, label][1][image] for label in labels}
     as_numbers = {label: float("inf") if value is None else value for label, value in values.items()}
     top = max(as_numbers.values(), default=None)
-    made = [Crop("truth", None, "", False, read_png(paths[None]))] if None in paths else []
+    made = [Crop(True, "truth", None, "", False, read_png(paths[None]))] if None in paths else []
     for label in labels:
       text = f"{number(values[label], 2)} dB"
-      made.append(Crop(label, colours[psnrs[kernel, label][0]], text, as_numbers[label] == top, read_png(paths[label])))
+      made.append(Crop(False, label, colours[psnrs[kernel, label][0]], text, as_numbers[label] == top, read_png(paths[label])))
     yield Crops(section.name, image, kernel, made)
 
 

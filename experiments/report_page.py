@@ -31,12 +31,13 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-  """A table, its columns below a corner that says what the lines are."""
+  """A table; `between`: what plain text has between the texts of a cell."""
 
   title: str
   note: str
   columns: Sequence[str]
   rows: Sequence[Row]
+  between: str = " "
 
 
 class Picture(NamedTuple):
@@ -50,6 +51,7 @@ class Picture(NamedTuple):
 class Crop(NamedTuple):
   """A crop, a PNG file, and what is said of it."""
 
+  truth: bool
   label: str
   colour: int | None
   psnr: str
@@ -116,7 +118,7 @@ def _cell(cell: Cell | None) -> str:
     return '<td class="none">–</td>'
   texts = [f"<b>{html.escape(text)}</b>" if best else html.escape(text) for text, best in cell.texts]
   first, *more = texts
-  value = "" if cell.value is None else f' data-value="{cell.value!r}"'
+  value = "" if cell.value is None else f' data-value="{cell.value!r}"'.replace("inf", "Infinity")
   kind = f' class="{html.escape(cell.kind)}"' if cell.kind else ""
   return f"<td{value}{kind}>{first}{''.join(f' <span>{text}</span>' for text in more)}</td>"
 
@@ -149,13 +151,18 @@ def _picture(picture: Picture) -> str:
   )
 
 
-def _crops(group: Crops) -> str:
-  figures = "\n".join(
-      f'<figure><div class="view"><img src="{_data(crop.png)}" alt="{html.escape(crop.label)}" draggable="false"></div>'
-      f"<figcaption>{_swatch(crop.colour)}<span>{html.escape(crop.label)}</span>"
-      f"<span class=\"psnr\">{f'<b>{crop.psnr}</b>' if crop.best else crop.psnr}</span></figcaption></figure>"
-      for crop in group.crops
+def _crop(crop: Crop) -> str:
+  psnr = f"<b>{crop.psnr}</b>" if crop.best else crop.psnr
+  label = html.escape(crop.label)
+  return (
+      f"<figure{' data-truth' if crop.truth else ''}>"
+      f'<div class="view"><img src="{_data(crop.png)}" alt="{label}" draggable="false"></div>'
+      f'<figcaption>{_swatch(crop.colour)}<span>{label}</span><span class="psnr">{psnr}</span></figcaption></figure>'
   )
+
+
+def _crops(group: Crops) -> str:
   names = " ".join(f'data-{key}="{html.escape(value)}"' for key, value in zip(("of", "image", "kernel"), group[:3]))
   title = html.escape(f"{group.of}, {group.image}, {group.kernel}")
+  figures = "\n".join(map(_crop, group.crops))
   return f'<div class="group" {names}>\n<h3>{title}</h3>\n<div class="grid">\n{figures}\n</div>\n</div>'

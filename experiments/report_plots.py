@@ -148,14 +148,11 @@ def variance(kernel: str) -> float | None:
 
 def over_width(measured: Sequence[dict[str, Any]]) -> list[Curve]:
   """PSNR over the variance of Gaussian kernels, each method at its largest number of steps; needs two variances."""
+  known = [(v, result) for result in measured if (v := variance(result["kernel"]))]
   most: dict[str, int] = {}
-  for result in measured:
+  for _, result in known:
     most[result["method"]] = max(result["steps"], most.get(result["method"], 0))
-  curves = _curves(
-      (r["label"], r["method"], _point(v, r))
-      for r in measured
-      if (v := variance(r["kernel"])) and r["steps"] == most[r["method"]]
-  )
+  curves = _curves((r["label"], r["method"], _point(v, r)) for v, r in known if r["steps"] == most[r["method"]])
   return [curve for curve in curves if len(curve.points) > 1]
 
 
@@ -213,10 +210,11 @@ def _draw(panels: Panels, colours: dict[str, int], axes: dict[str, str], theme: 
     size = (3.3 * columns, 2.7 * rows) if len(panels) > 1 else (5.6, 3.6)
     figure = Figure(figsize=(size[0], size[1] + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    grid_of_axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    grid_of_axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     handles: dict[str, Any] = {}
     for axis, (title, curves) in zip(grid_of_axes, panels.items()):
       _panel(axis, curves, colours, axes, handles)
+      axis.xaxis.set_tick_params(labelbottom=True)
       axis.set_title(title, fontsize=9, fontweight="bold", loc="left")
     for axis in grid_of_axes[len(panels) :]:
       axis.remove()

@@ -142,11 +142,21 @@ def _check_image(image: Any, where: str) -> None:
 
 
 def sections(lines: Iterable[dict[str, Any]]) -> list[Section]:
-  """Sets and scales in the order in which they first come. Of equal set, scale, kernel, method and steps the last counts."""
+  """Sets and scales in the order in which they first come. Of equal set, scale, kernel, method and steps the last counts.
+
+  Where the weights of a method changed between two lines of a cell, the first says nothing any more, whatever its steps.
+
+  Raises:
+    UserError: no line holds a result.
+  """
   made: dict[tuple[str, int], Section] = {}
   kept: dict[tuple, dict] = {}
+  lines = list(lines)
+  newest = {json.dumps(line["cell"], sort_keys=True): _weights(line) for line in lines}
   for line in lines:
     cell = line["cell"]
+    if newest[json.dumps(cell, sort_keys=True)] != _weights(line):
+      continue
     section = made.setdefault((cell["set"], cell["scale"]), Section(cell["set"], cell["scale"], [], [], {}))
     for result in line["results"]:
       name = result["method"] if line["quoted"] else methods.label(result["method"], result["steps"])
@@ -161,4 +171,16 @@ def sections(lines: Iterable[dict[str, Any]]) -> list[Section]:
     (made[set_, scale].quoted if quoted else made[set_, scale].measured).append(result)
   for section in made.values():
     section.measured.sort(key=lambda result: (first[result["method"]], result["steps"]))
+  made = {name: section for name, section in made.items() if section.measured or section.quoted}
+  if not made:  # "paper" alone, for what the paper has not
+    raise UserError("--results: no result in any of the lines")
   return list(made.values())
+
+
+def _weights(line: dict[str, Any]) -> Any:
+  """The hash of the weights of a line; None for an identity without one."""
+  try:
+    _, found = json.loads(line["identity"])
+  except (ValueError, TypeError):
+    return None
+  return found

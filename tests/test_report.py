@@ -71,8 +71,8 @@ def results(tmp_path_factory):
         crops = []
         for image in ("im0", "im1"):
           for steps in (None, *(steps for steps, _ in values)):
-            name = f"crops/{len(crops)}.png"
-            (folder / name).write_bytes(_png(len(crops)))
+            name = f"crops/{len(lines)}_{len(crops)}.png"
+            (folder / name).write_bytes(_png(100 * len(lines) + len(crops)))
             crops.append({"image": image, "steps": steps, "path": name})
         lines.append(_line(method, kernel, values, set_=set_, crops=crops))
   lines.append(_line("MZSR (1)", "g20d", [(0, 99.0)], quoted=True))
@@ -108,7 +108,7 @@ def test_markdown_tables(made):
   differences = {_cells(line)[0]: _cells(line)[1:] for line in text.split("## ")[2].splitlines() if line.startswith("| ")}
   assert "bicubic" not in differences and len(differences) == 2 + 4
   # Image i of three is better by 4 + i dB: 5 in the mean, 4 and 6 at the most.
-  assert differences["mzsr:&lt;script&gt;alert(1)&lt;/script&gt; (10)"][0] == r"+5.00 \[+4.00, +6.00\]"
+  assert differences["mzsr:&lt;script&gt;alert(1)&lt;/script&gt; (10)"][0] == "+5.00 [+4.00, +6.00]"
 
 
 def test_plots_are_those_that_the_data_have(made, results):
@@ -135,7 +135,7 @@ def test_what_is_infinite_or_alone_is_not_plotted(tmp_path, monkeypatch):
   path = _write(tmp_path / "a.jsonl", lines)
   assert _report(monkeypatch, f"--results={path}", f"--out={tmp_path}/out") == 0
   text = (tmp_path / "out" / "report.md").read_text()
-  assert "**∞** / **1.0000**" in text and r"? \[?, ?\]" in text and "mean over 1 image;" in text
+  assert "**∞** / **1.0000**" in text and "? [?, ?]" in text and "mean over 1 image;" in text
   assert sorted(os.listdir(tmp_path / "out")) == ["report.html", "report.md"]
 
 
@@ -148,14 +148,15 @@ def test_names_of_plots_are_names_of_files():
 
 def test_of_the_same_cell_the_last_counts_and_a_torn_last_line_is_left_out(tmp_path, capsys):
   first = _line("bicubic", "g20d", [(0, 30.0)], identity="x")
-  a = _write(tmp_path / "a.jsonl", [first])
+  a = _write(tmp_path / "a.jsonl", [first, _line(EVIL, "g20d", [(0, 30.0), (1, 30.0)], identity='[{}, "old"]')])
   b = _write(tmp_path / "b.jsonl", [_line("bicubic", "g20d", [(0, 31.0)], identity="x")])
-  c = _write(tmp_path / "c.jsonl", [_line("bicubic", "g20d", [(0, 32.0)], identity="of other weights")])
+  more = _line(EVIL, "g20d", [(0, 33.0)], identity='[{}, "new"]')
+  c = _write(tmp_path / "c.jsonl", [_line("bicubic", "g20d", [(0, 32.0)], identity="of fewer images"), more])
   b.write_text(b.read_text() + a.read_text()[:40])
-  assert [line["results"][0]["psnr"] for line in report_read.read([a, b, c])] == [31, 32]
+  assert [line["results"][0]["psnr"] for line in report_read.read([a, b, c])] == [31, 30, 32, 33]
   assert capsys.readouterr().err == f"warning: '{b}', line 2, is not whole: left out\n"
   (section,) = report_read.sections(report_read.read([a, b, c]))
-  assert [result["psnr"] for result in section.measured] == [32]
+  assert [(result["steps"], result["psnr"]) for result in section.measured] == [(0, 32), (0, 33)]
 
 
 @pytest.mark.parametrize(
@@ -182,12 +183,14 @@ def test_wrong_input(monkeypatch, capsys, tmp_path, results, made):
   bad = tmp_path / "bad.jsonl"
   bad.write_text("\nno\n")
   empty = _write(tmp_path / "empty.jsonl", [])
+  nothing = _write(tmp_path / "nothing.jsonl", [_line("MZSR", "gaussian:1", [], quoted=True)])
   crop = {"image": "im0", "steps": None, "path": "a.png"}
   lost = _write(tmp_path / "lost.jsonl", [_line("bicubic", "g20d", [(0, 30.0)], crops=[crop])])
   for args, words in (
       ((f"--results={tmp_path}/none.jsonl", "--out=o"), ["none.jsonl", "No such file"]),
       ((f"--results={bad}", "--out=o"), ["bad.jsonl', line 1,", "JSON"]),
       ((f"--results={empty}", "--out=o"), ["no finished cell"]),
+      ((f"--results={nothing}", "--out=o"), ["no result"]),
       ((f"--results={lost}", f"--out={tmp_path}/o"), ["a.png", "No such file"]),
       ((f"--results={results}", f"--out={made}"), ["report.md", "--overwrite"]),
       ((f"--results={results}", f"--out={tmp_path}/o", "--compare_with=zssr"), ["--compare_with='zssr'", "bicubic"]),
@@ -353,6 +356,13 @@ def test_the_page_in_a_browser(browser):
   browser.js("document.querySelector('.group:not([hidden]) .grid').focus()")
   browser.call("Input.dispatchKeyEvent", type="keyDown", key="0")
   assert browser.js(transform.format(0)) == "matrix(1, 0, 0, 1, 0, 0)"
+
+  sources = "new Set([...document.querySelectorAll('.group:not([hidden]) .view img')].map(image => image.src)).size"
+  assert browser.js(sources) == 6
+  browser.call("Input.dispatchKeyEvent", type="keyDown", key="t")
+  assert browser.js(sources) == 1
+  browser.call("Input.dispatchKeyEvent", type="keyUp", key="t")
+  assert browser.js(sources) == 6
 
   # All that was asked for is in the file, nothing failed, and something is to be seen, in the dark too.
   assert browser.js("[...document.images].every(image => image.complete && image.naturalWidth)")
