@@ -111,7 +111,8 @@ def differences_table(section: Section, reference: str, colours: dict[str, int])
       for label, method in methods.items()
       if any(of == label for of, _ in rows)
   ]
-  note = "Mean difference of PSNR over the same images, dB, and its 95% interval by bootstrap over images."
+  note = ("Mean difference of PSNR over the same images, dB, and its 95% interval by bootstrap over images; "
+          "on the page in colour where that leaves out 0.")
   return Table(f"{section.name}: difference to {reference}", note, kernels, made)
 
 

@@ -110,7 +110,10 @@ def _data(png: bytes) -> str:
 
 
 def _swatch(colour: int | None) -> str:
-  return "" if colour is None else f'<i class="swatch c{colour % len(COLOURS)}"></i>'
+  if colour is None:
+    return ""
+  again = " again" if colour >= len(COLOURS) else ""  # another shape where colours come again
+  return f'<i class="swatch c{colour % len(COLOURS)}{again}"></i>'
 
 
 def _cell(cell: Cell | None) -> str:

@@ -208,7 +208,10 @@ def _draw(panels: Panels, colours: dict[str, int], axes: dict[str, str], theme: 
     columns = min(len(panels), _COLUMNS)
     rows = math.ceil(len(panels) / columns)
     size = (3.3 * columns, 2.7 * rows) if len(panels) > 1 else (5.6, 3.6)
-    figure = Figure(figsize=(size[0], size[1] + 0.5), layout="constrained")
+    labels = dict.fromkeys(curve.label for curves in panels.values() for curve in curves)
+    legend_columns = min(len(labels), 2 if columns < _COLUMNS else 4)
+    legend_height = 0.2 + 0.19 * math.ceil(len(labels) / legend_columns)  # inches
+    figure = Figure(figsize=(size[0], size[1] + legend_height), layout="constrained")
     FigureCanvasAgg(figure)
     grid_of_axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     handles: dict[str, Any] = {}
@@ -218,10 +221,8 @@ def _draw(panels: Panels, colours: dict[str, int], axes: dict[str, str], theme: 
       axis.set_title(title, fontsize=9, fontweight="bold", loc="left")
     for axis in grid_of_axes[len(panels) :]:
       axis.remove()
-    labels = [f" {label}" if label.startswith("_") else label for label in handles]  # matplotlib hides those with "_"
-    figure.legend(
-        handles.values(), labels, loc="outside lower center", frameon=False, ncols=min(len(labels), 2 if columns == 1 else 4)
-    )
+    named = [f" {label}" if label.startswith("_") else label for label in labels]  # matplotlib hides those with "_"
+    figure.legend([handles[label] for label in labels], named, loc="outside lower center", frameon=False, ncols=legend_columns)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
   return png.getvalue()

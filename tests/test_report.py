@@ -169,6 +169,7 @@ def test_of_the_same_cell_the_last_counts_and_a_torn_last_line_is_left_out(tmp_p
         (lambda line: line["results"][0].update(images=[]), "images is empty"),
         (lambda line: line.update(crops=[3]), r"crops\[0\] must be an object"),
         (lambda line: line["results"][0].update(psnr=float("nan")), "NaN"),
+        (lambda line: line["cell"].update(method="\ud800"), "surrogates"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, change, words):
