@@ -14,7 +14,7 @@ from experiments.report_read import Section
 # Okabe and Ito's colours, which the colour-blind tell apart, without those too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
 _MARKERS = "osD^vPX"
-_DASHES = ("-", "--", ":", "-.")
+_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 _THEMES = {"light": ("#1b1f24", "#ffffff", "#dfe3e8"), "dark": ("#d7dce2", "#171b21", "#343b45")}  # ink, paper, grid
 _COLUMNS = 3
 _STEPS, _VARIANCE = "adaptation steps", "variance of the Gaussian kernel, pixels²"  # axes with ticks of their own
@@ -241,7 +241,7 @@ def _panel(axis, curves: Sequence[Curve], colours: dict[str, int], axes: dict[st
     dash = _DASHES[seen.setdefault(curve.method, 0) % len(_DASHES)]
     seen[curve.method] += 1
     x, y, error, _ = (np.array(values) for values in zip(*curve.points))
-    line = axis.plot(x, y, dash, color=colour, marker=marker, markersize=4.5, linewidth=1.5)[0]
+    line = axis.plot(x, y, linestyle=dash, color=colour, marker=marker, markersize=4.5, linewidth=1.5)[0]
     handles.setdefault(curve.label, line)
     if error.any() and not any(point.word for point in curve.points):
       axis.fill_between(x, y - error, y + error, color=colour, alpha=0.15, linewidth=0)

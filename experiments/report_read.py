@@ -70,7 +70,7 @@ def _read_file(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     where = f"'{path}', line {number},"
     try:
       line = json.loads(text.decode(), parse_constant=_refuse)
-      json.dumps(line, ensure_ascii=False).encode()  # half a character, as "\\ud800", could not be written
+      json.dumps(line, ensure_ascii=False).encode()  # half a character, as \ud800, could not be written
     except (ValueError, RecursionError) as e:
       if number > len(whole):
         print(f"warning: {where} is not whole: left out", file=sys.stderr)

@@ -139,6 +139,16 @@ def test_what_is_infinite_or_alone_is_not_plotted(tmp_path, monkeypatch):
   assert sorted(os.listdir(tmp_path / "out")) == ["report.html", "report.md"]
 
 
+def test_only_the_same_images_are_compared(tmp_path, monkeypatch):
+  a, b = _line("bicubic", "g20d", [(0, 30.0)]), _line("zssr", "g20d", [(0, 32.0)])
+  b["results"][0]["images"].reverse()
+  path = _write(tmp_path / "a.jsonl", [a, b, _line("folder:A", "g20d", [(0, 35.0)], images=2)])
+  assert _report(monkeypatch, f"--results={path}", f"--out={tmp_path}/out", "--compare_with=zssr") == 0
+  values, differences = (tmp_path / "out" / "report.md").read_text().split("## ")[1:]
+  assert "mean over 2–3 images, not the same for all" in values and "folder:A" in values
+  assert "| bicubic | -2.00 [-2.00, -2.00] |" in differences and "folder:A" not in differences
+
+
 def test_names_of_plots_are_names_of_files():
   assert report_plots._unique(["../a b", "a-b", "A-B", "x"]) == ["a-b", "a-b-2", "A-B-3", "x"]
   assert [report_plots.variance(k) for k in ("gaussian:2.5", "g20d", "gaussian:4x1x-0.5", "gaussian:-1", "gaussian:nan")] == [
