@@ -1,5 +1,5 @@
 """Packaging: pip install . (the library and its commands), .[test] (what its tests need too), .[bench] (its timing
-scripts and plots), .[perceptual] (the metric FLIP)."""
+scripts and plots), .[report] (reports of results), .[perceptual] (the metric FLIP)."""
 
 import pathlib
 
@@ -19,8 +19,9 @@ setuptools.setup(
     package_data={"mzsr_jax": ["weights/*.safetensors"]},
     install_requires=[line for line in requirements if line and not line.startswith("#")],
     extras_require={
-        "test": ["flip-evaluator>=1.7", "pytest>=8"],
+        "test": ["flip-evaluator>=1.7", "matplotlib>=3.9", "pytest>=8"],
         "perceptual": ["flip-evaluator>=1.7"],
+        "report": ["matplotlib>=3.9"],
         "bench": ["matplotlib>=3.9", "torch>=2.6"],
     },
 )

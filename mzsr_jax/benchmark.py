@@ -336,15 +336,16 @@ def differences(results: Sequence[dict[str, Any]], reference: str, metric: str) 
   return made
 
 
+def difference_text(row: dict[str, Any]) -> str:
+  """One of `differences` as text: "+0.12 [-0.03, +0.30]"; "?" for what there is not."""
+  digits = 4 if row["metric"] in _FINE else 2
+  show = lambda value: "?" if value is None else f"{value:+.{digits}f}"
+  return f"{show(row['mean'])} [{show(row['low'])}, {show(row['high'])}]"
+
+
 def differences_table(rows: Sequence[dict[str, Any]]) -> str:
   """`differences` as text, laid out like `table`."""
-
-  def cell(row: dict[str, Any]) -> str:
-    digits = 4 if row["metric"] in _FINE else 2
-    show = lambda value: "?" if value is None else f"{value:+.{digits}f}"
-    return f"{show(row['mean'])} [{show(row['low'])}, {show(row['high'])}]"
-
-  return _grid([(row["label"], row["kernel"], cell(row)) for row in rows])
+  return _grid([(row["label"], row["kernel"], difference_text(row)) for row in rows])
 
 
 def _grid(cells: Sequence[tuple[str, str, str]]) -> str:
