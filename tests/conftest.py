@@ -11,6 +11,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Two devices, so that what is spread over devices is tested as such wherever the tests run.
 jax.config.update("jax_num_cpu_devices", 2)
+# Half of the time of the tests goes into compiling programs that run once or twice. Processes that they start inherit it.
+jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
