@@ -52,7 +52,7 @@ class Score(NamedTuple):
 
 
 def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Sequence[str]) -> Method:
-  """SR images that another program made, matched to the set by name.
+  """SR images that another program made, matched to the set as `load_pairs` matches its images.
 
   Args:
     name: of the method, for the table.
@@ -70,10 +70,9 @@ def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Seq
   for kernel in kernel_names:
     root = folder.replace("{kernel}", kernel)
     files = _by_name(root, results=True)
-    if lone := sorted(files.keys() ^ sizes.keys()):
-      sides = ", ".join(f"{image} ({'there' if image in files else 'in the set'} only)" for image in lone)
-      raise UserError(f"images of method '{name}' in '{root}' do not match the set: {sides}; {_MAY_DIFFER}")
-    for image, path in files.items():
+    names = _match(sizes, files, ("in the set", "there"), f"the set and the images of method '{name}' in '{root}'")
+    for image in sizes:
+      path = files[names[image]]
       if (size := images.image_size(path)) != sizes[image]:
         found = "cannot be read" if size is None else f"is {size[1]}x{size[0]}"
         raise UserError(f"'{path}' {found}: its truth has {sizes[image][1]}x{sizes[image][0]} pixels")
