@@ -103,8 +103,8 @@ def test_same_seed_same_image(photo):
   assert one.tobytes() == same.tobytes() and (one != other).any() and (one != quiet).any()
 
 
-@pytest.mark.parametrize("scale", [3.5, (1.5, 2.0)])
-def test_factors_may_differ_by_axis_and_come_one_after_another(photo, scale):
+def test_factors_may_differ_by_axis_and_come_one_after_another(photo):
+  scale = (1.5, 2.0)
   kind, lr = kernels.load_degradation("g13b"), photo[:30, :40]
   vertical, horizontal = degradation.per_axis(scale)
   gradual = QUICK._replace(factors=((1.0, 1.5), (vertical, horizontal)))
