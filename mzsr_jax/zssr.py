@@ -273,6 +273,8 @@ def _step(params, state, father, kernel, noise, rate, factor, subsample, offset,
     son += noise[: son.shape[0], : son.shape[1]]
   inputs = enlarge(jnp.clip(son, 0, 1), factor, father.shape[:2], offset)
   gradient = jax.grad(meta_test.l1)(params, inputs[None], father[None], net)
+  # Without biases, as the authors' network: beside the small first activations, Adam's steps of them would kill whole layers.
+  gradient = jax.tree.map(lambda g: g if g.ndim > 1 else jnp.zeros_like(g), gradient)
   with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
     updates, state = _OPTIMIZER.update(gradient, state)
   return jax.tree.map(lambda p, u: p - rate * u, params, updates), state
