@@ -10,14 +10,13 @@ of an image when it is told a wrong kernel. For 4 to 6 the first image of the fo
 import io
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import optax
 from absl import flags
 
 from experiments import outputs
-from mzsr_jax import benchmark, cli, files, images, kernels, metrics, spread, weights
+from mzsr_jax import benchmark, cli, files, images, kernels, methods, metrics, spread, weights
 from mzsr_jax.benchmark import Sample
 from mzsr_jax.errors import UserError
 from mzsr_jax.images import Pixels
@@ -34,37 +33,30 @@ outputs.define_flags("PNG")
 cli.define_cache_flag()
 
 SCALE = 2
-_ADAM = optax.adam(1e-3)
-# Legend of the paper to weights. The first adapts by its own rates, the others by Adam.
+# Legend of the paper to methods: the first adapts by its own rates, the others by Adam.
 METHODS = {
-    "MZSR": "x2_direct",
-    "Meta-Learning": "meta_no_pretrain",
-    "Pre-train (All)": "pretrain_all_kernels",
-    "Pre-train (Bicubic)": "pretrain_x2",
+    "MZSR": "mzsr:x2_direct",
+    "Meta-Learning": "adam:meta_no_pretrain",
+    "Pre-train (All)": "adam:pretrain_all_kernels",
+    "Pre-train (Bicubic)": "adam:pretrain_x2",
 }
 ASSUMED = ("g02d", "g20d", "gani", "gani5")
 
 
-def mzsr(solver: Solver, lr: np.ndarray, kind: Degradation, shown: Sequence[int]) -> list[Pixels]:
-  """SR images of MZSR after those numbers of steps."""
-  params, rates = weights.load_weights(METHODS["MZSR"]), weights.load_inner_lrs(METHODS["MZSR"], shown[-1])
-  return list(solver.trajectory(params, lr, kind, shown, SCALE, rates).values())
+def weights_of(method: str) -> str:
+  """The name of a method's weights."""
+  return METHODS[method].partition(":")[2]
 
 
-def adapted(solver: Solver, method: str, lr: np.ndarray, kind: Degradation, steps: int) -> Iterator[Pixels]:
-  """SR images after 0, 1, ... `steps` steps."""
-  if method == "MZSR":
-    yield from mzsr(solver, lr, kind, range(steps + 1))
-    return
-  params = weights.load_weights(METHODS[method])
-  tuned = solver.fine_tune(params, lr, kind, SCALE, _ADAM)
-  for theta in itertools.chain([params], itertools.islice(tuned, steps)):
-    yield solver.super_resolve(theta, lr, SCALE)
+def adapted(solver: Solver, method: str, lr: np.ndarray, kind: Degradation, shown: Sequence[int]) -> list[Pixels]:
+  """SR images after those numbers of steps, ascending."""
+  case = methods.Case("", "", lr, kind, SCALE)
+  return [result.sr for result in methods.parse(METHODS[method], shown, SCALE).solve(solver, case)]
 
 
 def available() -> list[str]:
   """Methods whose weights are shipped; the others are named on stderr."""
-  missing = {method: name for method, name in METHODS.items() if name not in weights.names()}
+  missing = {method: weights_of(method) for method in METHODS if weights_of(method) not in weights.names()}
   for method, name in missing.items():
     print(f"weights {name} ('{method}') are not shipped: left out", file=sys.stderr)
   return [method for method in METHODS if method not in missing]
@@ -80,11 +72,11 @@ def curves(samples: list[Sample], kind: Degradation, steps: int) -> tuple[list[d
   figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
   for method in available():
     psnrs = np.array([
-        [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(solver, method, lr, kind, steps)]
+        [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(solver, method, lr, kind, range(steps + 1))]
         for s, lr in zip(samples, lrs)
     ])  # fmt: skip
     rows += [
-        {"method": method, "weights": METHODS[method], "steps": n, "psnr": float(m), "deviation": float(d)}
+        {"method": method, "weights": weights_of(method), "steps": n, "psnr": float(m), "deviation": float(d)}
         for n, (m, d) in enumerate(zip(psnrs.mean(0), psnrs.std(0)))
     ]
     axes.plot(psnrs.mean(0), "o-", label=method)
@@ -95,12 +87,6 @@ def curves(samples: list[Sample], kind: Degradation, steps: int) -> tuple[list[d
   return rows, figure
 
 
-def middle(image: Pixels, side: int) -> Pixels:
-  """The square in the middle, or what there is of it, twice as large for the eye."""
-  top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
-  return image[top : top + side, left : left + side].repeat(2, 0).repeat(2, 1)
-
-
 def pictures(figure: str, sample: Sample, kind: Degradation, steps: int, crop: int) -> tuple[list[dict], Pixels]:
   """Figures 4 to 6: rows of PSNRs, and the picture."""
   solver = Solver()
@@ -109,20 +95,21 @@ def pictures(figure: str, sample: Sample, kind: Degradation, steps: int, crop: i
   strips: list[dict[str, Pixels]] = []
   if figure == "4":
     for method in available():
-      start, one = adapted(solver, method, lr, kind, 1)
+      start, one = adapted(solver, method, lr, kind, [0, 1])
       strips.append({f"{method}, start": start, "1 step": one})
   elif figure == "5":
-    one, all_steps = mzsr(solver, lr, kind, [1, steps])
+    one, all_steps = adapted(solver, "MZSR", lr, kind, [1, steps])
     strips.append({"bicubic": bicubic, "MZSR, 1 step": one, f"{steps} steps": all_steps, "truth": sample.gt})
   else:
-    results = {name: mzsr(solver, lr, kernels.load_degradation(name), [steps])[0] for name in ASSUMED}
+    results = {name: adapted(solver, "MZSR", lr, kernels.load_degradation(name), [steps])[0] for name in ASSUMED}
     strips.append({"bicubic": bicubic, **{f"told {name}": sr for name, sr in results.items()}, "truth": sample.gt})
   rows = []
   for label, sr in itertools.chain.from_iterable(strip.items() for strip in strips):
     psnr = None if label == "truth" else metrics.psnr_y(sr, sample.gt, SCALE)
     rows.append({"picture": label, "psnr": psnr})
     print(f"{label:28}", "" if psnr is None else f"{psnr:.2f}", flush=True)
-  made = [images.side_by_side([middle(sr, crop) for sr in strip.values()], list(strip)) for strip in strips]
+  shown = lambda sr: images.middle(sr, crop).repeat(2, 0).repeat(2, 1)  # twice as large for the eye
+  made = [images.side_by_side([shown(sr) for sr in strip.values()], list(strip)) for strip in strips]
   return rows, np.concatenate(made)
 
 

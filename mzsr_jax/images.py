@@ -86,6 +86,19 @@ def crop_to_multiple(image: Pixels, scale: int) -> Pixels:
   return image[: height - height % scale, : width - width % scale]
 
 
+def middle(image: Pixels, side: int) -> Pixels:
+  """The square in the middle, or what there is of it."""
+  top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
+  return image[top : top + side, left : left + side]
+
+
+def encode_png(image: Pixels) -> bytes:
+  """An 8-bit image as a PNG file."""
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, "PNG")
+  return buffer.getvalue()
+
+
 def write_png(
     path: str | pathlib.Path, image: Pixels | Float[np.ndarray, "h w 3"], overwrite: bool = False
 ) -> None:
@@ -94,9 +107,7 @@ def write_png(
   Raises:
     UserError: see `files.write_whole`.
   """
-  buffer = io.BytesIO()
-  Image.fromarray(image if image.dtype == np.uint8 else to_uint8(image)).save(buffer, "PNG")
-  files.write_whole(path, buffer.getbuffer(), overwrite)
+  files.write_whole(path, encode_png(image if image.dtype == np.uint8 else to_uint8(image)), overwrite)
 
 
 def side_by_side(images: Sequence[Pixels], labels: Sequence[str]) -> Pixels:

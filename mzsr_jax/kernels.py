@@ -155,6 +155,11 @@ def _parameters(spec: str) -> tuple[float, float, float]:
   return *variances, theta
 
 
+def padded(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "n n"]:
+  """With zeros around it up to the size of the evaluation kernels, so that kernels share programs; a larger one as it is."""
+  return np.pad(kernel, max(EVALUATION_SIZE - len(kernel), 0) // 2)
+
+
 def find_kernels(folder: str | pathlib.Path) -> list[pathlib.Path]:
   """The .mat and .npy files under a folder and its subfolders, sorted; hidden files left out.
 

@@ -8,7 +8,6 @@
 """
 
 import itertools
-import operator
 import time
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -131,11 +130,7 @@ def mzsr(params: Params, inner_lrs: PyTree, steps: Sequence[int], name: str = "m
   steps = tuple(sorted(set(steps)))
 
   def adapted(solver: Solver, case: Case):
-    now = params
-    for done, wanted in itertools.pairwise([0, *steps]):
-      part = jax.tree.map(operator.itemgetter(slice(done, wanted)), inner_lrs)
-      now = solver.adapt(now, case.lr, case.kind, case.scale, part)
-      yield now
+    return solver.stages(params, case.lr, case.kind, steps, case.scale, inner_lrs)
 
   return _stepping(name, params, steps, adapted)
 

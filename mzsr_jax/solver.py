@@ -21,7 +21,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from mzsr_jax import degradation, images, maml, model, resize, windows
+from mzsr_jax import degradation, images, kernels, maml, model, resize, windows
 from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import EVALUATION_SIZE, Degradation
@@ -150,9 +150,7 @@ def degrade(
   """
   small = tuple(resize.shrunk_size(length, scale) for length in image.shape[:2])
   size = windows.fit(bucket or small, _DEGRADED_AREA, 0, step=8)
-  # Names share a program: kernels are padded with zeros to the size of the evaluation kernels.
-  pad = max(EVALUATION_SIZE - kind.kernel.shape[0], 0) // 2
-  kernel = np.pad(kind.kernel.astype(dtype), pad)
+  kernel = kernels.padded(kind.kernel).astype(dtype)
   reach = kernel.shape[0] // 2
   out = np.empty((*small, 3), dtype)
   with jax.enable_x64(dtype == np.float64), jax.default_device(device):
@@ -361,12 +359,15 @@ class Solver:
       inner_lrs: as in `adapt`, of as many steps as the last of `shown`, or more.
       others: see `adapt`.
     """
-    results = {}
+    states = self.stages(params, lr, kind, shown, scale, inner_lrs)
+    return {steps: self.super_resolve(state, lr, scale, kind.offset) for steps, state in zip(shown, states)}
+
+  def stages(self, params: Params, lr, kind: Degradation, shown: Sequence[int], scale, inner_lrs) -> Iterator[Params]:
+    """The parameters after several numbers of steps, each adapted when it is asked for. Args: see `trajectory`."""
     for done, steps in itertools.pairwise([0, *shown]):
       part = jax.tree.map(operator.itemgetter(slice(done, steps)), inner_lrs)
       params = self.adapt(params, lr, kind, scale, part)
-      results[steps] = self.super_resolve(params, lr, scale, kind.offset)
-    return results
+      yield params
 
   def bucket(self, size: Size) -> Size:
     """The size that LR images of `size` are treated as: their own where no sizes were announced."""

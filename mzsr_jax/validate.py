@@ -34,7 +34,10 @@ def make_validator(config: ml_collections.ConfigDict):
   scale = round(config.degradation.scales[0])
   steps = (0,) if config.stage == "pretrain" else tuple(sorted({0, 1, config.meta.num_inner_steps}))
   paths = images.find_images(config.run.eval_root) if config.run.eval_root else data.sample_photos()
-  truths = [_middle(images.read_image(path), config.run.eval_size, scale) for path in paths[: config.run.eval_images]]
+  truths = [
+      images.crop_to_multiple(images.middle(images.read_image(path), config.run.eval_size), scale)
+      for path in paths[: config.run.eval_images]
+  ]
   inputs = [images.to_float(benchmark.make_lr(truth, kind, scale)) for truth in truths]
   bicubics = [degradation.enlarge(lr, scale) for lr in inputs]
   net = network(config)
@@ -67,10 +70,3 @@ def _degradation(config: ml_collections.ConfigDict) -> Degradation:
   if c.kernels == "bicubic":
     return kernels.load_degradation("bicubic", c.subsample)
   return kernels.load_degradation("g20d" if c.subsample == "direct" else "g13b")
-
-
-def _middle(image: images.Pixels, size: int, scale: int) -> images.Pixels:
-  """The middle of an image, at most size x size, sides divisible by the scale."""
-  height, width = image.shape[:2]
-  top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
-  return images.crop_to_multiple(image[top : top + size, left : left + size], scale)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from mzsr_jax import kernels, meta_test, model, refine
 from mzsr_jax.degradation import Factors, degrade, enlarge, per_axis
 from mzsr_jax.errors import UserError
-from mzsr_jax.kernels import EVALUATION_SIZE, Degradation
+from mzsr_jax.kernels import Degradation
 from mzsr_jax.model import NET, MZSRNet, Params
 
 _LEAST_SIDE = 16  # pixels, of the image
@@ -178,7 +178,7 @@ def train(
     UserError: the error is not finite.
   """
   lr = sources[0]
-  kernel = _padded(kind.kernel)
+  kernel = kernels.padded(kind.kernel)
   crop = min(options.crop, *lr.shape[:2])
   state = _OPTIMIZER.init(params)
   rate, changed, errors = options.learning_rate, 0, []
@@ -259,11 +259,6 @@ def _shrunk(kind: Degradation, ratios: tuple[float, float]) -> Degradation:
   """The degradation by smaller factors, at which everything is less wide."""
   offset = tuple(o * ratio for o, ratio in zip(kind.offset, ratios))
   return kind._replace(kernel=kernels.shrunk(kind.kernel, ratios), offset=offset)
-
-
-def _padded(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "n n"]:
-  """With zeros around it, so that kernels share programs."""
-  return np.pad(kernel, max(EVALUATION_SIZE - len(kernel), 0) // 2)
 
 
 @functools.partial(jax.jit, static_argnames=("factor", "subsample", "offset", "net"), donate_argnums=(0, 1))
