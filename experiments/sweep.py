@@ -18,22 +18,21 @@ done anew when the weights that it names have changed.
 """
 
 import datetime
+import functools
 import hashlib
-import io
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import tqdm
 from absl import flags
-from PIL import Image
 
 from mzsr_jax import benchmark, cli, files, images, kernels, methods, provenance, spread, weights
 from mzsr_jax.errors import UserError
+from mzsr_jax.solver import Solver
 
 _PAPER = pathlib.Path(__file__).with_name("paper.json")
 _DEFAULTS = {"set": None, "method": None, "kernel": None, "scale": 2, "steps": [1, 10], "images": None}
@@ -88,23 +87,23 @@ def identity(cell: dict[str, Any]) -> str:
   return json.dumps([cell, weights.sha256(name) if stepping else None])
 
 
-def read_done(out: pathlib.Path) -> tuple[list[str], int]:
-  """The whole lines of an output file, and how many bytes of a last one that is not whole follow them.
+def read_done(out: pathlib.Path) -> tuple[set[str], bytes]:
+  """The identities of an output file's whole lines, and those lines: a last one that is not whole is left out.
 
   Raises:
     UserError: a line is not one of a sweep.
   """
   if not out.exists():
-    return [], 0
-  text = out.read_text()
-  whole, newline, rest = text.rpartition("\n")
-  lines = whole.split("\n") if newline else []
-  for number, line in enumerate(lines, 1):
+    return set(), b""
+  content = out.read_bytes()
+  whole = content[: content.rfind(b"\n") + 1]
+  done = set()
+  for number, line in enumerate(whole.split(b"\n")[:-1], 1):
     try:
-      json.loads(line)["identity"]
+      done.add(json.loads(line)["identity"])
     except (ValueError, KeyError, TypeError) as e:
       raise UserError(f"'{out}', line {number}, is not of a sweep: choose another --out") from e
-  return lines, len(rest.encode())
+  return done, whole
 
 
 def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, Any]:
@@ -115,9 +114,8 @@ def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, A
     unique = {row["method"]: {**row, "steps": 0} for row in rows if row["method"] != "bicubic"}
     return line | {"quoted": True, "results": list(unique.values())}
   scale, kind = cell["scale"], kernels.load_degradation(cell["kernel"])
-  samples = benchmark.load_hr(folders[cell["set"]], scale)[: cell["images"]]
+  samples, solvers = _samples_and_solvers(folders[cell["set"]], scale, cell["images"])
   method = methods.parse(cell["method"], cell["steps"], scale)
-  solvers = spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
   scores = list(benchmark.run(samples, {cell["kernel"]: kind}, [method], scale, solvers, keep_crop))
   results = benchmark.summarise(scores, scale)
   sizes = {sample.name: size for sample, size in zip(samples, benchmark.lr_sizes(samples, scale))}
@@ -127,6 +125,12 @@ def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, A
       height, width = sizes[image["name"]]
       image |= {"seconds": seconds[result["steps"], image["name"]], "height": height, "width": width}
   return line | {"quoted": False, "results": results}
+
+
+@functools.lru_cache(maxsize=1)  # cells of a set follow one another: it is read, and solvers are warmed up, once
+def _samples_and_solvers(folder: str, scale: int, count: int | None) -> tuple[list[benchmark.Sample], list[Solver]]:
+  samples = benchmark.load_hr(folder, scale)[:count]
+  return samples, spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
 
 
 def crops_folder(out: pathlib.Path) -> pathlib.Path:
@@ -148,11 +152,9 @@ class Crops:
       self._keep(sample.name, None, sample.gt)
 
   def _keep(self, image: str, steps: int | None, pixels: images.Pixels) -> None:
-    top, left = (max(length - self._side, 0) // 2 for length in pixels.shape[:2])
-    png = io.BytesIO()
-    Image.fromarray(pixels[top : top + self._side, left : left + self._side]).save(png, "PNG")
-    name = f"{hashlib.sha256(png.getvalue()).hexdigest()[:16]}.png"  # equal pictures are one file
-    files.write_whole(self._folder / name, png.getvalue(), overwrite=True)
+    png = images.encode_png(images.middle(pixels, self._side))
+    name = f"{hashlib.sha256(png).hexdigest()[:16]}.png"  # equal pictures are one file
+    files.write_whole(self._folder / name, png, overwrite=True)
     self._made[image, steps] = f"{self._folder.name}/{name}"
 
   def entries(self) -> list[dict[str, Any]]:
@@ -180,13 +182,13 @@ def _folders(cells: list[dict[str, Any]]) -> dict[str, str]:
   return folders
 
 
-def _todo(cells: list[dict[str, Any]], done: set[str]) -> Iterator[tuple[dict[str, Any], str]]:
+def _identified(cells: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+  """Cells with their identities. Raises UserError for a method, weights or a kernel that there is not."""
   for cell in cells:
     if cell["method"] != "paper":
-      methods.parse(cell["method"], cell["steps"], cell["scale"])  # so that a wrong name stops it before the work
+      methods.parse(cell["method"], cell["steps"], cell["scale"])
       kernels.load_degradation(cell["kernel"])
-    if (name := identity(cell)) not in done:
-      yield cell, name
+  return [(cell, identity(cell)) for cell in cells]
 
 
 def main(argv: list[str]) -> None:
@@ -198,13 +200,14 @@ def main(argv: list[str]) -> None:
   files.check_writable(out, overwrite=True)
   cells = _read_sweep(args.sweep)
   folders = _folders(cells)
-  lines, torn = read_done(out)
-  todo = list(_todo(cells, {json.loads(line)["identity"] for line in lines}))
-  if torn:  # of a run that was killed in mid-line
-    files.write_whole(out, "".join(line + "\n" for line in lines).encode(), overwrite=True)
-  print(f"{len(cells)} cells, {len(todo)} to do")
+  wanted = _identified(cells)  # a wrong name stops it before anything is made
   crops_folder(out).mkdir(parents=True, exist_ok=True)
-  with files.lock(crops_folder(out)), out.open("a") as file:
+  with files.lock(crops_folder(out)):
+    done, whole = read_done(out)
+    if out.exists() and out.stat().st_size > len(whole):  # of a run that was killed in mid-line
+      files.write_whole(out, whole, overwrite=True)
+    todo = [(cell, name) for cell, name in wanted if name not in done]
+    print(f"{len(cells)} cells, {len(todo)} to do")
     for cell, name in tqdm.tqdm(todo, unit="cell", disable=None):
       crops = Crops(out, args.crop)
       line = run(cell, folders, crops)
@@ -216,9 +219,10 @@ def main(argv: list[str]) -> None:
           "device": jax.devices()[0].device_kind,
           "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
       }
-      file.write(json.dumps(line, allow_nan=False) + "\n")
-      file.flush()
-      os.fsync(file.fileno())
+      with out.open("a") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
       best = ", ".join(f"{methods.label(r['method'], r['steps'])} {r['psnr']:.2f}" for r in line["results"] if r["psnr"])
       tqdm.tqdm.write(f"{cell['set']} {cell['kernel']} x{cell['scale']}: {best}")
 
