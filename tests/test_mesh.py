@@ -24,7 +24,7 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 def tiny(module, **changes):
   c = module.get_config("smoke")
   c.update_from_flattened_dict({
-      "data.patch_size": 16, "model.features": 8, "model.depth": 3, "run.eval_every": 0, "run.log_every": 1,
+      "data.patch_size": 16, "model.features": 8, "model.depth": 2, "run.eval_every": 0, "run.log_every": 1,
       "optimizer.learning_rate": 1e-3, "optimizer.min_learning_rate": 0.0, **changes,
   })  # fmt: skip
   return c
@@ -121,7 +121,7 @@ def launch(workdir, num_processes, **overrides):
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
   overrides = {
-      "data.patch_size": 16, "model.features": 8, "model.depth": 3, "run.eval_every": 0, "run.checkpoint_every": 2,
+      "data.patch_size": 16, "model.features": 8, "model.depth": 2, "run.eval_every": 0, "run.checkpoint_every": 2,
       "run.log_every": 2, **overrides,
   }  # fmt: skip
   command = [sys.executable, "-m", "mzsr_jax.main", "--config=configs/meta_x2.py:smoke", f"--workdir={workdir}"]

@@ -150,12 +150,14 @@ def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_pa
 
 
 def test_smoke_runs_of_both_stages_lower_the_query_loss_by_adaptation(tmp_path):
-  """The real network, small: stage 1, then stage 2 from its weights; averaged over the last ten meta-steps."""
+  """A thinner network of the real depth: stage 1, then stage 2 from its weights; averaged over the last ten meta-steps."""
   pretrain = pretrain_x2.get_config("smoke")
   pretrain.run.eval_every = 0
+  pretrain.model.features = 32
   train.train(pretrain, tmp_path / "one")
   meta = meta_x2.get_config("smoke")
   meta.run.eval_every = 0
+  meta.model.features = 32
   meta.init_weights = str(tmp_path / "one" / train.WEIGHTS_NAME)
   train.train(meta, tmp_path / "two")
   scalars = read_scalars(tmp_path / "two" / "tensorboard")
