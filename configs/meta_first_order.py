@@ -2,7 +2,7 @@
 
 python -m mzsr_jax.main --config=configs/meta_first_order.py --workdir=runs/meta_first_order --config.data.root=/path/to/HR
 
-See configs/meta_x2.py, also for `:cpu`. A meta-step costs half as much.
+See configs/meta_x2.py. A meta-step costs half as much.
 """
 
 from mzsr_jax import default_config
@@ -11,4 +11,4 @@ from mzsr_jax import default_config
 def get_config(variant=None):
   c = default_config.meta(scale=2.0)
   c.meta.first_order_until_step = 10**9  # throughout
-  return default_config.variant(c, variant, cpu=default_config.meta_cpu)
+  return default_config.variant(c, variant, cpu=default_config.meta_ablation)

@@ -9,10 +9,9 @@ from mzsr_jax import default_config
 
 
 def cpu(c):
-  """As `:cpu` of configs/meta_x2.py, but for fixed inner rates, of which Reptile has no gradient."""
-  c = default_config.meta_cpu(c)
+  """The ablations' size, with fixed inner rates, of which Reptile has no gradient."""
+  c = default_config.meta_ablation(c)
   c.meta.learn_inner_lrs = False
-  c.meta.inner_lr = 0.02
   return c
 
 

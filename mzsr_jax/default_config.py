@@ -176,6 +176,16 @@ def meta_like_meta_test(c: ml_collections.ConfigDict) -> ml_collections.ConfigDi
   return c
 
 
+def meta_ablation(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Ablations of the meta-learner at a size for two CPU cores: `meta_like_meta_test` on small images, from one blind network."""
+  c = meta_like_meta_test(c)
+  c.init_weights = "pretrain_all_kernels"
+  c.data.patch_size = 96
+  c.optimizer.halve_every = 150
+  c.run.num_steps = 400
+  return c
+
+
 def variant(c: ml_collections.ConfigDict, name: str | None, **others) -> ml_collections.ConfigDict:
   """Applies what follows the colon of `--config=file.py:name`: nothing, "smoke", or one of `others`.
 

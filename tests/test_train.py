@@ -74,8 +74,8 @@ def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
 
 
 @pytest.mark.parametrize("module,variant", [
-    (meta_x2, "cpu"), (meta_x2, "cpu_sons"), (meta_x2_bicubic, "cpu"), (meta_x4, "cpu"), (pretrain_x2, "cpu"),
-    (pretrain_x4, "cpu"), (pretrain_all_kernels, "cpu"), (meta_first_order, "cpu"), (meta_reptile, "cpu"),
+    (meta_x2, "cpu"), (meta_x2, "cpu_sons"), (meta_x2, "cpu_ablation"), (meta_x2_bicubic, "cpu"), (meta_x4, "cpu"),
+    (pretrain_x2, "cpu"), (pretrain_x4, "cpu"), (pretrain_all_kernels, "cpu"), (meta_first_order, "cpu"), (meta_reptile, "cpu"),
     (meta_multiscale, "cpu"), (meta_no_pretrain, "cpu"),
 ])  # fmt: skip
 def test_sizes_for_cpus_are_valid_configs(module, variant):
