@@ -3,7 +3,7 @@
 python -m mzsr_jax.main --config=configs/meta_x2.py --workdir=runs/meta_x2 --config.data.root=/path/to/HR
 
 The full length, 100,000 meta-steps of 4.4 TFLOP each, wants a GPU; the paper reaches 35.20 dB after one step and 36.05 after
-ten on Set5 with g^d_2.0. `:cpu`, and `:cpu_sons` after it, are sizes for two CPU cores, `:cpu_ablation` is what the ablations of
+ten on Set5 with g^d_2.0. `:cpu`, and `:cpu_sons` after it, are sizes for two CPU cores, `:cpu_ablation` what the ablations of
 the meta-learner are compared with at such a size, `:smoke` a minute's run of the whole path.
 """
 

@@ -177,7 +177,7 @@ def meta_like_meta_test(c: ml_collections.ConfigDict) -> ml_collections.ConfigDi
 
 
 def meta_ablation(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Ablations of the meta-learner at a size for two CPU cores: `meta_like_meta_test` on small images, from one blind network."""
+  """Ablations of the meta-learner at a size for two CPU cores: `meta_like_meta_test` on small images, from a blind network."""
   c = meta_like_meta_test(c)
   c.init_weights = "pretrain_all_kernels"
   c.data.patch_size = 96
