@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mzsr_jax import files
@@ -45,7 +45,8 @@ def image_size(path: str | pathlib.Path) -> tuple[int, int] | None:
   """Height and width of the image that `read_image` would return, from the file's header; None where it cannot be read."""
   try:
     with Image.open(path) as image:
-      turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the sides
+      # Orientations 5 to 8 swap the sides; of TIFF files Pillow has done so.
+      turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
       return image.size if turned else image.size[::-1]
   except Exception:  # each format has its own zoo of exceptions for damaged headers; `read_image` will report it
     return None
@@ -69,7 +70,12 @@ def to_float(image: UInt8[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
 
 
 def to_uint8(image: Float[np.ndarray, "*s"]) -> UInt8[np.ndarray, "*s"]:
-  """Float, [0, 1] or beyond, to uint8: clipped and rounded.
+  """`quantize` to 8 bits."""
+  return quantize(image, np.uint8)
+
+
+def quantize(image: Float[np.ndarray, "*s"], dtype: type) -> Shaped[np.ndarray, "*s"]:
+  """Float, [0, 1] or beyond, clipped, and rounded to a type of unsigned integers; a type of floats keeps what lies between.
 
   Raises:
     UserError: NaN, which only an adaptation with too large a learning rate gives.
@@ -77,7 +83,8 @@ def to_uint8(image: Float[np.ndarray, "*s"]) -> UInt8[np.ndarray, "*s"]:
   image = np.asarray(image)
   if np.isnan(image).any():
     raise UserError("the result holds NaN: the adaptation diverged, lower its learning rate (--inner_lr)")
-  return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+  image = np.clip(image, 0, 1)
+  return image.astype(dtype) if np.issubdtype(dtype, np.floating) else np.round(image * np.iinfo(dtype).max).astype(dtype)
 
 
 def crop_to_multiple(image: Pixels, scale: int) -> Pixels:

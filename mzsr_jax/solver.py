@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from mzsr_jax import degradation, images, kernels, maml, model, resize, windows
 from mzsr_jax import mesh as mesh_lib
@@ -332,15 +332,20 @@ class Solver:
       lr: Float[np.ndarray, "h w 3"],
       scale: float,
       offset: tuple[float, float] = (0.0, 0.0),
-  ) -> images.Pixels:
-    """The enlarged image as 8-bit pixels; bicubic where `params` is None. Arguments are those of `meta_test.super_resolve`.
+      dtype: type = np.uint8,
+  ) -> Shaped[np.ndarray, "p q 3"]:
+    """The enlarged image; bicubic where `params` is None.
+
+    Args:
+      dtype: of the pixels, see `images.quantize`.
+      others: see `meta_test.super_resolve`.
 
     Raises:
       UserError: the result holds NaN: the adaptation diverged.
     """
-    out = np.empty((*(resize.enlarged_size(length, scale) for length in lr.shape[:2]), 3), np.uint8)
+    out = np.empty((*(resize.enlarged_size(length, scale) for length in lr.shape[:2]), 3), dtype)
     for rows, columns, window in self.enlarge(params, lr, scale, offset):
-      out[rows, columns] = images.to_uint8(window)
+      out[rows, columns] = images.quantize(window, dtype)
     return out
 
   def trajectory(
