@@ -1,27 +1,27 @@
 """What makes a super-resolved image better whatever made it: back-projection and the geometric self-ensemble."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.signal
+import scipy.sparse
 from jaxtyping import Array, Float
 
 from mzsr_jax import resize
-from mzsr_jax.degradation import Factors, degrade, per_axis
+from mzsr_jax.degradation import Factors, per_axis
 from mzsr_jax.kernels import Degradation
 
 
 def back_project(
-    sr: Float[Array, "p q c"], lr: Float[Array, "h w c"], kind: Degradation, scale: Factors, iterations: int
-) -> Float[Array, "p q c"]:
+    sr: Float[np.ndarray, "p q c"], lr: Float[np.ndarray, "h w c"], kind: Degradation, scale: Factors, iterations: int
+) -> Float[np.ndarray, "p q c"]:
   """Makes an SR image agree with its LR image: sr + D'(lr - D sr) / |D D'|, again and again, D being the degradation.
 
   After Irani and Peleg, 1991, with the adjoint D' of the degradation in place of an enlargement, so that it converges for
-  every kernel and both ways of subsampling.
+  every kernel and both ways of subsampling. On the host, with sparse matrices, so that an image may be large.
 
   Args:
     sr: in [0, 1], as large as `degradation.enlarge` makes `lr`.
@@ -31,17 +31,36 @@ def back_project(
     iterations: 0 returns `sr`.
 
   Returns:
-    In [0, 1].
+    In [0, 1], float32.
   """
-  return _back_project(sr, lr, kind.kernel, kind.subsample, per_axis(scale), iterations) if iterations else jnp.asarray(sr)
+  sr, lr = np.asarray(sr), np.asarray(lr)
+  down, up = _operators(sr.shape[:2], lr.shape[:2], kind, per_axis(scale))
+  norm = down(up(np.ones(lr.shape[:2], np.float32))).max()  # of D D', but for the small negative weights of bicubic subsampling
+  out = np.empty(sr.shape, np.float32)
+  for c in range(sr.shape[-1]):  # one after another, for the memory's sake
+    x = sr[..., c].astype(np.float32)
+    for _ in range(iterations):
+      x = np.clip(x + up(lr[..., c] - down(x)) / norm, 0, 1)
+    out[..., c] = x
+  return out
 
 
-@functools.partial(jax.jit, static_argnames=("subsample", "scale"))
-def _back_project(sr, lr, kernel, subsample, scale, iterations):
-  down = lambda x: degrade(x, kernel, scale, subsample)[: lr.shape[0], : lr.shape[1]]
-  up = lambda y: jax.linear_transpose(down, sr)(y)[0]
-  norm = down(up(jnp.ones_like(lr))).max()  # of D D', but for the small negative weights of bicubic subsampling
-  return jax.lax.fori_loop(0, iterations, lambda _, x: jnp.clip(x + up(lr - down(x)) / norm, 0, 1), sr)
+def _operators(size: tuple[int, int], small: tuple[int, int], kind: Degradation, factors: tuple[float, float]):
+  """`degradation.degrade` of one channel, cut to the leading `small` pixels, and its adjoint."""
+  reach = len(kind.kernel) // 2
+  pads, shrinks = [], []
+  for length, count, factor in zip(size, small, factors):
+    inside = resize.mirror(np.arange(-reach, length + reach), length)
+    ones = np.ones(len(inside), np.float32)
+    pads.append(scipy.sparse.csr_array((ones, (np.arange(len(inside)), inside)), (len(inside), length)))
+    shrinks.append(resize.shrink_sparse(length, factor, kind.subsample)[:count])
+  both = lambda matrices, x: matrices[0] @ (matrices[1] @ x.T).T
+  transposed = lambda matrices: [m.T.tocsr() for m in matrices]
+  unpads, spreads = transposed(pads), transposed(shrinks)
+  flipped = kind.kernel[::-1, ::-1]
+  down = lambda x: both(shrinks, scipy.signal.oaconvolve(both(pads, x), flipped, "valid"))
+  up = lambda y: both(unpads, scipy.signal.oaconvolve(both(spreads, y), kind.kernel, "full"))
+  return down, up
 
 
 class Turn(NamedTuple):
@@ -109,8 +128,16 @@ def self_ensemble(
     scale: scale factor, or a pair.
     restore: done to each SR image, turned back, and to the median.
   """
-  srs = []
-  for turn in turns(kind, scale):
-    sr = enlarge(np.ascontiguousarray(turn.apply(lr)), turned_offset(turn, kind, lr.shape[:2], scale))
-    srs.append(restore(turn.undo(sr)))
+  srs = [restore(sr) for sr in each_turn(enlarge, lr, kind, scale)]
   return restore(jnp.median(jnp.stack(srs), axis=0))
+
+
+def each_turn(
+    enlarge: Callable[[np.ndarray, tuple[float, float]], Array],
+    lr: Float[np.ndarray, "h w c"],
+    kind: Degradation,
+    scale: Factors,
+) -> Iterator[Float[Array, "p q c"]]:
+  """What a network makes of each of the turned images, turned back. Args: see `self_ensemble`."""
+  for turn in turns(kind, scale):
+    yield turn.undo(enlarge(np.ascontiguousarray(turn.apply(lr)), turned_offset(turn, kind, lr.shape[:2], scale)))

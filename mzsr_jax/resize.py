@@ -8,6 +8,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Float
 
 
@@ -107,6 +108,14 @@ def _shrink_taps(in_size: int, scale: float, subsample: str, outputs: np.ndarray
 def shrink(in_size: int, scale: float, subsample: str) -> Float[np.ndarray, "out in"]:
   """Matrix of the subsampling (direct or bicubic) by `scale` along one axis of `in_size` pixels."""
   return _matrix(in_size, _shrink_taps(in_size, scale, subsample, np.arange(shrunk_size(in_size, scale))))
+
+
+def shrink_sparse(in_size: int, scale: float, subsample: str) -> scipy.sparse.csr_array:
+  """`shrink` as a sparse matrix, float32."""
+  taps = _shrink_taps(in_size, scale, subsample, np.arange(shrunk_size(in_size, scale)))
+  rows = np.broadcast_to(np.arange(len(taps.index))[:, None], taps.index.shape)
+  entries = taps.weight.ravel().astype(np.float32), (rows.ravel(), taps.index.ravel())
+  return scipy.sparse.csr_array(entries, (len(taps.index), in_size))
 
 
 def enlarged_size(size: int, scale: float) -> int:
