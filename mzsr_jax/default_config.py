@@ -181,8 +181,8 @@ def meta_ablation(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   c = meta_like_meta_test(c)
   c.init_weights = "pretrain_all_kernels"
   c.data.patch_size = 96
-  c.optimizer.halve_every = 150
-  c.run.num_steps = 400
+  c.optimizer.halve_every = 100
+  c.run.num_steps = 250
   return c
 
 

@@ -22,18 +22,20 @@ SHIFTS = ("ignore", "centre_of_mass")
 
 
 class Degradation(NamedTuple):
-  """How an LR image came from its HR image: I_LR = (I_HR * kernel) subsampled (Eq. 1).
+  """How an LR image came from its HR image: I_LR = (I_HR * kernel) subsampled + noise (Eq. 1).
 
   Attributes:
     kernel: (k, k) float32, k odd, sum 1; its middle pixel lies on the LR pixel's own place, s i.
     subsample: "direct" (every s-th pixel) or "bicubic" (antialiased bicubic shrinking).
     offset: where the kernel's centre is treated as being: (dy, dx) from its middle, downwards and to the right, HR pixels.
       The enlargement before the network makes up for it (see `degradation.enlarge`); the blur knows `kernel` alone.
+    noise_std: of Gaussian noise that the LR image has, in [0, 1] units. `Solver` adapts to sons that have as much.
   """
 
   kernel: np.ndarray
   subsample: str
   offset: tuple[float, float] = (0.0, 0.0)
+  noise_std: float = 0.0
 
 
 def centre_of_mass(kernel: Float[np.ndarray, "k k"]) -> tuple[float, float]:

@@ -64,15 +64,16 @@ class Photo(NamedTuple):
   """A picture, upright.
 
   Attributes:
-    rgb: (h, w, 3) float32 in [0, 1], in the colours of its profile. Where it is fully transparent, the colour of the nearest
-      pixel that is not: what files hold there is mostly black, and would be seen as a dark fringe.
+    rgb: (h, w, 3) float32 in [0, 1], in the colours of its profile; or unsigned integers, already rounded. Where it is fully
+      transparent, the colour of the nearest pixel that is not: what files hold there is mostly black, and would be seen as a
+      dark fringe.
     alpha: (h, w) float32 in [0, 1]; None where the file has no transparency.
     gray: whether the file holds one channel of colour.
     bits: 8 or 16, of each channel.
     metadata: what else the file holds.
   """
 
-  rgb: Float[np.ndarray, "h w 3"]
+  rgb: Shaped[np.ndarray, "h w 3"]
   alpha: Float[np.ndarray, "h w"] | None = None
   gray: bool = False
   bits: int = 8
@@ -215,11 +216,11 @@ def encode(photo: Photo, file_format: str) -> bytes:
   """
   check_format(photo, file_format)
   dtype = np.uint16 if photo.bits == 16 and file_format in _WITH_16_BITS else np.uint8
-  channels = (photo.rgb @ _LUMA)[..., None] if photo.gray else photo.rgb
+  rgb = photo.rgb if photo.rgb.dtype == dtype and not photo.gray else _as_float(photo.rgb)
+  colours = rgb @ _LUMA if photo.gray else rgb
+  pixels = colours if colours.dtype == dtype else images.quantize(colours, dtype)
   if photo.alpha is not None:
-    channels = np.concatenate([channels, photo.alpha[..., None]], axis=-1)
-  pixels = images.quantize(channels, dtype)
-  pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    pixels = np.dstack([pixels, images.quantize(photo.alpha, dtype)])
   if dtype == np.uint8:
     return _save(Image.fromarray(pixels), photo, file_format)
   return _png_16(pixels, photo) if file_format == "PNG" else _tiff_16(pixels, photo)
@@ -293,3 +294,16 @@ def _tiff_16(pixels: Shaped[np.ndarray, "h w ..."], photo: Photo) -> bytes:
       **resolution,
   )  # fmt: skip
   return buffer.getvalue()
+
+
+def on_white(photo: Photo) -> images.Pixels:
+  """The photo as 8-bit RGB, to be looked at: gray as three channels, what is transparent over white."""
+  rgb = photo.rgb
+  if photo.alpha is None:
+    return rgb if rgb.dtype == np.uint8 else images.to_uint8(_as_float(rgb))
+  alpha = photo.alpha[..., None]
+  return images.to_uint8(_as_float(rgb) * alpha + (1 - alpha))
+
+
+def _as_float(rgb: Shaped[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+  return rgb if rgb.dtype.kind == "f" else rgb.astype(np.float32) / np.float32(np.iinfo(rgb.dtype).max)

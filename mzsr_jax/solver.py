@@ -235,7 +235,7 @@ class Solver:
     Args:
       params: meta-learned parameters.
       lr: LR image, RGB float in [0, 1], on the host.
-      kind: its kernel, subsampling and offset.
+      kind: its kernel, subsampling, offset and noise.
       scale: scale factor.
       inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf.
     """
@@ -277,7 +277,10 @@ class Solver:
   def _support(self, params: Params, lr, kind: Degradation, scale: float) -> _Support:
     """What the network is adapted to."""
     son_bucket = tuple(resize.shrunk_size(length, scale) for length in self.bucket(lr.shape[:2]))
-    son = np.clip(degrade(lr, kind, scale, son_bucket, device=self.devices[0]), 0, 1)
+    son = degrade(lr, kind, scale, son_bucket, device=self.devices[0])
+    if kind.noise_std:  # the same at every call, so that an adaptation in parts is one in a whole
+      son += np.float32(kind.noise_std) * np.random.default_rng(0).standard_normal(son.shape, np.float32)
+    son = np.clip(son, 0, 1)
     size = self._window(self.bucket(lr.shape[:2]))
     groups = [
         (batch, self._stack([_cut(lr, (v.start, h.start), size) for v, h in spans]))
@@ -387,6 +390,10 @@ class Solver:
       if params is not None:
         self.adapt(params, lr, kind, scale, np.zeros(1, np.float32))
       collections.deque(self.enlarge(params, lr, scale), maxlen=0)
+
+  def limit_windows(self, side: int) -> None:
+    """Makes windows no larger than squares of about `side` pixels; at least their halo, and what is then left, is kept."""
+    self._max_area = min(self._max_area, (max(side, _LEAST_WINDOW) + 2 * self._halo) ** 2)
 
   def _window(self, bucket: Size) -> Size:
     """The window size for a bucket."""
