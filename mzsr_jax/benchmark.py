@@ -129,7 +129,7 @@ def with_own_kernels(
 
   Args:
     samples: of the set.
-    folder: of .mat and .npy files, matched to the images as `load_pairs` matches its own.
+    folder: of kernel files (`kernels.find_kernels`), matched to the images as `load_pairs` matches its own.
     subsample, shift: see `kernels.load_degradation`.
 
   Raises:

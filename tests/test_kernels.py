@@ -1,11 +1,16 @@
 """The Gaussian family, the training distribution, and kernel files good and bad."""
 
+import logging
+import re
+
+import h5py
 import jax
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
-from mzsr_jax import kernels
+from mzsr_jax import data, kernels
 from mzsr_jax.errors import UserError
 
 
@@ -157,3 +162,163 @@ def test_two_matrices_in_a_mat_file_are_ambiguous(tmp_path):
 def test_unknown_names_and_missing_files_are_refused(spec):
   with pytest.raises(UserError):
     kernels.load_degradation(spec)
+
+
+def save_v73(path, variables):
+  """As MATLAB does: text before the HDF5 part, each array's first axis last, its class beside it. None is an empty matrix."""
+  with h5py.File(path, "w", userblock_size=512) as file:
+    for name, array in variables.items():
+      text = isinstance(array, str)
+      stored = np.frombuffer(array.encode("utf-16-le"), np.uint16)[:, None] if text else np.transpose(array)
+      file[name] = np.zeros(2, np.uint64) if array is None else stored
+      file[name].attrs["MATLAB_class"] = np.bytes_("char" if text else "double")
+      if array is None:
+        file[name].attrs["MATLAB_empty"] = np.uint8(1)
+  with path.open("r+b") as file:
+    file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+
+
+def test_hdf5_mat_files_are_turned_as_matlab_shows_them(tmp_path):
+  kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 7))
+  assert np.abs(kernel - kernel.T).max() > 1e-3
+  save_v73(tmp_path / "k.mat", {"Kernel": kernel, "note": "a kernel", "list": np.ones((2, 2, 2)), "none": None})
+  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "k.mat"), kernel, atol=1e-7)
+  with h5py.File(tmp_path / "k.mat", "r+") as file:  # a struct, a cell and sparse matrices have groups or references
+    file["struct/kernel"] = np.ones((3, 3))
+    cell = file.create_dataset("cell", (2, 2), h5py.ref_dtype)
+    cell[0, 0] = file["struct/kernel"].ref
+    cell.attrs["MATLAB_class"] = np.bytes_("cell")
+    file["complex"] = np.ones((2, 2), [("real", float), ("imag", float)])
+  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "k.mat"), kernel, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "variables,words",
+    [
+        ({"a": np.ones((3, 3)), "b": np.ones((5, 4))}, r"'a' \(3, 3\), 'b' \(5, 4\)"),
+        ({"text": "kernel"}, "none"),
+        ({"empty": None}, "none"),
+        ({}, "none"),
+    ],
+)
+def test_hdf5_mat_files_without_just_one_matrix_are_refused(tmp_path, variables, words):
+  save_v73(tmp_path / "k.mat", variables)
+  with pytest.raises(UserError, match=words):
+    kernels.read_kernel(tmp_path / "k.mat")
+  whole = (tmp_path / "k.mat").read_bytes()
+  (tmp_path / "k.mat").write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(UserError, match="k.mat"):
+    kernels.read_kernel(tmp_path / "k.mat")
+
+
+LEVELS = {  # of pixel modes: the brightest
+    "L": 255, "P": 255, "RGB": 255, "RGBA": 255, "I;16": 65535, "F": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "suffix,mode", [(".png", m) for m in ("L", "P", "RGB", "RGBA", "I;16")] + [(".bmp", "L"), (".tif", "I;16"), (".TIFF", "F")]
+)
+def test_pictures_are_read_with_all_their_bits(tmp_path, suffix, mode):
+  kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 15), np.float64)
+  kernel[-1, 0] = kernel.max() / 2  # a corner alone is no background
+  levels = kernel / kernel.max() * LEVELS[mode]
+  gray = levels.astype(np.float32) if mode == "F" else np.round(levels).astype(np.uint16 if mode == "I;16" else np.uint8)
+  image = Image.fromarray(gray)
+  (image if mode in ("I;16", "F") else image.convert(mode)).save(tmp_path / f"k{suffix}")
+  read = kernels.load_degradation(f"{tmp_path}/k{suffix}")
+  assert read.subsample == "direct"
+  np.testing.assert_allclose(read.kernel, gray / gray.sum(dtype=np.float64), atol=1e-8)
+  np.testing.assert_allclose(read.kernel, kernel / kernel.sum(), atol={255: 1e-3, 65535: 1e-6, 1.0: 1e-7}[LEVELS[mode]])
+
+
+def test_colours_count_by_their_luma(tmp_path):
+  picture = np.zeros((3, 5, 3), np.uint8)
+  picture[1, 1:4] = 200 * np.eye(3)
+  Image.fromarray(picture).save(tmp_path / "k.png")
+  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "k.png")[2], [0, 0.299, 0.587, 0.114, 0], atol=2e-3)
+
+
+def test_a_picture_may_be_even_and_off_its_middle(tmp_path):
+  picture = np.zeros((6, 8), np.uint8)
+  picture[2, 5] = 9
+  Image.fromarray(picture).save(tmp_path / "k.png")
+  assert kernels.load_degradation(f"{tmp_path}/k.png", shift="centre_of_mass").offset == (-1, 1)
+
+
+@pytest.mark.parametrize("name", ["photo", "part of a photo", "enlarged", "white around", "nothing around", "black"])
+def test_what_is_no_picture_of_a_kernel_is_refused_in_one_line(tmp_path, name):
+  kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 15))
+  gray = np.round(255 * kernel / kernel.max()).astype(np.uint8)
+  photo = np.asarray(Image.open(data.sample_photos()[1]))
+  made, words = {
+      "photo": (photo, "451x300.*at most 101.*--input"),
+      "part of a photo": (photo[:64, :64], "bright in its corners"),
+      "enlarged": (np.kron(gray, np.ones((7, 7), np.uint8)), "105x105.*at most 101"),
+      "white around": (255 - gray, "on black"),
+      "nothing around": (np.full((5, 5), 9, np.uint8), "black border.*.npy"),
+      "black": (0 * gray, "sum 0"),
+  }[name]
+  Image.fromarray(made).save(tmp_path / "k.png")
+  with pytest.raises(UserError, match=words) as e:
+    kernels.load_degradation(f"{tmp_path}/k.png")
+  assert "k.png" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("suffix", kernels.PICTURES)
+def test_damaged_pictures_are_refused(tmp_path, suffix):
+  Image.fromarray(np.pad(np.full((9, 9), 255, np.uint8), 9)).save(tmp_path / f"k{suffix}")
+  whole = (tmp_path / f"k{suffix}").read_bytes()
+  for content in (b"", b"not a kernel", whole[: len(whole) // 2]):
+    (tmp_path / f"k{suffix}").write_bytes(content)
+    with pytest.raises(UserError, match="k" + suffix):
+      kernels.read_kernel(tmp_path / f"k{suffix}")
+
+
+def test_pictures_count_in_a_folder_without_arrays_alone(tmp_path):
+  (tmp_path / "sub").mkdir()
+  for name in ("b_kernel.png", "a.PNG", "sub/c.tif", "photo.jpg", "notes.txt"):
+    (tmp_path / name).touch()
+  names = lambda: [path.relative_to(tmp_path).as_posix() for path in kernels.find_kernels(tmp_path)]
+  assert names() == ["a.PNG", "b_kernel.png", "sub/c.tif"]
+  (tmp_path / "sub" / "b_kernel.mat").touch()
+  assert names() == ["sub/b_kernel.mat"]
+  (tmp_path / "a.npy").touch()
+  assert names() == ["a.npy", "sub/b_kernel.mat"]
+
+
+KERNEL = np.asarray(kernels.gaussian(2.0, 1.0, 0.3, 9), np.float64)
+
+
+@pytest.mark.parametrize(
+    "kernel,words",
+    [
+        (KERNEL, []),
+        (KERNEL * 1.0009, []),
+        (KERNEL * 2, ["sum 2, not 1"]),
+        (np.roll(KERNEL, 1, 0), [r"\+1.00 pixels down and \+0.00 to the right.*--kernel_shift=centre_of_mass"]),
+        (np.ones((4, 4)) / 16, ["-0.50 pixels down and -0.50 to"]),
+        (1.005 * KERNEL - 0.005 / 81, []),
+        (1.1 * KERNEL - 0.1 / 81, ["negative in [1-9].[0-9]% of its absolute mass"]),
+        (np.roll(1.3 * KERNEL, -2, 1) - 0.2 / 81, ["sum 1.1, not 1", "negative", "-2..."]),
+    ],
+)
+def test_what_is_odd_about_a_kernel_is_said_once(tmp_path, caplog, kernel, words):
+  np.save(tmp_path / "k.npy", kernel)
+  for _ in range(2):
+    with caplog.at_level(logging.WARNING):
+      kernels.load_degradation(f"{tmp_path}/k.npy")
+  said = [record.getMessage() for record in caplog.records]
+  assert len(said) == len(words), said
+  for line, word in zip(said, words):
+    assert "k.npy" in line and "\n" not in line
+    assert re.search(word, line)
+
+
+def test_a_centre_that_is_made_up_for_and_levels_of_a_picture_need_no_warning(tmp_path, caplog):
+  np.save(tmp_path / "k.npy", np.roll(KERNEL, 1, 0))
+  Image.fromarray(np.round(255 * KERNEL / KERNEL.max()).astype(np.uint8)).save(tmp_path / "k.png")
+  with caplog.at_level(logging.WARNING):
+    kernels.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass")
+    kernels.load_degradation(f"{tmp_path}/k.png")
+  assert not caplog.records
