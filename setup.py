@@ -16,7 +16,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=["mzsr_jax"],
-    package_data={"mzsr_jax": ["weights/*.safetensors"]},
+    package_data={"mzsr_jax": ["py.typed", "weights/*.safetensors"]},
     install_requires=[line for line in requirements if line and not line.startswith("#")],
     extras_require={
         "test": ["flip-evaluator>=1.7", "matplotlib>=3.9", "pytest>=8", "pytest-xdist>=3.6"],

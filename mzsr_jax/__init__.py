@@ -4,22 +4,26 @@
 
     params = mz.load_weights("x2_direct")
     kernel = mz.load_degradation("g20d").kernel
-    adapted = mz.adapt(params, lr, kernel, scale=2, num_steps=5)
+    rates = mz.load_inner_lrs("x2_direct", 5)
+    adapted = mz.adapt(params, lr, kernel, scale=2, num_steps=5, inner_lrs=rates)
     sr = mz.super_resolve(adapted, lr, scale=2)
 
 Images are float32 RGB in [0, 1], (H, W, 3). `adapt` and `super_resolve` are pure and work under jax.jit, jax.vmap and
-jax.grad. `Solver` does the same for images of any size, many sizes and several devices, from the host.
+jax.grad. `Solver` does the same for images of any size, many sizes and several devices, from the host. `mzsr_jax.maml` has
+the inner loop and the meta-loss for any network and loss. experiments/api.ipynb shows all of this at work.
 """
 
 from mzsr_jax.degradation import degrade, enlarge
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation, gaussian, load_degradation
 from mzsr_jax.meta_test import adapt, lr_son, super_resolve
+from mzsr_jax.model import MZSRNet
 from mzsr_jax.solver import Solver
-from mzsr_jax.weights import load_weights, read_metadata, save_weights
+from mzsr_jax.weights import load_inner_lrs, load_weights, read_metadata, save_weights
 
 __all__ = [
     "Degradation",
+    "MZSRNet",
     "Solver",
     "UserError",
     "adapt",
@@ -27,6 +31,7 @@ __all__ = [
     "enlarge",
     "gaussian",
     "load_degradation",
+    "load_inner_lrs",
     "load_weights",
     "lr_son",
     "read_metadata",

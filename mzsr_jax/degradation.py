@@ -8,6 +8,7 @@ jitted and vmapped; sizes, scales and subsampling are static.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mzsr_jax import resize
@@ -21,13 +22,13 @@ def per_axis(scale: Factors) -> tuple[float, float]:
   return tuple(scale) if isinstance(scale, tuple) else (scale, scale)
 
 
-def blur(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"]) -> Float[Array, "*b h w c"]:
+def blur(image: Float[ArrayLike, "*b h w c"], kernel: Float[ArrayLike, "k k"]) -> Float[Array, "*b h w c"]:
   """Correlates every channel with one kernel; the edge pixel is repeated at the border (SciPy's 'reflect')."""
   pad = kernel.shape[-1] // 2
   return correlate(jnp.pad(image, (*[(0, 0)] * (image.ndim - 3), (pad, pad), (pad, pad), (0, 0)), mode="symmetric"), kernel)
 
 
-def correlate(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"]) -> Float[Array, "*b p q c"]:
+def correlate(image: Float[ArrayLike, "*b h w c"], kernel: Float[ArrayLike, "k k"]) -> Float[Array, "*b p q c"]:
   """Correlates every channel with one kernel where the kernel lies inside the image: (H - k + 1, W - k + 1)."""
   if kernel.shape[-1] == 1:
     return image * kernel[0, 0]
@@ -43,24 +44,26 @@ def correlate(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"]) -> F
   return jnp.moveaxis(out.reshape(*batch, channels, *out.shape[1:3]), -3, -1)
 
 
-def apply(image: Float[Array, "*b h w c"], rows: Float[Array, "p h"], columns: Float[Array, "q w"]):
-  """rows @ image @ columns' on every channel: (..., P, Q, C)."""
+def apply(
+    image: Float[ArrayLike, "*b h w c"], rows: Float[ArrayLike, "p h"], columns: Float[ArrayLike, "q w"]
+) -> Float[Array, "*b p q c"]:
+  """rows @ image @ columns' on every channel."""
   rows, columns = jnp.asarray(rows, image.dtype), jnp.asarray(columns, image.dtype)
   image = jnp.einsum("ph,...hwc->...pwc", rows, image, precision="highest")
   return jnp.einsum("qw,...pwc->...pqc", columns, image, precision="highest")
 
 
-def subsample(image: Float[Array, "*b h w c"], scale: Factors, mode: str) -> Float[Array, "*b p q c"]:
+def subsample(image: Float[ArrayLike, "*b h w c"], scale: Factors, mode: str) -> Float[Array, "*b p q c"]:
   """Shrinks to ceil(H / scale) x ceil(W / scale), `mode` "direct" (pixels round(s i)) or "bicubic"."""
   return apply(image, *(resize.shrink(length, s, mode) for length, s in zip(image.shape[-3:-1], per_axis(scale))))
 
 
 def enlarge(
-    image: Float[Array, "*b h w c"],
+    image: Float[ArrayLike, "*b h w c"],
     scale: Factors,
     size: tuple[int, int] | None = None,
     offset: tuple[float, float] = (0.0, 0.0),
-):
+) -> Float[Array, "*b p q c"]:
   """Enlarges by bicubic interpolation to ceil(H * scale) x ceil(W * scale), or to the leading `size` of that.
 
   A kernel whose centre lies at an offset d from its middle makes LR pixels of what lies d further in the HR image. They are
@@ -77,7 +80,9 @@ def enlarge(
   return apply(image, *(resize.enlarge(*axis) for axis in axes))
 
 
-def degrade(image: Float[Array, "*b h w c"], kernel: Float[Array, "k k"], scale: Factors, mode: str):
+def degrade(
+    image: Float[ArrayLike, "*b h w c"], kernel: Float[ArrayLike, "k k"], scale: Factors, mode: str
+) -> Float[Array, "*b p q c"]:
   """(image * kernel) subsampled by `scale`: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s)."""
   return subsample(blur(image, kernel), scale, mode)
 

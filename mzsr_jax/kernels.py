@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
 from PIL import Image, ImageOps
 
 from mzsr_jax import files, images
@@ -26,6 +27,8 @@ PICTURES = (".png", ".tif", ".tiff", ".bmp")  # not those that are lossy: their 
 EXTENSIONS = ARRAYS + PICTURES
 SUBSAMPLINGS = ("direct", "bicubic")
 SHIFTS = ("ignore", "centre_of_mass")
+
+Scalar = Float[ArrayLike, ""]
 
 
 class Degradation(NamedTuple):
@@ -53,7 +56,7 @@ def centre_of_mass(kernel: Float[np.ndarray, "k k"]) -> tuple[float, float]:
   return tuple(float(np.round(axis @ mass.sum(1 - i), 6) + 0) for i in range(2))
 
 
-def gaussian(lambda1, lambda2, theta, size: int) -> Float[Array, "size size"]:
+def gaussian(lambda1: Scalar, lambda2: Scalar, theta: Scalar, size: int) -> Float[Array, "size size"]:
   """Anisotropic Gaussian kernel, k(x) ~ exp(-x' inv(Sigma) x / 2), Sigma = R(theta) diag(lambda1, lambda2) R(theta)' (Eq. 3).
 
   Args:
@@ -74,7 +77,9 @@ def gaussian(lambda1, lambda2, theta, size: int) -> Float[Array, "size size"]:
   return k / k.sum()
 
 
-def sample(key, scale, min_variance: float = 1.0, size: int = TRAINING_SIZE) -> Float[Array, "size size"]:
+def sample(
+    key: Key[Array, ""], scale: Scalar, min_variance: float = 1.0, size: int = TRAINING_SIZE
+) -> Float[Array, "size size"]:
   """One random kernel of the training distribution p(k): lambda1 ~ U[m, 2.5 s], lambda2 ~ U[m, lambda1], theta ~ U[0, pi].
 
   Args:

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PyTree
 
 Loss = Callable[[PyTree], Float[Array, ""]]
+Rates = Float[ArrayLike, " n"] | PyTree[Float[ArrayLike, " n"]]  # for all parameters, or for each leaf of them
 TASK_BATCHINGS = ("vmap", "map", "chunks", "unroll")
 ALGORITHMS = ("maml", "reptile")
 INNER_LOOPS = ("scan", "unroll")
@@ -23,13 +25,13 @@ WEIGHT_SCHEDULES = ("annealed", "constant", "last")
 def adapt(
     loss: Loss,
     params: PyTree,
-    inner_lrs,
+    inner_lrs: Rates,
     *,
     first_order: bool = False,
     observe: Callable[[PyTree], PyTree] | None = None,
     inner_loop: str = "scan",
     remat: bool = False,
-):
+) -> tuple[PyTree, tuple[Float[Array, " n"], PyTree]]:
   """Plain gradient descent, theta <- theta - alpha_i grad loss(theta), for i = 1..n (Alg. 1 line 7, Alg. 2 line 5).
 
   Differentiable to any order, as far as `loss` and `observe` are.
@@ -60,13 +62,13 @@ def adapt(
   return lax.scan(jax.checkpoint(step) if remat else step, params, per_leaf, unroll=inner_loop == "unroll")
 
 
-def rates_per_leaf(inner_lrs, params: PyTree) -> PyTree[Float[Array, " n"]]:
+def rates_per_leaf(inner_lrs: Rates, params: PyTree) -> PyTree[Float[ArrayLike, " n"]]:
   """Learning rates as a tree shaped like the parameters, whichever way `adapt` was given them."""
   return jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, (jax.Array, np.ndarray)) else inner_lrs
 
 
 def loss_weights(
-    step, num_inner_steps: int, schedule: str, anneal_steps: int, floor: float
+    step: int | Int[Array, ""], num_inner_steps: int, schedule: str, anneal_steps: int, floor: float
 ) -> Float[Array, " n"]:
   """Weights of the query losses after each inner step; they sum to 1 (the w_i of Eq. 7).
 
@@ -110,13 +112,13 @@ def meta_loss(
     params: PyTree,
     support_loss: Loss,
     query_loss: Loss,
-    inner_lrs,
-    weights,
+    inner_lrs: Rates,
+    weights: Float[ArrayLike, " n"],
     *,
     first_order: bool = False,
     inner_loop: str = "scan",
     remat: bool = False,
-):
+) -> tuple[Float[Array, ""], dict[str, Array]]:
   """Weighted sum of the query losses after every inner step on the support loss, for one task (Eq. 5, 7).
 
   Made to be differentiated by jax.grad, once: it has no forward mode and no second derivative (`_with_gradient_at_once`).
@@ -143,7 +145,9 @@ def meta_loss(
   return jnp.dot(weights, query_losses, precision="highest"), metrics
 
 
-def reptile_gradient(params: PyTree, support_loss: Loss, query_loss: Loss, inner_lrs, *, inner_loop: str = "scan"):
+def reptile_gradient(
+    params: PyTree, support_loss: Loss, query_loss: Loss, inner_lrs: Rates, *, inner_loop: str = "scan"
+) -> tuple[tuple[Float[Array, ""], dict[str, Array]], PyTree]:
   """theta_0 - theta_n of one task, which an outer optimizer takes for a gradient (Reptile: Nichol, Achiam and Schulman, 2018).
 
   Args: see `meta_loss`; the query loss is only watched.

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from mzsr_jax import maml
 from mzsr_jax import model as model_lib
@@ -18,7 +19,9 @@ from mzsr_jax.degradation import degrade, enlarge
 from mzsr_jax.model import NET, MZSRNet, Params
 
 
-def l1(params: Params, inputs: Float[Array, "n h w c"], targets: Float[Array, "n h w c"], model: MZSRNet = NET):
+def l1(
+    params: Params, inputs: Float[Array, "n h w c"], targets: Float[Array, "n h w c"], model: MZSRNet = NET
+) -> Float[Array, ""]:
   """Mean absolute error of the network's output, in [0, 1] units: the loss of all three stages (Eq. 4)."""
   return jnp.abs(model_lib.apply(params, inputs, model) - targets).mean()
 
@@ -54,13 +57,13 @@ def _part(inner_lrs, first, last):
 
 
 def lr_son(
-    lr: Float[Array, "h w c"],
-    kernel: Float[Array, "k k"],
+    lr: Float[ArrayLike, "h w c"],
+    kernel: Float[ArrayLike, "k k"],
     scale: float = 2,
     subsample: str = "direct",
     offset: tuple[float, float] = (0.0, 0.0),
-):
-  """The LR image degraded by its own kernel, clipped to [0, 1] and enlarged back to its size: (H, W, C).
+) -> Float[Array, "h w c"]:
+  """The LR image degraded by its own kernel, clipped to [0, 1] and enlarged back to its size.
 
   Args: see `adapt`.
   """
@@ -69,11 +72,11 @@ def lr_son(
 
 def adapt(
     params: Params,
-    lr: Float[Array, "h w c"],
-    kernel: Float[Array, "k k"],
+    lr: Float[ArrayLike, "h w c"],
+    kernel: Float[ArrayLike, "k k"],
     scale: float = 2,
     num_steps: int = 5,
-    inner_lrs: float | Float[Array, " n"] | PyTree = 0.01,
+    inner_lrs: float | maml.Rates = 0.01,
     subsample: str = "direct",
     model: MZSRNet = NET,
     offset: tuple[float, float] = (0.0, 0.0),
@@ -81,6 +84,10 @@ def adapt(
   """Gradient steps on LR son -> LR image (Algorithm 2, lines 1 to 6).
 
   Outside jit, each step is one compiled function: images of the same size compile once, whatever the number of steps.
+
+  Differentiable, but for the kinks of L1: its gradient jumps where a residual changes its sign, and a derivative with respect
+  to kernel or image knows nothing of the jumps. It may then be far from the slope over any distance, where that of
+  `maml.adapt` with a smooth loss is not (experiments/api.ipynb).
 
   Args:
     params: meta-learned parameters theta_M.
@@ -111,11 +118,11 @@ def adapt(
 
 def super_resolve(
     params: Params,
-    lr: Float[Array, "h w c"],
+    lr: Float[ArrayLike, "h w c"],
     scale: float = 2,
     model: MZSRNet = NET,
     offset: tuple[float, float] = (0.0, 0.0),
-):
+) -> Float[Array, "p q c"]:
   """Enlarges an LR image (Algorithm 2, line 7).
 
   Args:
@@ -136,11 +143,11 @@ def super_resolve(
 
 def trajectory(
     params: Params,
-    lr: Float[Array, "h w c"],
-    kernel: Float[Array, "k k"],
+    lr: Float[ArrayLike, "h w c"],
+    kernel: Float[ArrayLike, "k k"],
     shown: Sequence[int],
     scale: float,
-    inner_lrs: Float[Array, " n"] | PyTree,
+    inner_lrs: maml.Rates,
     subsample: str = "direct",
     model: MZSRNet = NET,
     offset: tuple[float, float] = (0.0, 0.0),

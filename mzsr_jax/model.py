@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from mzsr_jax import conv
 
@@ -69,12 +69,14 @@ class MZSRNet(nn.Module):
 NET = MZSRNet()  # the paper's
 
 
-def init(key, model: MZSRNet = NET) -> Params:
+def init(key: Key[Array, ""], model: MZSRNet = NET) -> Params:
   """Random parameters: variance scaling (scale 1, fan-in, truncated normal), zero biases."""
   return model.init(key, jnp.zeros((1, 8, 8, model.channels), jnp.float32))["params"]
 
 
-def apply(params: Params, x: Float[Array, "n h w c"], model: MZSRNet = NET, mask=None) -> Float[Array, "n h w c"]:
+def apply(
+    params: Params, x: Float[Array, "n h w c"], model: MZSRNet = NET, mask: Float[Array, "n h w 1"] | None = None
+) -> Float[Array, "n h w c"]:
   """Runs the network: see `MZSRNet.__call__`."""
   return model.apply({"params": params}, x, mask)
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, PyTree
 
 from mzsr_jax import files
 from mzsr_jax.errors import UserError
+from mzsr_jax.maml import Rates
 from mzsr_jax.model import NET, MZSRNet, Params, init
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
@@ -58,7 +59,7 @@ def load_weights(name_or_path: str | os.PathLike) -> Params:
   return _nest(flat)
 
 
-def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int):
+def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates:
   """Learning rates for the first `num_steps` steps of the meta-test; beyond those that the weights know, the last repeats.
 
   Returns:
@@ -80,7 +81,7 @@ def extend_schedule(lrs: Sequence[float], num_steps: int) -> Float[np.ndarray, "
   return np.asarray((list(lrs) + [lrs[-1]] * num_steps)[:num_steps], np.float32)
 
 
-def save_weights(path: str | os.PathLike, params: Params, metadata: dict[str, str], inner_lrs: PyTree = None) -> None:
+def save_weights(path: str | os.PathLike, params: Params, metadata: dict[str, str], inner_lrs: PyTree | None = None) -> None:
   """Writes parameters and metadata; the file appears whole or not at all, and replaces what was there.
 
   Args:
