@@ -11,7 +11,6 @@ import numpy as np
 from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
-from PIL import Image, ImageOps
 
 from mzsr_jax import files, images
 from mzsr_jax.errors import UserError
@@ -238,29 +237,22 @@ def _warn(line: str) -> None:
   logging.warning("%s", line)
 
 
-def _picture(path: pathlib.Path) -> np.ndarray:
-  """Gray levels of an image of a kernel, (H, W) in any units. Raises UserError for what is none."""
+def _picture(path: pathlib.Path) -> Float[np.ndarray, "h w"]:
+  """Gray levels of an image of a kernel, in [0, 1]. Raises UserError for what is none."""
   height, width = images.image_size(path) or (0, 0)
   if max(height, width) > _MAX_PICTURE:
     raise UserError(f"'{path}' is {width}x{height}: a picture of a kernel may have at most {_MAX_PICTURE} pixels a side, each "
                     "one of the kernel's own; give a larger kernel as a .npy file, and photos to --input")
-  gray = _deep_gray(path)
-  if gray is None:
-    gray = np.asarray(Image.fromarray(images.read_image(path)).convert("L"))
+  from mzsr_jax import photos  # only pictures need it, and it takes a moment to load
+
+  photo = photos.read(path)
+  gray = photo.rgb @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+  gray *= 1 if photo.alpha is None else photo.alpha  # as on black
   # A line of motion may end in two corners.
   if sorted(gray[[0, 0, -1, -1], [0, -1, 0, -1]])[1] > _MAX_CORNER * gray.max():
     raise UserError(f"'{path}' is bright in its corners, as photos are: a picture of a kernel must be on black; if it is one, "
                     "add a black border, or give it as a .npy file")
   return gray
-
-
-def _deep_gray(path: pathlib.Path) -> np.ndarray | None:
-  """All bits of an image of 16 or 32 bits a pixel, which are gray in Pillow; None for others."""
-  try:
-    with Image.open(path) as image:
-      return np.asarray(ImageOps.exif_transpose(image)) if image.mode[0] in "IF" else None
-  except Exception:  # `images.read_image` will report it
-    return None
 
 
 def _only_matrix(path: pathlib.Path) -> np.ndarray:

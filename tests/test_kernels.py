@@ -4,10 +4,12 @@ import logging
 import re
 
 import h5py
+import imagecodecs
 import jax
 import numpy as np
 import pytest
 import scipy.io
+import tifffile
 from PIL import Image
 
 from mzsr_jax import data, kernels
@@ -39,7 +41,7 @@ def test_samples_span_the_training_distribution(least, on_grid):
 
 @pytest.mark.parametrize("name", kernels.NAMES)
 def test_named_kernels_sum_to_one(name):
-  kernel, subsample, offset = kernels.load_degradation(name)
+  kernel, subsample, offset, _ = kernels.load_degradation(name)
   assert offset == kernels.load_degradation(name, shift="centre_of_mass").offset == (0, 0)
   assert kernel.shape[0] == kernel.shape[1] and kernel.shape[0] % 2 == 1
   assert abs(kernel.sum() - 1) < 1e-6 and subsample in kernels.SUBSAMPLINGS
@@ -211,25 +213,33 @@ def test_hdf5_mat_files_without_just_one_matrix_are_refused(tmp_path, variables,
     kernels.read_kernel(tmp_path / "k.mat")
 
 
-LEVELS = {  # of pixel modes: the brightest
-    "L": 255, "P": 255, "RGB": 255, "RGBA": 255, "I;16": 65535, "F": 1.0,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(
-    "suffix,mode", [(".png", m) for m in ("L", "P", "RGB", "RGBA", "I;16")] + [(".bmp", "L"), (".tif", "I;16"), (".TIFF", "F")]
+    "suffix,mode", [*((".png", m) for m in ("L", "P", "RGB", "RGBA", "LA")), (".bmp", "L"), (".tif", "L"), (".tiff", "RGB")]
 )
-def test_pictures_are_read_with_all_their_bits(tmp_path, suffix, mode):
+def test_pictures_are_gray_levels(tmp_path, suffix, mode):
   kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 15), np.float64)
   kernel[-1, 0] = kernel.max() / 2  # a corner alone is no background
-  levels = kernel / kernel.max() * LEVELS[mode]
-  gray = levels.astype(np.float32) if mode == "F" else np.round(levels).astype(np.uint16 if mode == "I;16" else np.uint8)
-  image = Image.fromarray(gray)
-  (image if mode in ("I;16", "F") else image.convert(mode)).save(tmp_path / f"k{suffix}")
+  gray = np.round(255 * kernel / kernel.max()).astype(np.uint8)
+  Image.fromarray(gray).convert(mode).save(tmp_path / f"k{suffix}")
   read = kernels.load_degradation(f"{tmp_path}/k{suffix}")
   assert read.subsample == "direct"
-  np.testing.assert_allclose(read.kernel, gray / gray.sum(dtype=np.float64), atol=1e-8)
-  np.testing.assert_allclose(read.kernel, kernel / kernel.sum(), atol={255: 1e-3, 65535: 1e-6, 1.0: 1e-7}[LEVELS[mode]])
+  np.testing.assert_allclose(read.kernel, gray / gray.sum(dtype=np.float64), atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix,write", [(".png", imagecodecs.imwrite), (".TIFF", tifffile.imwrite)])
+def test_pictures_are_read_with_all_their_bits(tmp_path, suffix, write, channels):
+  kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 15), np.float64)
+  gray = np.round(65535 * kernel / kernel.max()).astype(np.uint16)
+  write(tmp_path / f"k{suffix}", gray if channels == 1 else gray[..., None].repeat(3, -1))
+  np.testing.assert_allclose(kernels.read_kernel(tmp_path / f"k{suffix}"), gray / gray.sum(dtype=np.float64), atol=1e-8)
+
+
+def test_what_is_transparent_is_black(tmp_path):
+  kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 15), np.float64)
+  alpha = np.round(255 * kernel / kernel.max()).astype(np.uint8)
+  Image.fromarray(np.stack([np.full_like(alpha, 255), alpha], -1), "LA").save(tmp_path / "k.png")
+  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "k.png"), alpha / alpha.sum(dtype=np.float64), atol=1e-7)
 
 
 def test_colours_count_by_their_luma(tmp_path):
