@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
+from absl import logging
 from jaxtyping import Float, PyTree
 
 from mzsr_jax import kernels, refine, resize, weights
@@ -89,14 +90,29 @@ def gradual(metadata: dict[str, str], net_scale: float) -> tuple[float, ...]:
 def adapt(
     solver: Solver, lr: Float[np.ndarray, "h w 3"], recipe: Recipe, shown: Sequence[int]
 ) -> Iterator[Params]:
-  """The parameters after several numbers of steps, ascending; each is made when it is asked for."""
+  """The parameters after several numbers of steps, ascending; each is made when it is asked for.
+
+  Where the steps have made the network worse on what it is adapted to, for they were too long, a warning is logged, and the
+  parameters are the best of the steps before.
+  """
   father, params, kind = lr, recipe.params, recipe.kind
   for scale in recipe.via:
     ratio = (scale - 1) / (recipe.net_scale - 1)
     smaller = kind._replace(kernel=kernels.shrunk(kind.kernel, (ratio, ratio)), offset=tuple(ratio * o for o in kind.offset))
     adapted = solver.adapt(params, father, smaller, scale, recipe.inner_lrs)
     father = solver.super_resolve(adapted, lr, scale, smaller.offset, np.float32)
-  return solver.stages(params, father, kind, shown, recipe.net_scale, recipe.inner_lrs)
+  error = lambda params: solver.error(params, father, kind, recipe.net_scale)
+  states = lambda counts: solver.stages(params, father, kind, counts, recipe.net_scale, recipe.inner_lrs)
+  at_start = error(params) if shown[-1] else 0.0
+  for steps, adapted in zip(shown, states(shown)):
+    if steps and not error(adapted) <= at_start:  # which NaN is not either
+      candidates = list(states(range(steps)))
+      errors = np.nan_to_num([error(candidate) for candidate in candidates], nan=np.inf)
+      best = int(np.argmin(errors))
+      logging.warning("The adaptation diverged: after %d steps, the error on the photo's own son is not below that before. Kept "
+                      "the state after %d; lower the learning rate (--inner_lr).", steps, best)
+      adapted = candidates[best]
+    yield adapted
 
 
 def enlarge(solver: Solver, params: Params | None, photo: Photo, recipe: Recipe) -> Photo:
@@ -120,7 +136,7 @@ def _refined(solver: Solver, params: Params | None, photo: Photo, recipe: Recipe
     count = np.float32(len(list(refine.turns(kind, scale))))
     sr = sum(part / count for part in refine.each_turn(one, lr, kind, scale))
   else:
-    sr = one(lr, kind.offset)
+    sr = one(lr, kind.offset if params else (0.0, 0.0))  # plain bicubic knows no kernel
   if params and recipe.back_projection:
     sr = refine.back_project(sr, lr, kind, scale, recipe.back_projection)
   return _to_scale(solver, sr, lr.shape[:2], recipe, params)
@@ -142,7 +158,8 @@ def _enlarged_alpha(solver: Solver, params: Params | None, alpha: Float[np.ndarr
   """Transparency as the network enlarges it, so that its edges stay on those of the colours, but within what is next to it:
   where all is opaque, or all is hidden, it stays so."""
   gray = np.repeat(alpha[..., None], 3, axis=-1)
-  sr = solver.super_resolve(params, gray, recipe.net_scale, recipe.kind.offset, np.float32)
+  offset = recipe.kind.offset if params else (0.0, 0.0)
+  sr = solver.super_resolve(params, gray, recipe.net_scale, offset, np.float32)
   sr = _to_scale(solver, sr, alpha.shape, recipe, params).mean(-1)
   nearest = np.ix_(*(np.minimum((np.arange(n) / recipe.scale).astype(int), m - 1) for n, m in zip(sr.shape, alpha.shape)))
   low, high = (f(alpha, 3, mode="nearest")[nearest] for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter))

@@ -104,6 +104,18 @@ def _step(params, total, batch, targets, rates, weight, *, mesh: Mesh, net: MZSR
   return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(params, total, batch, targets, rates, weight)
 
 
+@functools.partial(jax.jit, static_argnames=("mesh", "net"))
+def _error(params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
+  """The share of a batch of windows in the mean absolute error."""
+
+  def local(params, batch, targets, weight):
+    error = jnp.abs(_network(mesh_lib.vary(params, _AXIS), batch, net) - targets[0])
+    return lax.psum(jnp.where(_inside(error.shape[:2], batch.core[0]), error, 0).sum() * weight, _AXIS)
+
+  specs = (_ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL)
+  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(params, batch, targets, weight)
+
+
 @functools.partial(jax.jit, static_argnames="optimizer")
 def _update(params, state, gradient, *, optimizer: optax.GradientTransformation):
   with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
@@ -248,6 +260,13 @@ class Solver:
     for i in range(steps):
       params, _ = self._gradient_step(params, support, jax.tree.map(operator.itemgetter(i), per_leaf))
     return params
+
+  def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float) -> float:
+    """The mean absolute error of LR son -> LR image, which `adapt` lowers. Args: see `adapt`."""
+    support = self._support(params, lr, kind, scale)
+    params = self._replicate(params)
+    # Each is fetched before the next is sent: no more than one batch of windows lies on the devices.
+    return sum(float(_error(params, *self._shard(g), support.weight, mesh=self._mesh, net=self._net)) for g in support.groups)
 
   def fine_tune(
       self,

@@ -1,0 +1,112 @@
+"""What the quality options of `upscale` gain and cost: PSNR and time of each, on images degraded here.
+
+    python -m experiments.presets --hr_dir=Set14 --kernels=g20d,gani
+    python -m experiments.presets --hr_dir=Set14 --kernels=g20d --noise=5
+    python -m experiments.presets --hr_dir=Set14 --kernels=g20d --scale=3 --weights=multiscale --gradual
+
+Adaptations of several numbers of steps, each as it is and with what refines its result; with `--noise`, also adapted to sons
+with half and as much noise as the images have; with `--gradual`, also by way of smaller scales. Times are of one image at a
+time, compiled before.
+"""
+
+import time
+
+import numpy as np
+from absl import flags
+
+from experiments import timing
+from mzsr_jax import benchmark, cli, enhance, files, kernels, metrics, photos, weights
+from mzsr_jax.enhance import Recipe
+from mzsr_jax.solver import Solver
+
+flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
+flags.DEFINE_list("kernels", ["g20d", "gani"], "that make the LR images")
+flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
+flags.DEFINE_string("weights", "x2_direct", "shipped name or .safetensors file")
+flags.DEFINE_float("noise", 0, "standard deviation of Gaussian noise on the LR images, of 255", lower_bound=0)
+flags.DEFINE_bool("gradual", False, "also adapt by way of smaller scales")
+flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
+flags.DEFINE_string("out", None, "JSON file to write")
+cli.define_cache_flag()
+
+STEPS = (0, 1, 5, 10)
+# Labels to fields of `Recipe`.
+REFINEMENTS = {
+    "": {},
+    "self-ensemble": {"self_ensemble": True},
+    "back-projection 2": {"back_projection": 2},
+    "back-projection 10": {"back_projection": 10},
+    "both": {"self_ensemble": True, "back_projection": 10},
+}
+
+
+def noisy(lr: np.ndarray, std: float) -> np.ndarray:
+  """An 8-bit LR image with noise, rounded again; the same noise for an image of the same size."""
+  if not std:
+    return lr
+  lr = lr + np.random.default_rng(1).normal(0, std / 255, lr.shape)
+  return np.round(255 * np.clip(lr, 0, 1)).astype(np.float32) / np.float32(255)
+
+
+def measure(solver: Solver, lr: np.ndarray, gt: np.ndarray, recipe: Recipe) -> list[dict]:
+  """A row for each number of steps and refinement."""
+  photo, rows, adapting = photos.Photo(lr), [], 0.0
+  states = enhance.adapt(solver, lr, recipe, STEPS)
+  for steps in STEPS:
+    start = time.perf_counter()
+    params = next(states)
+    adapting += time.perf_counter() - start
+    for name, fields in REFINEMENTS.items():
+      start = time.perf_counter()
+      sr = photos.on_white(enhance.enlarge(solver, params, photo, recipe._replace(**fields)))
+      seconds = adapting + time.perf_counter() - start
+      scores = {"psnr": metrics.psnr_y(sr, gt, flags.FLAGS.scale), "ssim": metrics.ssim_y(sr, gt, flags.FLAGS.scale)}
+      rows.append({"steps": steps, "refinement": name, **scores, "seconds": seconds})
+  return rows
+
+
+def means(rows: list[dict]) -> list[dict]:
+  """The rows of the table: means over images, formatted."""
+  groups = {}
+  for row in rows:
+    groups.setdefault(tuple(row[key] for key in ("kernel", "way", "noise_level", "steps", "refinement")), []).append(row)
+  mean = lambda group, key: np.mean([row[key] for row in group])
+  return [
+      {
+          "kernel": kernel, "way": way, "noise level": f"{level:g}", "steps": steps, "refinement": refinement,
+          "PSNR": f"{mean(group, 'psnr'):.2f}", "SSIM": f"{mean(group, 'ssim'):.4f}", "s": float(mean(group, "seconds")),
+      }
+      for (kernel, way, level, steps, refinement), group in groups.items()
+  ]  # fmt: skip
+
+
+def main(argv: list[str]) -> None:
+  """Measures all settings on all images; prints and writes their means."""
+  del argv
+  args = flags.FLAGS
+  if args.out:
+    files.check_writable(args.out, overwrite=True)
+  cli.start_jax()
+  params, rates = weights.load_weights(args.weights), weights.load_inner_lrs(args.weights, STEPS[-1])
+  metadata = weights.read_metadata(args.weights)
+  weights.check_scale(metadata, args.scale)
+  samples = sorted(benchmark.load_hr(args.hr_dir, args.scale), key=lambda s: s.gt.size)[: args.images or None]
+  solver = Solver(sizes=benchmark.lr_sizes(samples, args.scale))
+  ways = {"": {}} | ({"gradual": {"via": enhance.gradual(metadata, args.scale)}} if args.gradual else {})
+  levels = sorted({0.0, args.noise / 2, args.noise})
+  rows = []
+  for kernel in args.kernels:
+    kind = kernels.load_degradation(kernel)
+    for sample in samples:
+      lr = noisy(benchmark.lr_image(solver, sample, kind, args.scale), args.noise)
+      solver.warm_up(params, lr.shape[:2], kind, args.scale)
+      for way, fields in ways.items():
+        for level in levels:
+          recipe = Recipe(params, rates, kind._replace(noise_std=level / 255), args.scale, args.scale, **fields)
+          shared = {"kernel": kernel, "image": sample.name, "way": way, "noise_level": level}
+          rows += [shared | row for row in measure(solver, lr, sample.gt, recipe)]
+  timing.report(f"means over {len(samples)} images", means(rows), args.out, images=rows, weights=weights.sha256(args.weights))
+
+
+if __name__ == "__main__":
+  cli.run(main)

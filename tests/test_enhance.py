@@ -1,0 +1,180 @@
+"""What happens around the network: scales, transparency, refinements, noise, in one go or in parts."""
+
+import jax
+import numpy as np
+import pytest
+
+from mzsr_jax import degradation, enhance, images, kernels, meta_test, model, photos, refine
+from mzsr_jax.enhance import Recipe
+from mzsr_jax.errors import UserError
+from mzsr_jax.solver import Solver
+
+RNG = np.random.default_rng(0)
+NET = model.MZSRNet(depth=2, features=4)
+KIND = kernels.load_degradation("g20d")
+RATES = np.float32([0.05, 0.05])
+
+
+@pytest.fixture(scope="module")
+def solver():
+  return Solver(net=NET)
+
+
+def smooth(height, width):
+  y, x = np.mgrid[:height, :width] / 6
+  return (0.5 + 0.4 * np.stack([np.sin(x + y), np.cos(x * y / 4), np.sin(2 * x)], -1)).astype(np.float32)
+
+
+def recipe(**fields):
+  params = model.init(jax.random.key(0), NET)
+  return Recipe(params, RATES, KIND, 2.0, 2.0)._replace(**fields)
+
+
+def test_plain_enlargement_is_the_networks(solver):
+  lr, plain = smooth(14, 17), recipe()
+  states = list(enhance.adapt(solver, lr, plain, [0, 2]))
+  for params, expected in zip(states, solver.stages(plain.params, lr, KIND, [0, 2], 2.0, RATES)):
+    made = enhance.enlarge(solver, params, photos.Photo(lr), plain).rgb
+    assert made.dtype == np.uint8
+    np.testing.assert_array_equal(made, solver.super_resolve(expected, lr, 2.0))
+  deep = enhance.enlarge(solver, states[1], photos.Photo(lr, bits=16), plain).rgb
+  assert deep.dtype == np.uint16 and np.abs(deep / 257 - made).max() < 0.51
+
+
+@pytest.mark.parametrize("scale,net_scale", [(1, 2.0), (1.5, 2.0), (2.7, 2.0), (3, 2.0), (8, 4.0), (2.5, 2.5)])
+def test_any_scale_is_reached_and_lies_where_bicubic_does(solver, scale, net_scale):
+  lr = smooth(13, 18)
+  wanted = recipe(scale=scale, net_scale=net_scale, further=recipe().params)
+  made = enhance.enlarge(solver, None, photos.Photo(lr), wanted).rgb
+  size = tuple(int(np.ceil(n * scale - 1e-9)) for n in lr.shape[:2])
+  assert made.shape == (*size, 3)
+  made = made / 255 if made.dtype == np.uint8 else made
+  expected = np.clip(degradation.enlarge(lr, scale), 0, 1)
+  if scale >= 2:
+    assert np.abs(made - expected).mean() < 0.01
+  with_network = enhance.enlarge(solver, wanted.params, photos.Photo(lr), wanted).rgb
+  assert with_network.shape == made.shape
+
+
+def test_scales_and_weights_that_fit():
+  two, many = {"scales": "[2.0]"}, {"scales": "[2.0, 3.0, 4.0]"}
+  assert [enhance.network_scale(two, s) for s in (1, 2, 3.5, 8)] == [2, 2, 2, 2]
+  assert [enhance.network_scale(many, s) for s in (1.5, 2.5, 8)] == [2, 2.5, 4]
+  assert enhance.network_scale({}, 3) == 3
+  for scale in (0.5, 9, float("nan")):
+    with pytest.raises(UserError, match="from 1 to 8"):
+      enhance.network_scale(two, scale)
+  chosen = [enhance.choose_weights(s, "g20d", "direct") for s in (1.5, 2, 2.5, 4, 8)]
+  assert chosen == ["x2_direct", "x2_direct", "multiscale", "x4_direct", "x4_direct"]
+  assert enhance.choose_weights(3, "g13b", "bicubic") == "x2_bicubic"
+  assert [enhance.choose_weights(s, "bicubic", "bicubic") for s in (2, 4)] == ["pretrain_x2", "pretrain_x4"]
+  assert enhance.gradual(many, 4.0) == (2.0, 3.0) and enhance.gradual(many, 2.5) == (2.0,)
+  with pytest.raises(UserError, match="no scale below 2"):
+    enhance.gradual(two, 2.0)
+
+
+@pytest.mark.parametrize("scale", [2.0, 1.5])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_transparency_stays_beside_colour(solver, scale, bits):
+  """Where all is opaque it stays so, where all is hidden too; the edge lies where the colours' edge does."""
+  alpha = np.zeros((16, 16), np.float32)
+  alpha[:, 8:] = 1
+  photo = photos.Photo(smooth(16, 16), alpha, bits=bits)
+  made = enhance.enlarge(solver, recipe().params, photo, recipe(scale=scale))
+  side = int(16 * scale)
+  assert made.alpha.shape == made.rgb.shape[:2] == (side, side)
+  assert (made.alpha[:, : int(6.5 * scale)] == 0).all() and (made.alpha[:, int(9.5 * scale) :] == 1).all()
+  opaque = enhance.enlarge(solver, recipe().params, photo._replace(alpha=np.ones_like(alpha)), recipe(scale=scale))
+  assert (opaque.alpha == 1).all()
+  np.testing.assert_array_equal(opaque.rgb, made.rgb)
+  pixels = images.to_float(photos.on_white(opaque))
+  np.testing.assert_allclose(pixels, photos._as_float(opaque.rgb), atol=0.51 / 255)
+
+
+def test_no_dark_fringe_around_what_is_cut_out(solver, tmp_path):
+  """A bright disk on nothing, which its file holds as black: over white, no pixel is darker than the disk."""
+  y, x = np.mgrid[:24, :24] - 11.5
+  pixels = np.zeros((24, 24, 4), np.uint8)
+  pixels[x**2 + y**2 < 64] = (200, 180, 220, 255)
+  from PIL import Image
+
+  Image.fromarray(pixels).save(tmp_path / "disk.png")
+  photo = photos.read(tmp_path / "disk.png")
+  params = jax.tree.map(lambda p: 0 * p, recipe().params)  # bicubic enlargement by way of the network
+  seen = photos.on_white(enhance.enlarge(solver, params, photo, recipe()))
+  assert seen.min(axis=(0, 1)).tolist() == [200, 180, 220]
+
+
+def test_self_ensemble_is_the_mean_over_turns(solver):
+  lr, photo = smooth(12, 15), photos.Photo(smooth(12, 15))
+  made = enhance.enlarge(solver, recipe().params, photo, recipe(self_ensemble=True)).rgb
+  one = lambda image, offset: solver.super_resolve(recipe().params, image, 2.0, offset, np.float32)
+  expected = np.mean(list(refine.each_turn(one, lr, KIND, 2.0)), axis=0)
+  np.testing.assert_allclose(made, expected, atol=1e-6)
+
+
+def test_back_projection_makes_the_result_agree_with_the_photo(solver):
+  lr = smooth(16, 18)
+  misfit = lambda sr: np.abs(np.asarray(degradation.degrade(photos._as_float(sr), KIND.kernel, 2, "direct")) - lr).mean()
+  results = [enhance.enlarge(solver, recipe().params, photos.Photo(lr), recipe(back_projection=n)).rgb for n in (0, 10)]
+  assert misfit(results[1]) < 0.5 * misfit(results[0])
+
+
+def test_noise_is_that_of_the_sons_and_the_same_in_parts(solver):
+  lr = smooth(20, 20)
+  noisy = recipe(kind=KIND._replace(noise_std=0.1))
+  clean, whole = ([*enhance.adapt(solver, lr, r, [2])][0] for r in (recipe(), noisy))
+  parts = [*enhance.adapt(solver, lr, noisy, [1, 2])][1]
+  leaves = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+  assert np.abs(leaves(clean) - leaves(whole)).max() > 1e-5
+  np.testing.assert_array_equal(leaves(parts), leaves(whole))
+
+
+def test_steps_that_are_too_long_are_told_and_the_best_state_before_is_kept(solver, caplog):
+  lr, plain = smooth(20, 20), recipe()
+  finite = lambda tree: all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
+  error = lambda params: solver.error(params, lr, KIND, 2.0)
+  good = [*solver.stages(plain.params, lr, KIND, [2], 2.0, RATES)][0]
+  assert error(good) < error(plain.params)
+  for rates in ([0.05, 0.05, 1e6], [0.05, 0.05, np.inf, 1.0], [1e3, 1e30, 1e38]):
+    rates = np.float32(rates)
+    caplog.clear()
+    (kept,) = enhance.adapt(solver, lr, recipe(inner_lrs=rates), [len(rates)])
+    assert "diverged" in caplog.text and finite(kept)
+    expected = plain.params if rates[0] > 1 else good
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(expected)):
+      np.testing.assert_array_equal(a, b)
+  caplog.clear()
+  list(enhance.adapt(solver, lr, plain, [0, 1, 2]))
+  assert not caplog.text
+
+
+def test_the_error_is_that_of_the_whole_image():
+  lr, cut = smooth(150, 90), Solver(net=NET)
+  cut.limit_windows(64)
+  params = recipe().params
+  expected = meta_test.l1(params, meta_test.lr_son(lr, KIND.kernel, 2)[None], lr[None], NET)
+  np.testing.assert_allclose(cut.error(params, lr, KIND, 2), expected, rtol=1e-5)
+
+
+def test_gradual_adaptation_goes_through_smaller_scales(solver):
+  lr = smooth(20, 20)
+  plain, gradual = (
+      [*enhance.adapt(solver, lr, recipe(net_scale=4.0, scale=4.0, via=via), [2])][0] for via in ((), (2.0, 3.0))
+  )
+  shapes = lambda tree: jax.tree.map(np.shape, tree)
+  assert shapes(plain) == shapes(gradual)
+  assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(gradual)))
+
+
+def test_windows_of_a_limited_side_make_the_same_picture():
+  lr = smooth(150, 90)
+  whole, cut = Solver(net=NET), Solver(net=NET)
+  cut.limit_windows(64)
+  assert cut._window((150, 90))[0] < whole._window((150, 90))[0]
+  plain = recipe()
+  results = []
+  for solver in (whole, cut):
+    (params,) = enhance.adapt(solver, lr, plain, [2])
+    results.append(enhance.enlarge(solver, params, photos.Photo(lr), plain).rgb.astype(int))
+  assert np.abs(results[0] - results[1]).max() <= 1
