@@ -19,7 +19,10 @@ setuptools.setup(
     package_data={"mzsr_jax": ["py.typed", "weights/*.safetensors"]},
     install_requires=[line for line in requirements if line and not line.startswith("#")],
     extras_require={
-        "test": ["flatbuffers>=24.3", "flip-evaluator>=1.7", "matplotlib>=3.9", "pytest>=8", "pytest-xdist>=3.6"],
+        "test": [
+            "flatbuffers>=24.3", "flip-evaluator>=1.7", "hypothesis>=6.100", "matplotlib>=3.9", "pytest>=8",
+            "pytest-xdist>=3.6",
+        ],  # fmt: skip
         "perceptual": ["flip-evaluator>=1.7"],
         "report": ["matplotlib>=3.9"],
         "bench": ["matplotlib>=3.9", "torch>=2.6"],

@@ -109,8 +109,10 @@ def adapt(
       candidates = list(states(range(steps)))
       errors = np.nan_to_num([error(candidate) for candidate in candidates], nan=np.inf)
       best = int(np.argmin(errors))
-      logging.warning("The adaptation diverged: after %d steps, the error on the photo's own son is not below that before. Kept "
-                      "the state after %d; lower the learning rate (--inner_lr).", steps, best)
+      logging.warning(
+          "The adaptation diverged: after %d steps, the error on the photo's own son is not below that before. Kept the state "
+          "after %d; lower the learning rate (--inner_lr).", steps, best,
+      )  # fmt: skip
       adapted = candidates[best]
     yield adapted
 

@@ -114,8 +114,8 @@ def shrink_sparse(in_size: int, scale: float, subsample: str) -> scipy.sparse.cs
   """`shrink` as a sparse matrix, float32."""
   taps = _shrink_taps(in_size, scale, subsample, np.arange(shrunk_size(in_size, scale)))
   rows = np.broadcast_to(np.arange(len(taps.index))[:, None], taps.index.shape)
-  entries = taps.weight.ravel().astype(np.float32), (rows.ravel(), taps.index.ravel())
-  return scipy.sparse.csr_array(entries, (len(taps.index), in_size))
+  entries = taps.weight.ravel(), (rows.ravel(), taps.index.ravel())
+  return scipy.sparse.csr_array(entries, (len(taps.index), in_size)).astype(np.float32)
 
 
 def enlarged_size(size: int, scale: float) -> int:
