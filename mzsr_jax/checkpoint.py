@@ -8,7 +8,10 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from mzsr_jax import provenance
 from mzsr_jax.errors import UserError
+
+_DIGEST = "digest"  # the item of a checkpoint that has the checksum of the others
 
 # Orbax reports each file that it writes at the level of our progress lines.
 logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname or record.levelname in ("WARNING", "ERROR"))
@@ -43,6 +46,7 @@ class Checkpoints:
     if step == self.latest:
       return
     items = {"state": ocp.args.StandardSave(_tree(state)), "data": ocp.args.JsonSave(data), "config": ocp.args.JsonSave(config)}
+    items[_DIGEST] = ocp.args.JsonSave({"sha256": provenance.digest([_tree(state), data, config])})
     self._manager.save(step, args=ocp.args.Composite(**items))
 
   def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict, dict]:
@@ -61,8 +65,12 @@ class Checkpoints:
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     items = {"state": ocp.args.StandardRestore(abstract), "data": ocp.args.JsonRestore(), "config": ocp.args.JsonRestore()}
     step = self.latest if step is None else step
+    if checked := (self.directory / str(step) / _DIGEST).exists():  # which checkpoints of earlier versions lack
+      items[_DIGEST] = ocp.args.JsonRestore()
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+      if checked and restored[_DIGEST]["sha256"] != provenance.digest([restored[name] for name in ("state", "data", "config")]):
+        raise ValueError("its content does not have the checksum that it was written with")
     except Exception as e:  # orbax and what it stands on have a zoo of exceptions for damaged files
       raise UserError(
           f"checkpoint '{self.directory / str(step)}' cannot be restored ({' '.join(str(e).split())[:200]}): remove it to go "

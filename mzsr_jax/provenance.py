@@ -1,9 +1,15 @@
-"""Which code made a result."""
+"""Which code made a result, and checksums of what is kept."""
 
+import hashlib
 import importlib.metadata
+import json
 import pathlib
 import platform
 import subprocess
+from typing import Any
+
+import jax
+import numpy as np
 
 
 def git_revision() -> str:
@@ -25,3 +31,16 @@ def versions() -> dict[str, str]:
   """Versions of Python and of the packages that numbers depend on."""
   packages = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
   return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def digest(tree: Any) -> str:
+  """SHA-256 of a tree of arrays, numbers and texts: of their places in it, types, shapes and values. Hex digits."""
+  total = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    total.update(jax.tree_util.keystr(path).encode())
+    if hasattr(leaf, "dtype"):
+      array = np.ascontiguousarray(leaf)
+      total.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    else:
+      total.update(json.dumps(leaf).encode())
+  return total.hexdigest()

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float, PyTree
 
-from mzsr_jax import files
+from mzsr_jax import files, provenance
 from mzsr_jax.errors import UserError
 from mzsr_jax.maml import Rates
 from mzsr_jax.model import NET, MZSRNet, Params, init
@@ -23,6 +23,7 @@ from mzsr_jax.model import NET, MZSRNet, Params, init
 SHIPPED = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
 _RATES = "inner_lrs."  # before the names of learned rates
+_DIGEST = "content_sha256"  # of everything else in a file; what others wrote may lack it
 
 
 def names() -> list[str]:
@@ -93,7 +94,8 @@ def save_weights(path: str | os.PathLike, params: Params, metadata: dict[str, st
   flat = flax.traverse_util.flatten_dict(params, sep=".")
   if inner_lrs is not None:
     flat |= {_RATES + k: v for k, v in flax.traverse_util.flatten_dict(inner_lrs, sep=".").items()}
-  data = safetensors.numpy.save({k: np.asarray(v) for k, v in flat.items()}, metadata)
+  flat = {k: np.asarray(v) for k, v in flat.items()}
+  data = safetensors.numpy.save(flat, metadata | {_DIGEST: provenance.digest([flat, metadata])})
   files.write_whole(path, data, overwrite=True)
 
 
@@ -102,9 +104,13 @@ def _read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[
   path = resolve(name_or_path)
   try:
     with safetensors.safe_open(path, framework="numpy") as f:
-      return {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}
+      tensors, metadata = {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}
   except Exception as e:  # safetensors raises its own error type and OSError alike
     raise UserError(f"weights '{path}' cannot be read: {e}") from e
+  expected = metadata.pop(_DIGEST, None)
+  if expected is not None and expected != provenance.digest([tensors, metadata]):
+    raise UserError(f"weights '{path}' are damaged: their content does not have the checksum that they were written with")
+  return tensors, metadata
 
 
 def _nest(flat: dict[str, np.ndarray]) -> dict:
