@@ -1,7 +1,9 @@
 """Checkpoints by orbax, and nothing else of orbax anywhere: training state, data iterator and config, kept to N, async."""
 
+import contextlib
 import dataclasses
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from mzsr_jax import provenance
 from mzsr_jax.errors import UserError
 
 _DIGEST = "digest"  # the item of a checkpoint that has the checksum of the others
+_BESIDES = 2**17  # bytes of a checkpoint that are no arrays, or more
 
 # Orbax reports each file that it writes at the level of our progress lines.
 logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname or record.levelname in ("WARNING", "ERROR"))
@@ -30,6 +33,8 @@ class Checkpoints:
     """Args: folder of the run; how many of the newest checkpoints to keep."""
     self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
     self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+    self._unwritten: int | None = None  # step whose checkpoint is being written, or could not be
+    self._failure: str | None = None
 
   @property
   def steps(self) -> list[int]:
@@ -42,12 +47,24 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, step: int, state: Any, data: dict, config: dict) -> None:
-    """Starts writing a checkpoint in the background; a step that is already there is left alone."""
+    """Starts writing a checkpoint in the background; a step that is already there is left alone.
+
+    Where the disk refuses, as one does that is full, an error is logged, here or at the next call, and what was kept stays.
+    """
+    self._wait()
     if step == self.latest:
       return
     items = {"state": ocp.args.StandardSave(_tree(state)), "data": ocp.args.JsonSave(data), "config": ocp.args.JsonSave(config)}
     items[_DIGEST] = ocp.args.JsonSave({"sha256": provenance.digest([_tree(state), data, config])})
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    self._unwritten = step
+    free = shutil.disk_usage(self.directory).free
+    if free < 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(_tree(state))) + _BESIDES:  # before half of it is written
+      self._report(OSError(f"No space left on device: {free / 2**20:.1f} MiB are free"))
+      return
+    try:
+      self._manager.save(step, args=ocp.args.Composite(**items))
+    except Exception as e:  # orbax and what it stands on have a zoo of exceptions for a full disk
+      self._report(e)
 
   def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict, dict]:
     """Reads a checkpoint, the newest if no step is given.
@@ -79,5 +96,30 @@ class Checkpoints:
     return dataclasses.replace(like, **restored["state"]), restored["data"], restored["config"]
 
   def close(self) -> None:
-    """Waits for the writing to end."""
-    self._manager.close()
+    """Waits for the writing to end.
+
+    Raises:
+      UserError: the last checkpoint could not be written.
+    """
+    self._wait()
+    with contextlib.suppress(Exception):  # which has been reported
+      self._manager.close()
+    if self._failure:
+      raise UserError(self._failure)
+
+  def _wait(self) -> None:
+    """Until what is being written is there, or has failed."""
+    try:
+      self._manager.wait_until_finished()
+    except Exception as e:
+      self._report(e)
+    else:
+      if self._unwritten is not None and self._unwritten == self.latest:
+        self._unwritten = self._failure = None
+
+  def _report(self, error: Exception) -> None:
+    shutil.rmtree(self.directory / f"{self._unwritten}.orbax-checkpoint-tmp", ignore_errors=True)  # what there is of it
+    reason = " ".join(str(error).split())[:200]
+    kept = f"the newest one is of step {self.latest}" if self.latest is not None else "there is none yet"
+    self._failure = f"the checkpoint of step {self._unwritten} could not be written to '{self.directory}' ({reason}); {kept}"
+    logging.error("%s", self._failure)

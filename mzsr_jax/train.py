@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import tensorboardX
 from absl import logging
 from jax.sharding import Mesh
 
 from mzsr_jax import default_config, files, learner, provenance, validate, weights
 from mzsr_jax import mesh as mesh_lib
+from mzsr_jax.board import Board
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.data import PatchIterator, make_patch_iterator
 from mzsr_jax.errors import UserError
@@ -93,13 +93,12 @@ def _run(config, workdir: pathlib.Path, mesh: Mesh, state: TrainState, batches: 
     state, data_state, _ = checkpoints.restore(state)
     batches.set_state(data_state)
     logging.info("Going on from step %d of %s", state.step, workdir)
+  # What was logged beyond the checkpoint will be logged again.
+  board = Board(workdir / "tensorboard", int(state.step) + 1, writes)
   try:
-    # What was logged beyond the checkpoint will be logged again.
-    with tensorboardX.SummaryWriter(
-        str(workdir / "tensorboard"), purge_step=int(state.step) + 1, write_to_disk=writes
-    ) as writer:
-      state = _loop(config, mesh, state, batches, checkpoints, writer)
+    state = _loop(config, mesh, state, batches, checkpoints, board)
   finally:
+    board.close()
     checkpoints.close()
     if batches.skipped:
       logging.warning("%d image files were skipped; each is named above.", len(batches.skipped))
@@ -111,13 +110,13 @@ def _run(config, workdir: pathlib.Path, mesh: Mesh, state: TrainState, batches: 
   return state
 
 
-def _loop(config, mesh: Mesh, state: TrainState, batches: PatchIterator, checkpoints: Checkpoints, writer) -> TrainState:
+def _loop(config, mesh: Mesh, state: TrainState, batches: PatchIterator, checkpoints: Checkpoints, board: Board) -> TrainState:
   run = config.run
   first_order_until = config.meta.first_order_until_step if config.stage == "meta" else 0
   steps = {first: learner.make_step(config, first, mesh) for first in (False, True)}  # compiled when first used
   validator = validate.make_validator(config) if run.eval_every else None
   key = jax.random.key(config.seed)
-  progress = _Progress(config, writer, checkpoints)
+  progress = _Progress(config, board, checkpoints)
 
   agreed = _Agreement(mesh)
 
@@ -160,8 +159,8 @@ class _Agreement:
 class _Progress:
   """Watches the metrics, one step behind the device: stops at what is not finite, logs lines and scalars."""
 
-  def __init__(self, config, writer, checkpoints: Checkpoints):
-    self._config, self._writer, self._checkpoints = config, writer, checkpoints
+  def __init__(self, config, board: Board, checkpoints: Checkpoints):
+    self._config, self._board, self._checkpoints = config, board, checkpoints
     self._pending: tuple[int, learner.Metrics] | None = None
     self._recent: collections.deque = collections.deque(maxlen=config.run.log_every)
     self._since = (time.monotonic(), None)
@@ -198,25 +197,24 @@ class _Progress:
       rate = (number - before) / (now - then)
       seconds_left = (self._config.run.num_steps - number) / rate
       speed = f" | {rate:.3g} steps/s | {_duration(seconds_left)} left"
-      self._writer.add_scalar("throughput/steps_per_second", rate, number)
+      self._board.scalar("throughput/steps_per_second", rate, number)
     for name in ("loss", "grad_norm", "param_norm", "update_norm", "learning_rate"):
-      self._writer.add_scalar(f"train/{name}", mean[name], number)
+      self._board.scalar(f"train/{name}", mean[name], number)
     losses = f"loss {mean['loss']:.5f}"
     if "query_losses" in mean:
       for kind in ("query_losses", "support_losses"):
         for i, value in enumerate(mean[kind]):
-          self._writer.add_scalar(f"{kind}/{i}_steps", value, number)
+          self._board.scalar(f"{kind}/{i}_steps", value, number)
       for i, value in enumerate(mean["inner_lrs"]):
-        self._writer.add_scalar(f"inner_lrs/step_{i + 1}", value, number)
+        self._board.scalar(f"inner_lrs/step_{i + 1}", value, number)
       losses += f" | query before {mean['query_losses'][0]:.5f}, after {mean['query_losses'][-1]:.5f}"
     logging.info("step %d/%d | %s%s", number, self._config.run.num_steps, losses, speed)
 
   def validated(self, number: int, result: validate.Validation) -> None:
     """Logs a validation."""
     for name, value in result.scalars.items():
-      self._writer.add_scalar(f"validation/{name}", value, number)
-    self._writer.add_image("validation/bicubic_output_truth", result.strip, number, dataformats="HWC")
-    self._writer.flush()
+      self._board.scalar(f"validation/{name}", value, number)
+    self._board.image("validation/bicubic_output_truth", result.strip, number)
     scalars = ", ".join(f"{name} {value:.2f}" for name, value in result.scalars.items())
     logging.info("step %d validation: %s", number, scalars)
     self._since = time.monotonic(), number

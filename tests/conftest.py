@@ -2,24 +2,26 @@
 
 import os
 import pathlib
+import tempfile
 
-import jax
-import pytest
+# Before JAX is imported, and for all processes that tests start. Half of the time of the tests goes into compiling programs
+# that run once or twice: hence few optimisations, and a cache that all processes of a run share and that goes with it.
+if "MZSR_TEST_CACHE" not in os.environ:
+  _cache = tempfile.TemporaryDirectory(prefix="mzsr_jax_tests_")
+  os.environ["MZSR_TEST_CACHE"] = os.environ["XDG_CACHE_HOME"] = _cache.name
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_cache.name}/jax"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Silent upcasts and silent broadcasting are how a float64 constant or a transposed kernel slips through.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Two devices, so that what is spread over devices is tested as such wherever the tests run.
 jax.config.update("jax_num_cpu_devices", 2)
-# Half of the time of the tests goes into compiling programs that run once or twice. Processes that they start inherit it.
-jax.config.update("jax_disable_most_optimizations", True)
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache_of_its_own(tmp_path_factory):
-  """The commands keep compiled programs in the user's cache folder: not those of tests."""
-  os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
