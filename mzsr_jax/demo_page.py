@@ -1,0 +1,269 @@
+"""The demo's page, in Gradio, and the gate before it: what a page needs is served, and nothing else."""
+
+import html
+import json
+import pathlib
+from collections.abc import Iterator
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from mzsr_jax import kernels, photos
+from mzsr_jax.demo_jobs import (
+  AUTO,
+  CUSTOM,
+  EXAMPLE_KERNEL,
+  FILE,
+  KERNELS,
+  MAX_NOISE,
+  MAX_SCALE,
+  MAX_STEPS,
+  MIN_SCALE,
+  Order,
+  Workshop,
+)
+from mzsr_jax.errors import UserError
+
+_QUEUE = 8  # events that wait
+_FORGOTTEN = 4 * 3600  # seconds after which files are deleted that no page has claimed, or that lie in one left open
+_TITLE = "Zero-shot super-resolution"
+_INTRO = (
+    f"<h1>{_TITLE}</h1><p>A small network fits itself to your photo and its blur, step by step, and enlarges it. "
+    "All happens on this machine; files are deleted when the page is closed.</p>"
+)
+_WELCOME = "Drop a photo, or try the example."
+_NOTHING = "<div class='nothing'>The comparison appears here</div>"
+_CSS = """
+.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+#intro h1 { font-size: 26px; letter-spacing: -.015em; margin: 0; }
+#intro p { color: var(--body-text-color-subdued); margin: 2px 0 0; }
+#status p { margin: 0; min-height: 1.5em; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+#status .bad { color: #a33c00; } .dark #status .bad { color: #f28c4f; }
+.nothing { display: grid; place-items: center; min-height: 320px; border: 1px dashed var(--border-color-primary);
+  border-radius: var(--block-radius); color: var(--body-text-color-subdued); }
+#kernel img { image-rendering: pixelated; object-fit: contain; }
+"""
+
+
+def serve(workshop: Workshop, host: str, port: int) -> gr.Blocks:
+  """Opens the page; what is returned is to be closed."""
+  page = _page(workshop)
+  page.queue(max_size=_QUEUE, default_concurrency_limit=1)
+  system = [gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")]
+  mono = [gr.themes.Font(name) for name in ("ui-monospace", "Consolas", "monospace")]
+  gate = Middleware(_Gate, folder=workshop.folder, local=host in _LOCAL, upload_bytes=workshop.limits.upload_bytes)
+  page.launch(
+      server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, inbrowser=False, show_error=False,
+      max_file_size=workshop.limits.upload_bytes, enable_monitoring=False, ssr_mode=False, mcp_server=False, pwa=False,
+      footer_links=[], css=_CSS, theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=system, font_mono=mono),
+      app_kwargs={"middleware": [gate]},
+  )  # fmt: skip
+  return page
+
+
+def _page(workshop: Workshop) -> gr.Blocks:
+  """The page, not yet served."""
+  with gr.Blocks(analytics_enabled=False, title=_TITLE, delete_cache=(_FORGOTTEN // 4, _FORGOTTEN)) as page:
+    gr.HTML(_INTRO, elem_id="intro")
+    with gr.Row():
+      with gr.Column(scale=2, min_width=320):
+        photo = gr.File(label="Photo", file_types=list(photos.FORMATS), height=130, elem_id="photo")
+        example = gr.Button("Try an example", size="sm", elem_id="example")
+        kernel = gr.Dropdown([(told, name) for name, told in KERNELS.items()], value=AUTO, label="Kernel: the photo's blur")
+        gaussian = gr.Textbox(
+            label="Variance, in pixels of the result", placeholder="2.5, or 4x1x-0.5: two variances and an angle", visible=False
+        )
+        kernel_file = gr.File(label="Kernel (.mat or .npy)", file_types=list(kernels.EXTENSIONS), height=110, visible=False)
+        scale = gr.Slider(MIN_SCALE, MAX_SCALE, 2, step=0.1, label="Scale")
+        steps = gr.Slider(0, MAX_STEPS, MAX_STEPS, step=1, label="Steps of adaptation")
+        with gr.Accordion("More", open=False):
+          ensemble = gr.Checkbox(label="Self-ensemble: slower, a little better")
+          noise = gr.Slider(0, MAX_NOISE, 0, step=0.5, label="Noise of the photo", info="standard deviation, of 255")
+          png = gr.Checkbox(label="Result as PNG, whatever the photo is")
+        with gr.Row():
+          run = gr.Button("Run", variant="primary", elem_id="run")
+          cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
+      with gr.Column(scale=5, min_width=320):
+        status = gr.HTML(_status(_WELCOME), elem_id="status")
+        nothing = gr.HTML(_NOTHING)
+        preview = gr.Image(label="Photo", visible=False, buttons=[], height=480, elem_id="preview")
+        slider = gr.ImageSlider(
+            label="Bicubic | network", visible=False, interactive=False, buttons=["fullscreen"], max_height=560,
+            elem_id="slider",
+        )  # fmt: skip
+        result = gr.DownloadButton("Download the result", visible=False, variant="primary", elem_id="result")
+        with gr.Row(visible=False, elem_id="about_kernel") as about:
+          picture = gr.Image(label="Kernel", buttons=[], height=170, width=170, scale=0, min_width=170, elem_id="kernel")
+          with gr.Column(min_width=140):
+            text = gr.HTML(elem_id="kernel_text")
+            matrix = gr.DownloadButton("Download the kernel (.mat)", size="sm", visible=False, elem_id="matrix")
+
+    shown = {status, nothing, preview, slider, result, about, picture, text, matrix, run, cancel}
+    ordered = [photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png]
+    hidden = gr.update(value=None, visible=False)
+    nothing_made = {slider: hidden, result: hidden, matrix: hidden, about: gr.update(visible=False)}
+    # Values as the browser sends them: what Gradio would make of files is copies, and of wrong values tracebacks.
+    quick = {"queue": False, "preprocess": False, "show_progress": "hidden", "api_visibility": "private"}
+
+    def update(path: pathlib.Path | None) -> dict:
+      return gr.update(value=path and str(path), visible=path is not None)
+
+    def buttons(running: bool) -> dict:
+      return {run: gr.update(interactive=not running), cancel: gr.update(interactive=running)}
+
+    def look(given, request: gr.Request) -> dict:
+      nothing_seen = {nothing: gr.update(visible=True), preview: hidden, **nothing_made}
+      if given is None:
+        return {status: _status(_WELCOME), **nothing_seen}
+      try:
+        line, made = workshop.look(request.session_hash, pathlib.Path(given["path"]))
+      except UserError as e:
+        return {status: _status(str(e), True), **nothing_seen}
+      return {status: _status(line), **nothing_seen, nothing: gr.update(visible=False), preview: update(made)}
+
+    def load_example(request: gr.Request) -> dict:
+      path = workshop.example(request.session_hash)
+      line, made = workshop.look(request.session_hash, path)
+      seen = {status: _status(line), nothing: gr.update(visible=False), preview: update(made), **nothing_made}
+      return {photo: str(path), kernel: EXAMPLE_KERNEL, **fields(EXAMPLE_KERNEL), scale: 2, **seen}
+
+    def fields(name) -> dict:
+      return {gaussian: gr.update(visible=name == CUSTOM), kernel_file: gr.update(visible=name == FILE)}
+
+    def begin(request: gr.Request) -> dict:
+      workshop.begin(request.session_hash)
+      return {status: _status("Waiting …"), **nothing_made, **buttons(True)}
+
+    def work(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png, request: gr.Request) -> Iterator[dict]:
+      try:
+        order = _order(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png)
+      except UserError as e:
+        yield {status: _status(str(e), True)}
+        return
+      for told in workshop.run(request.session_hash, order):
+        changes = {status: _status(told.status, told.failed), result: update(told.result)}
+        if told.pair:
+          changes |= {nothing: gr.update(visible=False), preview: hidden}
+          changes |= {slider: gr.update(value=tuple(map(str, told.pair)), visible=True)}
+          changes |= {about: gr.update(visible=True), picture: str(told.kernel), matrix: update(told.kernel_file)}
+          changes |= {text: f"<p>{html.escape(told.kernel_text)}</p>"}
+        elif told.failed:
+          changes |= nothing_made
+        yield changes
+
+    def stop(request: gr.Request) -> dict:
+      workshop.cancel(request.session_hash)
+      return {status: _status("Cancelling …"), cancel: gr.update(interactive=False)}
+
+    def leave(request: gr.Request) -> None:
+      workshop.leave(request.session_hash)
+
+    gr.on([photo.upload, photo.clear], look, photo, shown, **quick)
+    kernel.input(fields, kernel, {gaussian, kernel_file}, **quick)
+    loaded = example.click(load_example, None, {*shown, photo, kernel, gaussian, kernel_file, scale}, **quick)
+    for begun in (run.click(begin, None, shown, **quick), loaded.success(begin, None, shown, **quick)):
+      ended = begun.success(work, ordered, shown, **{**quick, "queue": True}, concurrency_limit=1, concurrency_id="job")
+      ended.then(lambda: buttons(False), None, {run, cancel}, **quick)
+    cancel.click(stop, None, shown, **quick)
+    page.unload(leave)
+  return page
+
+
+def _status(line: str, failed: bool = False) -> str:
+  return f"<p role='status'{' class=bad' * failed}>{html.escape(line)}</p>"
+
+
+def _order(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png) -> Order:
+  """The order of a page's values, as they come: whoever speaks to the server without the page may send any.
+
+  Raises:
+    UserError: they are of other types than a page's.
+  """
+  try:
+    paths = [given and pathlib.Path(given["path"]) for given in (photo, kernel_file)]
+    numbers = float(scale), int(steps), ensemble is True, float(noise)
+    return Order(paths[0], kernel, str(gaussian or ""), paths[1], *numbers, png is True)
+  except (KeyError, TypeError, ValueError, OverflowError) as e:
+    raise UserError("the page and the program do not fit: load the page anew") from e
+
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_API = "/gradio_api"
+# All that the page asks for. Gradio would do more: be described and monitored, forward requests, edit its own source.
+_SERVED = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json")
+_SERVED_BELOW = ("/assets/", "/static/", "/svelte/")
+_SERVED_API = ("queue/join", "queue/data", "run/predict", "upload_progress", "heartbeat/", "startup-events", "theme.css")
+_MAX_BODY = 2**20  # of a request other than an upload
+
+
+class _Gate:
+  """Refuses what the page does not ask for, before Gradio sees it: an ASGI middleware."""
+
+  def __init__(self, app, folder: pathlib.Path, local: bool, upload_bytes: int):
+    """Makes a gate.
+
+    Args:
+      app: behind it.
+      folder: that files are served from.
+      local: whether it is for this machine alone. Then requests must be addressed to it, or pages of other sites, whose name
+        their owners have point to this machine, would be taken for ours.
+      upload_bytes: of an uploaded file.
+    """
+    self._app, self._folder, self._local, self._upload_bytes = app, folder, local, upload_bytes
+
+  async def __call__(self, scope, receive, send):
+    if scope["type"] == "http":
+      status = self._refusal(scope)
+      if not status and scope["method"] == "POST" and not self._is_upload(scope):
+        status, receive = await _without_addresses(receive)
+      if status:
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    elif scope["type"] != "lifespan":
+      return
+    await self._app(scope, receive, send)
+
+  def _is_upload(self, scope) -> bool:
+    return scope["path"] == f"{_API}/upload"
+
+  def _refusal(self, scope) -> int:
+    """The HTTP status of a refusal, or 0."""
+    headers = dict(scope["headers"])
+    host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].strip("[]")
+    if self._local and host not in _LOCAL:
+      return 403
+    if self._is_upload(scope):
+      length = headers.get(b"content-length", b"")
+      return 0 if length.isdigit() and int(length) <= self._upload_bytes + 4096 else 413
+    path, api = scope["path"], scope["path"].removeprefix(f"{_API}/")
+    if api.startswith("file="):
+      file = pathlib.Path(api.removeprefix("file="))
+      return 0 if file.is_absolute() and file.resolve().is_relative_to(self._folder) else 403
+    served = path in _SERVED or path.startswith(_SERVED_BELOW) or (path != api and api.startswith(_SERVED_API))
+    return 0 if served else 404
+
+
+async def _without_addresses(receive):
+  """(0, what gives the same body again); or an HTTP status, where a file is named by an address: Gradio would fetch it."""
+  body, more = b"", True
+  while more and len(body) <= _MAX_BODY:
+    message = await receive()
+    body, more = body + message.get("body", b""), message.get("more_body", False)
+  if more or len(body) > _MAX_BODY:
+    return 413, receive
+  try:
+    objects = []
+    json.loads(body or b"{}", object_hook=objects.append)  # None in place of what is nested; all are in the list
+  except (ValueError, RecursionError):
+    return 400, receive
+  if any("://" in str(each.get("path", "")) for each in objects):
+    return 403, receive
+  given = [{"type": "http.request", "body": body, "more_body": False}]
+
+  async def again():
+    return given.pop() if given else await receive()
+
+  return 0, again
+
+
