@@ -1,5 +1,5 @@
 """Packaging: pip install . (the library and its commands), .[test] (what its tests need too), .[bench] (its timing
-scripts and plots), .[report] (reports of results), .[perceptual] (the metric FLIP)."""
+scripts and plots), .[report] (reports of results), .[perceptual] (the metric FLIP), .[demo] (the page that `demo` serves)."""
 
 import pathlib
 
@@ -23,6 +23,7 @@ setuptools.setup(
             "flatbuffers>=24.3", "flip-evaluator>=1.7", "hypothesis>=6.100", "matplotlib>=3.9", "pytest>=8",
             "pytest-xdist>=3.6",
         ],  # fmt: skip
+        "demo": ["gradio>=6.31"],
         "perceptual": ["flip-evaluator>=1.7"],
         "report": ["matplotlib>=3.9"],
         "bench": ["matplotlib>=3.9", "torch>=2.6"],

@@ -50,29 +50,34 @@ def main(argv: list[str]) -> None:
   for name in ("max_megapixels", "max_seconds"):
     if not 0 < getattr(args, name) < math.inf:
       raise UserError(f"--{name}={getattr(args, name):g}: it must be a number above 0")
-  with tempfile.TemporaryDirectory(prefix="mzsr_jax_demo_") as folder:
+  signal.signal(signal.SIGTERM, _interrupt)
+  with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="mzsr_jax_demo_") as folder:
     folder = pathlib.Path(folder).resolve()
     with _gradio_in(folder):
-      logging.getLogger("httpx").setLevel(logging.WARNING)  # by which Gradio greets itself
-      cli.start_jax()
-      limits = Limits(args.max_megapixels, args.max_seconds)
-      # Of SR size: both pictures of the comparison and their files, in 8 bits; what an ensemble holds in float32.
-      memory = cli.memory_limit(int(limits.megapixels * 1e6), MAX_SCALE, pictures=14)
-      workshop = Workshop(folder / _FILES, limits, memory)
-      from mzsr_jax import demo_page
+      _serve(folder, Limits(args.max_megapixels, args.max_seconds))
 
-      page = demo_page.serve(workshop, args.host, free_port(args.host, args.port))
-      print(f"The demo is at {page.local_url} (Ctrl-C ends it)", flush=True)
-      ended = threading.Event()
-      previous = signal.signal(signal.SIGTERM, lambda *_: ended.set())
-      try:
-        ended.wait()
-      except KeyboardInterrupt:
-        pass
-      finally:
-        signal.signal(signal.SIGTERM, previous)
-        workshop.close()
-        page.close(verbose=False)
+
+def _interrupt(*_) -> None:
+  """As Ctrl-C, once: so that files are deleted in either case."""
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  raise KeyboardInterrupt
+
+
+def _serve(folder: pathlib.Path, limits: Limits) -> None:
+  from mzsr_jax import demo_page  # not before Gradio is set up
+
+  host, port = flags.FLAGS.host, free_port(flags.FLAGS.host, flags.FLAGS.port)
+  cli.start_jax()
+  # Of SR size: both pictures of the comparison and their files, in 8 bits; what an ensemble holds in float32.
+  memory = cli.memory_limit(int(limits.megapixels * 1e6), MAX_SCALE, pictures=14)
+  workshop = Workshop(folder / _FILES, limits, memory)
+  page = demo_page.serve(workshop, host, port)
+  try:
+    print(f"The demo is at {page.local_url} (Ctrl-C ends it)", flush=True)
+    threading.Event().wait()
+  finally:
+    workshop.close()
+    page.close(verbose=False)
 
 
 @contextlib.contextmanager
@@ -90,6 +95,7 @@ def _gradio_in(folder: pathlib.Path) -> Iterator[None]:
       "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
   }  # fmt: skip
   tempfile.tempdir = f"{folder}"
+  logging.getLogger("httpx").setLevel(logging.WARNING)  # by which Gradio asks itself whether it is there
   try:
     try:
       import gradio  # noqa: F401

@@ -219,7 +219,7 @@ class Workshop:
         self._delete(visit)
       elif not done:
         shutil.rmtree(job, ignore_errors=True)
-    yield View(said[:1].upper() + said[1:], failed=True)
+    yield View(said, failed=True)
 
   @contextlib.contextmanager
   def _turn(self, visit: _Visit) -> Iterator[None]:
@@ -241,9 +241,9 @@ class Workshop:
       if time.perf_counter() - start > self.limits.seconds:
         raise _Stopped(f"stopped after {self.limits.seconds:g} s, the limit: take fewer steps, a smaller photo or scale")
 
-    _check_order(order)
     for path in filter(None, (order.photo, order.kernel_file)):
       self._keep(visit, path)
+    _check_order(order)
     photo = _read(order.photo, self.limits)
     suffix = ".png" if order.png else order.photo.suffix.lower()
     photos.check_format(photo, photos.FORMATS[suffix])
@@ -272,13 +272,15 @@ class Workshop:
     yield shown._replace(status="Adapting …", pair=(before, after))
     plain, took = recipe._replace(self_ensemble=False), 0.0
     for step, params in enumerate(enhance.adapt(self._solver, photo.rgb, recipe, range(order.steps + 1))):
+      jax.block_until_ready(params)  # the step is made, and its time is over
       check()
-      if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(params))):
-        raise _diverged(step)
       last = step == order.steps
       if last or took < _SLOW_PICTURE:
         started = time.perf_counter()
-        result = enhance.enlarge(self._solver, params, photo, recipe if last else plain)
+        try:
+          result = enhance.enlarge(self._solver, params, photo, recipe if last else plain)
+        except UserError as e:  # NaN
+          raise _diverged(step) from e
         pixels = photos.on_white(result)
         if np.abs(pixels.astype(np.int16) - bicubic).mean() > 255 * _LOST:
           raise _diverged(step)
@@ -393,7 +395,7 @@ def _read(path: pathlib.Path, limits: Limits) -> Photo:
   except Exception as e:  # each format has its own zoo of exceptions for damaged headers
     raise UserError(f"'{path.name}' cannot be read: it is damaged, or of no known format") from e
   if pixels > limits.megapixels * 1e6:
-    raise UserError(f"the photo has {pixels / 1e6:.2f} megapixels, and here it may have {limits.megapixels:g}: make it smaller")
+    raise UserError(f"the photo has {pixels / 1e6:.3g} megapixels, and here it may have {limits.megapixels:g}: make it smaller")
   try:
     photo = photos.read(path)
   except UserError as e:

@@ -34,14 +34,16 @@ _INTRO = (
 _WELCOME = "Drop a photo, or try the example."
 _NOTHING = "<div class='nothing'>The comparison appears here</div>"
 _CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
-#intro h1 { font-size: 26px; letter-spacing: -.015em; margin: 0; }
-#intro p { color: var(--body-text-color-subdued); margin: 2px 0 0; }
-#status p { margin: 0; min-height: 1.5em; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.gradio-container > main { max-width: 1240px !important; }
+#intro h1 { font-size: 26px; letter-spacing: -.015em; margin: 0; color: var(--body-text-color); }
+#intro p { margin: 2px 0 0; opacity: .75; }
+#intro, #intro *, #status, #status *, #kernel_text, #kernel_text *, #nothing { padding: 0 !important; }
+#intro, #status { padding-left: 2px !important; }
+#status p { margin: 0; min-height: 1.5em; font-size: 15px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 #status .bad { color: #a33c00; } .dark #status .bad { color: #f28c4f; }
 .nothing { display: grid; place-items: center; min-height: 320px; border: 1px dashed var(--border-color-primary);
-  border-radius: var(--block-radius); color: var(--body-text-color-subdued); }
-#kernel img { image-rendering: pixelated; object-fit: contain; }
+  border-radius: var(--block-radius); opacity: .75; }
+#kernel img { object-fit: contain; }
 """
 
 
@@ -63,8 +65,8 @@ def serve(workshop: Workshop, host: str, port: int) -> gr.Blocks:
 
 def _page(workshop: Workshop) -> gr.Blocks:
   """The page, not yet served."""
-  with gr.Blocks(analytics_enabled=False, title=_TITLE, delete_cache=(_FORGOTTEN // 4, _FORGOTTEN)) as page:
-    gr.HTML(_INTRO, elem_id="intro")
+  with gr.Blocks(analytics_enabled=False, title=_TITLE, fill_width=True, delete_cache=(_FORGOTTEN // 4, _FORGOTTEN)) as page:
+    gr.HTML(_INTRO, padding=False, elem_id="intro")
     with gr.Row():
       with gr.Column(scale=2, min_width=320):
         photo = gr.File(label="Photo", file_types=list(photos.FORMATS), height=130, elem_id="photo")
@@ -81,21 +83,21 @@ def _page(workshop: Workshop) -> gr.Blocks:
           noise = gr.Slider(0, MAX_NOISE, 0, step=0.5, label="Noise of the photo", info="standard deviation, of 255")
           png = gr.Checkbox(label="Result as PNG, whatever the photo is")
         with gr.Row():
-          run = gr.Button("Run", variant="primary", elem_id="run")
-          cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
+          run = gr.Button("Run", variant="primary", min_width=100, elem_id="run")
+          cancel = gr.Button("Cancel", interactive=False, min_width=100, elem_id="cancel")
       with gr.Column(scale=5, min_width=320):
-        status = gr.HTML(_status(_WELCOME), elem_id="status")
-        nothing = gr.HTML(_NOTHING)
+        status = gr.HTML(_status(_WELCOME), padding=False, elem_id="status")
+        nothing = gr.HTML(_NOTHING, padding=False, elem_id="nothing")
         preview = gr.Image(label="Photo", visible=False, buttons=[], height=480, elem_id="preview")
         slider = gr.ImageSlider(
-            label="Bicubic | network", visible=False, interactive=False, buttons=["fullscreen"], max_height=560,
+            label="Left: bicubic. Right: network", visible=False, interactive=False, buttons=["fullscreen"], max_height=480,
             elem_id="slider",
         )  # fmt: skip
         result = gr.DownloadButton("Download the result", visible=False, variant="primary", elem_id="result")
         with gr.Row(visible=False, elem_id="about_kernel") as about:
-          picture = gr.Image(label="Kernel", buttons=[], height=170, width=170, scale=0, min_width=170, elem_id="kernel")
+          picture = gr.Image(show_label=False, buttons=[], height=140, width=140, scale=0, min_width=140, elem_id="kernel")
           with gr.Column(min_width=140):
-            text = gr.HTML(elem_id="kernel_text")
+            text = gr.HTML(padding=False, elem_id="kernel_text")
             matrix = gr.DownloadButton("Download the kernel (.mat)", size="sm", visible=False, elem_id="matrix")
 
     shown = {status, nothing, preview, slider, result, about, picture, text, matrix, run, cancel}
@@ -146,7 +148,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
           changes |= {nothing: gr.update(visible=False), preview: hidden}
           changes |= {slider: gr.update(value=tuple(map(str, told.pair)), visible=True)}
           changes |= {about: gr.update(visible=True), picture: str(told.kernel), matrix: update(told.kernel_file)}
-          changes |= {text: f"<p>{html.escape(told.kernel_text)}</p>"}
+          changes |= {text: f"<p>Kernel: {html.escape(told.kernel_text)}</p>"}
         elif told.failed:
           changes |= nothing_made
         yield changes
@@ -170,6 +172,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
 
 
 def _status(line: str, failed: bool = False) -> str:
+  line = line[:1].upper() + line[1:] if failed else line  # messages are written to stand after "error: "
   return f"<p role='status'{' class=bad' * failed}>{html.escape(line)}</p>"
 
 
@@ -215,7 +218,7 @@ class _Gate:
     if scope["type"] == "http":
       status = self._refusal(scope)
       if not status and scope["method"] == "POST" and not self._is_upload(scope):
-        status, receive = await _without_addresses(receive)
+        status, receive = await self._checked(receive)
       if status:
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
@@ -238,32 +241,34 @@ class _Gate:
       return 0 if length.isdigit() and int(length) <= self._upload_bytes + 4096 else 413
     path, api = scope["path"], scope["path"].removeprefix(f"{_API}/")
     if api.startswith("file="):
-      file = pathlib.Path(api.removeprefix("file="))
-      return 0 if file.is_absolute() and file.resolve().is_relative_to(self._folder) else 403
+      return 0 if self._is_ours(api.removeprefix("file=")) else 403
     served = path in _SERVED or path.startswith(_SERVED_BELOW) or (path != api and api.startswith(_SERVED_API))
     return 0 if served else 404
 
+  def _is_ours(self, path) -> bool:
+    """Whether a path is that of a file in the folder. Gradio takes addresses as well, and would fetch what they name."""
+    if not isinstance(path, str) or "\0" in path:
+      return False
+    return pathlib.Path(path).is_absolute() and pathlib.Path(path).resolve().is_relative_to(self._folder)
 
-async def _without_addresses(receive):
-  """(0, what gives the same body again); or an HTTP status, where a file is named by an address: Gradio would fetch it."""
-  body, more = b"", True
-  while more and len(body) <= _MAX_BODY:
-    message = await receive()
-    body, more = body + message.get("body", b""), message.get("more_body", False)
-  if more or len(body) > _MAX_BODY:
-    return 413, receive
-  try:
-    objects = []
-    json.loads(body or b"{}", object_hook=objects.append)  # None in place of what is nested; all are in the list
-  except (ValueError, RecursionError):
-    return 400, receive
-  if any("://" in str(each.get("path", "")) for each in objects):
-    return 403, receive
-  given = [{"type": "http.request", "body": body, "more_body": False}]
+  async def _checked(self, receive):
+    """(0, what gives the same body again), or (the status of a refusal, `receive`): a body names no files but ours."""
+    body, more = b"", True
+    while more and len(body) <= _MAX_BODY:
+      message = await receive()
+      body, more = body + message.get("body", b""), message.get("more_body", False)
+    if more or len(body) > _MAX_BODY:
+      return 413, receive
+    try:
+      objects = []
+      json.loads(body or b"{}", object_hook=objects.append)  # None in place of what is nested; all are in the list
+    except (ValueError, RecursionError):
+      return 400, receive
+    if not all(self._is_ours(each["path"]) for each in objects if each.get("path")):
+      return 403, receive
+    given = [{"type": "http.request", "body": body, "more_body": False}]
 
-  async def again():
-    return given.pop() if given else await receive()
+    async def again():
+      return given.pop() if given else await receive()
 
-  return 0, again
-
-
+    return 0, again

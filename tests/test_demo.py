@@ -1,0 +1,412 @@
+"""The demo: its jobs within limits, their files, what its server refuses, and the page in a real browser."""
+
+import http.client
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from test_cli import assert_one_line, run_entry
+from test_report import _Browser
+
+from mzsr_jax import blind, demo, demo_jobs, enhance, images, kernels, photos, weights
+from mzsr_jax.demo_jobs import AUTO, CUSTOM, FILE, MAX_STEPS, Limits, Order, Workshop
+from mzsr_jax.solver import Solver
+
+RNG = np.random.default_rng(0)
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def workshop(tmp_path):
+  return Workshop(tmp_path / "files", Limits(0.01, 100))
+
+
+def give(workshop, name, data) -> pathlib.Path:
+  """A file, as an upload leaves it."""
+  path = workshop.folder / os.urandom(8).hex() / name
+  path.parent.mkdir()
+  path.write_bytes(data)
+  return path
+
+
+def give_photo(workshop, name="photo.png", size=(20, 24), **fields) -> pathlib.Path:
+  y, x = np.mgrid[: size[0], : size[1]] / 5
+  rgb = (0.5 + 0.3 * np.stack([np.sin(x + y), np.cos(x), np.sin(y)], -1)).astype(np.float32)
+  return give(workshop, name, photos.encode(photos.Photo(rgb, **fields), photos.FORMATS[pathlib.Path(name).suffix]))
+
+
+def left(workshop) -> list[str]:
+  return sorted(path.name for path in workshop.folder.rglob("*") if path.is_file())
+
+
+def run(workshop, order, visit="a") -> list:
+  workshop.begin(visit)
+  return list(workshop.run(visit, order))
+
+
+def test_a_job_from_photo_to_file(workshop):
+  alpha = np.tile(np.linspace(0, 1, 24, dtype=np.float32), (20, 1))
+  metadata = photos.Metadata(texts=(("Author", "me"),))
+  source = give_photo(workshop, bits=16, alpha=alpha, metadata=metadata)
+  line, preview = workshop.look("a", source)
+  assert line == "photo.png: 24×20, 16 bits, transparency." and images.image_size(preview) == (20, 24)
+  workshop.begin("a")
+  seen = []
+  for view in workshop.run("a", Order(source, "g20d", steps=2, noise_level=1)):
+    assert not view.failed and all(images.image_size(path) == (40, 48) for path in view.pair)
+    seen.append(view)
+  assert [re.sub(r", [\d.]+ s$", "", view.status) for view in seen] == [
+      "Adapting …", "Step 0 of 2", "Step 1 of 2", "Done: 24×20 → 48×40, 2 steps"
+  ]  # fmt: skip
+  assert len({view.pair[1] for view in seen}) == 4 and seen[-1].kernel_text == "Gaussian, variance 2.0"
+  assert not seen[-1].kernel_file and images.image_size(seen[-1].kernel)
+
+  photo, params = photos.read(source), weights.load_weights("x2_direct")
+  rates = weights.load_inner_lrs("x2_direct", 2)
+  kind = kernels.load_degradation("g20d")._replace(noise_std=1 / 255)
+  recipe = enhance.Recipe(params, rates, kind, 2.0, 2.0)
+  solver = Solver()
+  (adapted,) = enhance.adapt(solver, photo.rgb, recipe, [2])
+  assert seen[-1].result.name == "photo_x2.png"
+  assert seen[-1].result.read_bytes() == photos.encode(enhance.enlarge(solver, adapted, photo, recipe), "PNG")
+  result = photos.read(seen[-1].result)
+  assert result.bits == 16 and result.alpha is not None and result.metadata.texts == metadata.texts
+  assert left(workshop) == ["bicubic.png", "kernel.png", "photo.png", "photo.png", "photo_x2.png", "step_1.png", "step_2.png"]
+
+  # The next photo takes the place of this one, and nothing is left of a page that is closed.
+  workshop.look("a", give_photo(workshop, "next.jpg"))
+  assert not source.exists()
+  workshop.leave("a")
+  assert not list(workshop.folder.iterdir())
+
+
+def test_the_estimated_kernel_can_be_taken_along(workshop, tmp_path):
+  views = run(workshop, Order(give_photo(workshop, "photo.jpg"), AUTO, steps=0, scale=1.5, self_ensemble=True, png=True))
+  assert views[0].status.startswith("Estimating") and views[-1].result.name == "photo_x1.5.png", views
+  assert images.image_size(views[-1].result) == (30, 36)
+  kernel = kernels.read_kernel(views[-1].kernel_file)
+  photo = photos.read(next(workshop.folder.glob("*/photo.jpg")))
+  estimate = blind.estimate(photo.rgb, 2.0, "direct")
+  np.testing.assert_allclose(kernel, estimate.kernel, atol=1e-6)
+  assert views[-1].kernel_text == estimate.text
+  path = give(workshop, "own.npy", b"")
+  np.save(path, kernel)
+  again = run(workshop, Order(give_photo(workshop, "photo.tif"), FILE, kernel_file=path, steps=0))
+  assert again[-1].result.name == "photo_x2.tif" and again[-1].kernel_text == "own.npy"
+  own = run(workshop, Order(give_photo(workshop), CUSTOM, " gaussian:1.5 ", steps=0))
+  assert own[-1].result and own[-1].kernel_text == "gaussian:1.5"
+
+
+def _png() -> bytes:
+  return images.encode_png(RNG.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    "name, data, order, words",
+    [
+        (None, b"", {}, ["No photo"]),
+        ("text.png", b"not a picture", {}, ["text.png", "cannot be read"]),
+        (f"{EVIL}.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, [EVIL, "cannot be read"]),
+        ("a.gif", b"GIF89a", {}, ["a.gif", ".png"]),
+        ("cut.png", _png()[:-60], {}, ["cut.png", "cannot be read"]),
+        ("a.png", "large", {}, ["may have 0.01", "smaller"]),
+        ("a.tif", "large", {}, ["may have 0.01", "smaller"]),
+        ("a.png", _png(), {"kernel": "photo.npy"}, ["unknown kernel"]),
+        ("a.png", _png(), {"kernel": CUSTOM, "gaussian": "../a.npy"}, ["gaussian:../a.npy", "VARIANCE"]),
+        ("a.png", _png(), {"kernel": CUSTOM, "gaussian": "99"}, ["99", "variances"]),
+        ("a.png", _png(), {"kernel": FILE}, ["no kernel file"]),
+        ("a.png", _png(), {"kernel": FILE, "kernel_file": "text"}, ["k.npy", "cannot be read"]),
+        ("a.png", _png(), {"kernel": FILE, "kernel_file": np.ones((103, 103))}, ["103", "101"]),
+        ("a.png", _png(), {"kernel": "g20d", "scale": float("nan")}, ["scale"]),
+        ("a.png", _png(), {"kernel": "g20d", "steps": 10**9}, ["steps"]),
+    ],
+)
+def test_what_cannot_be_done_is_said(workshop, name, data, order, words):
+  if data == "large" and name.endswith("png"):
+    source = give_photo(workshop, name, (101, 101))
+  elif data == "large":  # in a layout that Pillow does not know
+    source = give(workshop, name, b"")
+    tifffile.imwrite(source, np.zeros((101, 101, 3), np.uint16), photometric="rgb")
+  else:
+    source = name and give(workshop, name, data)
+  order = Order(source, **{"kernel": "g20d", **order})
+  if order.kernel_file is not None:
+    path = give(workshop, "k.npy", b"text")
+    if not isinstance(order.kernel_file, str):
+      np.save(path, order.kernel_file)
+    order = order._replace(kernel_file=path)
+  (view,) = run(workshop, order)
+  assert view.failed and not view.pair and not view.result
+  for word in words:
+    assert word.lower() in view.status.lower(), view.status
+  assert str(workshop.folder) not in view.status and "\n" not in view.status
+  workshop.leave("a")
+  assert not list(workshop.folder.iterdir())
+
+
+def test_files_of_others_are_none_of_a_pages(workshop, tmp_path):
+  images.write_png(tmp_path / "secret.png", np.zeros((9, 9, 3), np.uint8))
+  (view,) = run(workshop, Order(tmp_path / "secret.png", "g20d"))
+  assert view.failed and "no file" in view.status and (tmp_path / "secret.png").exists()
+  # One file that two pages gave stays until both are closed.
+  source = give_photo(workshop)
+  workshop.look("a", source)
+  workshop.look("b", source)
+  workshop.leave("a")
+  assert source.exists()
+  workshop.leave("b")
+  assert not source.exists() and not list(workshop.folder.iterdir())
+
+
+def test_a_job_ends_when_cancelled_left_or_out_of_time(workshop, monkeypatch):
+  order = Order(give_photo(workshop), "g20d")
+
+  def started(visit):
+    workshop.begin(visit)
+    views = workshop.run(visit, order)
+    while not next(views).status.startswith("Step 1"):
+      pass
+    return views
+
+  views = started("a")
+  workshop.cancel("a")
+  (last,) = views
+  assert last.failed and last.status == "cancelled" and left(workshop) == ["photo.png"]
+  (waiting,) = workshop.run("a", order)  # what was cancelled while it waited never begins
+  assert waiting.status == "cancelled"
+  assert run(workshop, order._replace(steps=0))[-1].result  # and the next one is another
+
+  views = started("b")
+  workshop.leave("b")
+  list(views)
+  workshop.leave("a")
+  assert not list(workshop.folder.iterdir())
+  assert not list(workshop.run("b", order))
+
+  order = order._replace(photo=give_photo(workshop))
+  views = started("a")
+  monkeypatch.setattr(workshop, "limits", Limits(0.01, 0.001))
+  (last,) = views
+  assert last.failed and "0.001 s" in last.status and left(workshop) == ["photo.png"]
+
+
+@pytest.mark.parametrize("rate", [1e4, 1e30])
+def test_a_result_that_diverged_is_none(workshop, rate):
+  params, metadata, _ = workshop._load("x2_direct")
+  workshop._weights["x2_direct"] = params, metadata, np.full(MAX_STEPS, rate, np.float32)
+  view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
+  assert view.failed and "diverged at step" in view.status and view.result is None
+
+
+def test_a_bug_ends_the_job_alone(workshop, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(enhance, "enlarge", lambda *_: 1 / 0)
+    view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
+  assert view.failed and "failed" in view.status and "division" not in view.status
+  assert run(workshop, Order(give_photo(workshop), "g20d", steps=0))[-1].result
+
+
+def test_the_example_is_there_without_the_repository_too(workshop, monkeypatch, tmp_path):
+  shipped = workshop.example("a").read_bytes()
+  monkeypatch.setattr(demo_jobs, "__file__", str(tmp_path / "site-packages" / "mzsr_jax" / "demo_jobs.py"))
+  made = workshop.example("a")
+  assert made.read_bytes() != b"" and images.image_size(made) == (160, 160)
+  (tmp_path / "shipped.png").write_bytes(shipped)
+  assert np.abs(images.read_image(made).astype(int) - images.read_image(tmp_path / "shipped.png")).max() <= 1
+
+
+def _main(monkeypatch, *args):
+  return run_entry(monkeypatch, demo.main, demo.define_flags, "--compilation_cache=", *args)
+
+
+def test_wrong_flags_and_no_gradio(monkeypatch, capsys):
+  for args, words in [
+      (["--max_megapixels=0"], ["max_megapixels"]),
+      (["--max_seconds=nan"], ["max_seconds"]),
+      (["--port=70000"], ["port"]),
+      (["stray"], ["stray"]),
+  ]:
+    assert _main(monkeypatch, *args) == 2
+    assert_one_line(capsys, *words)
+  monkeypatch.setitem(sys.modules, "gradio", None)
+  assert _main(monkeypatch, "--port=0") == 2
+  assert_one_line(capsys, "pip install", "gradio")
+
+
+def test_gradio_is_loaded_by_nothing_else():
+  code = "import sys, mzsr_jax, mzsr_jax.demo; sys.exit('gradio' in sys.modules)"
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(demo.__file__).parents[1])
+
+
+def test_a_port_that_is_taken():
+  with socket.socket() as taken:
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    assert demo.free_port("127.0.0.1", port) > port
+  with pytest.raises(ValueError, match="no address of this machine"):
+    demo.free_port("192.0.2.1", 7860)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+  """(process, port, temporary folder) of the real command."""
+  if not importlib.util.find_spec("gradio"):
+    pytest.skip("gradio is not installed: pip install '.[demo]'")
+  folder = tmp_path_factory.mktemp("demo")
+  env = {**os.environ, "TMPDIR": str(folder), "GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/"}
+  command = [sys.executable, "-m", "mzsr_jax.demo", "--port=0", "--max_megapixels=0.01"]
+  root = pathlib.Path(demo.__file__).parents[1]
+  with (folder.parent / "demo.log").open("w") as log:
+    process = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+  try:
+    line = process.stdout.readline()
+    port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])
+    yield process, port, folder
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0 and not os.listdir(folder)
+  finally:
+    process.kill()
+    process.wait()
+
+
+def _ask(port, method, path, body=None, **headers) -> int:
+  connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+  connection.request(method, path, body, headers)
+  status = connection.getresponse().status
+  connection.close()
+  return status
+
+
+def test_the_server_gives_no_more_than_the_page(server):
+  _, port, folder = server
+  (files,) = folder.glob("mzsr_jax_demo_*/files")
+  (folder / "secret").write_text("secret")
+  assert _ask(port, "GET", "/") == 200
+  assert _ask(port, "GET", "/", Host="evil.example") == 403
+  for path in (
+      f"{folder}/secret", f"{files}/../../secret", f"{files}/%2e%2e/%2e%2e/secret", "/etc/passwd", "README.md", f"{files}",
+      f"http://127.0.0.1:{port}/", f"{files}/%00", "/" + "a/" * 2000,
+  ):  # fmt: skip
+    assert _ask(port, "GET", f"/gradio_api/file={path}") == 403, path
+  for path in (
+      "/gradio_api/info", "/gradio_api/openapi.json", "/monitoring", "/docs", "/gradio_api/runs", "/gradio_api/vibe-code",
+      "/gradio_api/proxy=http://example.com/", "/gradio_api/file/etc/passwd", "/info",
+  ):  # fmt: skip
+    assert _ask(port, "GET", path) == 404, path
+  for path in ("http://example.com/a.png", "/etc/passwd", f"{files}/../../secret"):
+    data = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "a"}
+    for to in ("queue/join", "run/predict"):
+      assert _ask(port, "POST", f"/gradio_api/{to}", json.dumps(data)) == 403
+  assert _ask(port, "POST", "/gradio_api/queue/join", "{") == 400
+  assert _ask(port, "POST", "/gradio_api/queue/join", " " * (2**20 + 1)) == 413
+  assert _ask(port, "POST", "/gradio_api/upload", b"", **{"Content-Length": str(10**9)}) == 413
+  (folder / "secret").unlink()
+
+
+@pytest.fixture
+def browser(server, tmp_path):
+  program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+  if not program:
+    pytest.skip("no chromium, chromium-browser or google-chrome to look at the page with")
+  opened = _Browser(program, tmp_path, f"http://127.0.0.1:{server[1]}/")
+  yield opened
+  opened.close()
+
+
+def _until(browser, expression, seconds=60):
+  """The value of an expression once it is something."""
+  end = time.monotonic() + seconds
+  while not (value := browser.js(expression)):
+    assert time.monotonic() < end, (expression, browser.js("document.body.innerText"))
+    time.sleep(0.05)
+  return value
+
+
+def test_the_page_in_a_browser(browser, server, tmp_path):
+  _, port, folder = server
+  status = "(document.querySelector('#status [role=status]')?.textContent ?? '')"
+  said = lambda words: _until(browser, f"({status}.includes({json.dumps(words)}) ? {status} : '')")
+  click = lambda name: _until(browser, f"(b => b && !b.disabled && (b.click(), true))(document.querySelector('{name}'))")
+
+  def upload(name, data):
+    (tmp_path / name).write_bytes(data)
+    _until(browser, "!!document.querySelector('#photo input[type=file]')")
+    root = browser.call("DOM.getDocument")["root"]["nodeId"]
+    field = browser.call("DOM.querySelector", nodeId=root, selector="#photo input[type=file]")["nodeId"]
+    browser.call("DOM.setFileInputFiles", nodeId=field, files=[str(tmp_path / name)])
+
+  def width():
+    return browser.js("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+  # What is wrong is said, and the page goes on.
+  said("Drop a photo")
+  click("#run")
+  said("No photo")
+  upload(f"{EVIL}.png", b"not a picture")
+  assert "cannot be read" in said("onerror") and browser.js("!!document.querySelector('#status .bad')")
+  click("#photo button[aria-label=Clear]")
+  said("Drop a photo")
+  upload("large.png", images.encode_png(np.zeros((200, 200, 3), np.uint8)))
+  said("may have 0.01")
+  click("#photo button[aria-label=Clear]")
+  said("Drop a photo")
+
+  # Upload, run, compare, download.
+  rgb = images.read_image(pathlib.Path(__file__).parents[1] / "experiments" / "photo.png")[20:80, 40:110]
+  upload("face.webp", photos.encode(photos.Photo(rgb), "WEBP"))
+  said("face.webp: 70×60, 8 bits")
+  _until(browser, "(image => image && image.naturalWidth == 70)(document.querySelector('#preview img'))")
+  click("#run")
+  said("Step 3 of 10")
+  said("Done: 70×60 → 140×120, 10 steps")
+  slider = "[...document.querySelectorAll('#slider img')]"
+  _until(browser, f"{slider}.length == 2 && {slider}.every(i => i.naturalWidth == 140 && i.naturalHeight == 120)")
+  sources = browser.js(f"{slider}.map(image => image.src)")
+  assert re.search(r"bicubic|step_10", sources[0]) and re.search(r"bicubic|step_10", sources[1]) and len(set(sources)) == 2
+  _until(browser, "(image => image && image.naturalWidth > 100)(document.querySelector('#kernel img'))")
+  got = tmp_path / "got"
+  browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(got))
+  for button, name in (("#result", "face_x2.webp"), ("#matrix", "face_kernel.mat")):
+    click(button)
+    end = time.monotonic() + 20
+    while not (got / name).is_file():
+      assert time.monotonic() < end, (name, got.is_dir() and os.listdir(got))
+      browser.js("0")  # takes in what has happened
+  with Image.open(got / "face_x2.webp") as image:
+    assert image.format == "WEBP" and image.size == (140, 120)
+  assert kernels.read_kernel(got / "face_kernel.mat").ndim == 2
+  wide = np.asarray(browser.screenshot())
+  assert wide.std() > 20 and width() <= 0
+
+  # Cancelled.
+  click("#run")
+  click("#cancel")
+  said("Cancelled")
+  _until(browser, "!document.querySelector('#run').disabled && document.querySelector('#cancel').disabled")
+  browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+  assert width() <= 0
+
+  # Nobody else was asked, nothing failed, and nothing is left of a page that is gone.
+  assert not browser.seen("Runtime.exceptionThrown") and not browser.seen("Page.javascriptDialogOpening")
+  addresses = [event["request"]["url"] for event in browser.seen("Network.requestWillBeSent")]
+  ours = (f"http://127.0.0.1:{port}/", "data:", "blob:")
+  assert len(addresses) > 10 and all(address.startswith(ours) for address in addresses)
+  assert any(path.is_file() for path in folder.rglob("*"))
+  browser.call("Page.navigate", url="about:blank")
+  end = time.monotonic() + 20
+  while remaining := [path for path in folder.rglob("*") if path.is_file()]:
+    assert time.monotonic() < end, remaining
+    time.sleep(0.1)
