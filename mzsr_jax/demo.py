@@ -100,7 +100,7 @@ def _gradio_in(folder: pathlib.Path) -> Iterator[None]:
     try:
       import gradio  # noqa: F401
     except ImportError as e:
-      raise UserError("the demo needs Gradio: run pip install 'gradio>=6', or pip install '.[demo]' in this repository") from e
+      raise UserError("the demo needs Gradio: pip install 'gradio>=6.31', or '.[demo]' in this repository") from e
     yield
   finally:
     tempfile.tempdir = tempdir

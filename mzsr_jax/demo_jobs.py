@@ -40,6 +40,7 @@ EXAMPLE_KERNEL = "g20d"
 _MAX_KERNEL = 101  # pixels a side: a job can be stopped between pieces of work alone, and each grows with the kernel
 _PREVIEW_SIDE = 1000  # pixels
 _SLOW_PICTURE = 4.0  # seconds: where the picture of a step takes longer, the next steps are told of without one
+MAX_WAITING = 8  # jobs
 _LOST = 0.2  # mean difference from the bicubic picture that no result has which still shows the photo
 
 
@@ -138,6 +139,7 @@ class Workshop:
     self.folder, self.limits = folder, limits
     self._solver, self._weights = Solver(memory_limit=memory), {}
     self._visits: dict[str, _Visit] = {}
+    self._waiting: set[str] = set()
     self._lock, self._busy = threading.Lock(), threading.Lock()
     folder.mkdir(parents=True)
 
@@ -170,8 +172,17 @@ class Workshop:
     return path
 
   def begin(self, visit_id: str) -> None:
-    """To be called when a job is asked for: what was cancelled before counts no more."""
-    self._visit(visit_id).stop.clear()
+    """To be called when a job is asked for, which may have to wait: what was cancelled before counts no more.
+
+    Raises:
+      UserError: too many are waiting.
+    """
+    visit = self._visit(visit_id)
+    with self._lock:
+      if len(self._waiting - {visit_id}) >= MAX_WAITING:
+        raise UserError(f"{MAX_WAITING} photos are waiting for their turn: try again in a while")
+      self._waiting.add(visit_id)
+    visit.stop.clear()
 
   def cancel(self, visit_id: str) -> None:
     """Ends the page's job, at work or waiting, within a moment."""
@@ -181,6 +192,7 @@ class Workshop:
     """Ends the page's job, and deletes all that it gave and got."""
     with self._lock:
       visit = self._visits.pop(visit_id, None)
+      self._waiting.discard(visit_id)
     if visit:
       visit.stop.set()
       self._delete(visit)
@@ -192,7 +204,9 @@ class Workshop:
 
   def run(self, visit_id: str, order: Order) -> Iterator[View]:
     """A job, from `begin` on. Its last view says how it ended; that of a job that failed or was stopped has no result."""
-    visit = self._visits.get(visit_id)
+    with self._lock:
+      visit = self._visits.get(visit_id)
+      self._waiting.discard(visit_id)
     if visit is None:  # closed while it waited
       return
     job, done = visit.folder / "job", False

@@ -8,23 +8,11 @@ from collections.abc import Iterator
 import gradio as gr
 from starlette.middleware import Middleware
 
+from mzsr_jax import demo_jobs as jobs
 from mzsr_jax import kernels, photos
-from mzsr_jax.demo_jobs import (
-  AUTO,
-  CUSTOM,
-  EXAMPLE_KERNEL,
-  FILE,
-  KERNELS,
-  MAX_NOISE,
-  MAX_SCALE,
-  MAX_STEPS,
-  MIN_SCALE,
-  Order,
-  Workshop,
-)
+from mzsr_jax.demo_jobs import Order, Workshop
 from mzsr_jax.errors import UserError
 
-_QUEUE = 8  # events that wait
 _FORGOTTEN = 4 * 3600  # seconds after which files are deleted that no page has claimed, or that lie in one left open
 _TITLE = "Zero-shot super-resolution"
 _INTRO = (
@@ -37,20 +25,22 @@ _CSS = """
 .gradio-container > main { max-width: 1240px !important; }
 #intro h1 { font-size: 26px; letter-spacing: -.015em; margin: 0; color: var(--body-text-color); }
 #intro p { margin: 2px 0 0; opacity: .75; }
-#intro, #intro *, #status, #status *, #kernel_text, #kernel_text *, #nothing { padding: 0 !important; }
+#intro, #intro *, #status, #status *, #kernel_text, #kernel_text *, #nothing, #nothing * { padding: 0 !important; }
 #intro, #status { padding-left: 2px !important; }
 #status p { margin: 0; min-height: 1.5em; font-size: 15px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 #status .bad { color: #a33c00; } .dark #status .bad { color: #f28c4f; }
 .nothing { display: grid; place-items: center; min-height: 320px; border: 1px dashed var(--border-color-primary);
   border-radius: var(--block-radius); opacity: .75; }
 #kernel img { object-fit: contain; }
+#kernel_text p { margin: 0; font-size: 15px; overflow-wrap: anywhere; }
+#matrix { max-width: 260px; }
 """
 
 
 def serve(workshop: Workshop, host: str, port: int) -> gr.Blocks:
   """Opens the page; what is returned is to be closed."""
   page = _page(workshop)
-  page.queue(max_size=_QUEUE, default_concurrency_limit=1)
+  page.queue(max_size=2 * jobs.MAX_WAITING, default_concurrency_limit=1)
   system = [gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")]
   mono = [gr.themes.Font(name) for name in ("ui-monospace", "Consolas", "monospace")]
   gate = Middleware(_Gate, folder=workshop.folder, local=host in _LOCAL, upload_bytes=workshop.limits.upload_bytes)
@@ -71,16 +61,17 @@ def _page(workshop: Workshop) -> gr.Blocks:
       with gr.Column(scale=2, min_width=320):
         photo = gr.File(label="Photo", file_types=list(photos.FORMATS), height=130, elem_id="photo")
         example = gr.Button("Try an example", size="sm", elem_id="example")
-        kernel = gr.Dropdown([(told, name) for name, told in KERNELS.items()], value=AUTO, label="Kernel: the photo's blur")
+        choices = [(told, name) for name, told in jobs.KERNELS.items()]
+        kernel = gr.Dropdown(choices, value=jobs.AUTO, label="Kernel: the photo's blur")
         gaussian = gr.Textbox(
-            label="Variance, in pixels of the result", placeholder="2.5, or 4x1x-0.5: two variances and an angle", visible=False
+            label="Variance, in pixels² of the result", placeholder="2.5, or 4x1x-0.5 with an angle", visible=False
         )
         kernel_file = gr.File(label="Kernel (.mat or .npy)", file_types=list(kernels.EXTENSIONS), height=110, visible=False)
-        scale = gr.Slider(MIN_SCALE, MAX_SCALE, 2, step=0.1, label="Scale")
-        steps = gr.Slider(0, MAX_STEPS, MAX_STEPS, step=1, label="Steps of adaptation")
+        scale = gr.Slider(jobs.MIN_SCALE, jobs.MAX_SCALE, 2, step=0.1, label="Scale")
+        steps = gr.Slider(0, jobs.MAX_STEPS, jobs.MAX_STEPS, step=1, label="Steps of adaptation")
         with gr.Accordion("More", open=False):
           ensemble = gr.Checkbox(label="Self-ensemble: slower, a little better")
-          noise = gr.Slider(0, MAX_NOISE, 0, step=0.5, label="Noise of the photo", info="standard deviation, of 255")
+          noise = gr.Slider(0, jobs.MAX_NOISE, 0, step=0.5, label="Noise of the photo", info="standard deviation, of 255")
           png = gr.Checkbox(label="Result as PNG, whatever the photo is")
         with gr.Row():
           run = gr.Button("Run", variant="primary", min_width=100, elem_id="run")
@@ -127,13 +118,16 @@ def _page(workshop: Workshop) -> gr.Blocks:
       path = workshop.example(request.session_hash)
       line, made = workshop.look(request.session_hash, path)
       seen = {status: _status(line), nothing: gr.update(visible=False), preview: update(made), **nothing_made}
-      return {photo: str(path), kernel: EXAMPLE_KERNEL, **fields(EXAMPLE_KERNEL), scale: 2, **seen}
+      return {photo: str(path), kernel: jobs.EXAMPLE_KERNEL, **fields(jobs.EXAMPLE_KERNEL), scale: 2, **seen}
 
     def fields(name) -> dict:
-      return {gaussian: gr.update(visible=name == CUSTOM), kernel_file: gr.update(visible=name == FILE)}
+      return {gaussian: gr.update(visible=name == jobs.CUSTOM), kernel_file: gr.update(visible=name == jobs.FILE)}
 
     def begin(request: gr.Request) -> dict:
-      workshop.begin(request.session_hash)
+      try:
+        workshop.begin(request.session_hash)
+      except UserError as e:  # what follows upon success does not
+        raise gr.Error(str(e), title="Busy", print_exception=False) from e
       return {status: _status("Waiting …"), **nothing_made, **buttons(True)}
 
     def work(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png, request: gr.Request) -> Iterator[dict]:
@@ -148,7 +142,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
           changes |= {nothing: gr.update(visible=False), preview: hidden}
           changes |= {slider: gr.update(value=tuple(map(str, told.pair)), visible=True)}
           changes |= {about: gr.update(visible=True), picture: str(told.kernel), matrix: update(told.kernel_file)}
-          changes |= {text: f"<p>Kernel: {html.escape(told.kernel_text)}</p>"}
+          changes |= {text: f"<p><b>Kernel</b><br>{html.escape(told.kernel_text)}</p>"}
         elif told.failed:
           changes |= nothing_made
         yield changes

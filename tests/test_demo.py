@@ -202,6 +202,18 @@ def test_a_job_ends_when_cancelled_left_or_out_of_time(workshop, monkeypatch):
   assert last.failed and "0.001 s" in last.status and left(workshop) == ["photo.png"]
 
 
+def test_few_may_wait(workshop):
+  for i in range(demo_jobs.MAX_WAITING):
+    workshop.begin(f"{i}")
+  workshop.begin("0")
+  with pytest.raises(ValueError, match="waiting"):
+    workshop.begin("another")
+  workshop.leave("1")
+  workshop.begin("another")
+  assert next(workshop.run("0", Order(None))).failed  # its turn has come
+  workshop.begin("one more")
+
+
 @pytest.mark.parametrize("rate", [1e4, 1e30])
 def test_a_result_that_diverged_is_none(workshop, rate):
   params, metadata, _ = workshop._load("x2_direct")
