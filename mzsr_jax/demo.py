@@ -50,11 +50,14 @@ def main(argv: list[str]) -> None:
   for name in ("max_megapixels", "max_seconds"):
     if not 0 < getattr(args, name) < math.inf:
       raise UserError(f"--{name}={getattr(args, name):g}: it must be a number above 0")
-  signal.signal(signal.SIGTERM, _interrupt)
-  with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="mzsr_jax_demo_") as folder:
-    folder = pathlib.Path(folder).resolve()
-    with _gradio_in(folder):
-      _serve(folder, Limits(args.max_megapixels, args.max_seconds))
+  previous = signal.signal(signal.SIGTERM, _interrupt)
+  try:
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="mzsr_jax_demo_") as folder:
+      folder = pathlib.Path(folder).resolve()
+      with _gradio_in(folder):
+        _serve(folder, Limits(args.max_megapixels, args.max_seconds))
+  finally:
+    signal.signal(signal.SIGTERM, previous)
 
 
 def _interrupt(*_) -> None:

@@ -26,7 +26,7 @@ MIN_SCALE, MAX_SCALE, MAX_STEPS, MAX_NOISE = 1.5, 4.0, 10, 50
 AUTO, CUSTOM, FILE = "auto", "custom", "file"
 KERNELS = {
     AUTO: "Estimate it from the photo",
-    "bicubic": "None: plain bicubic shrinking",
+    "bicubic": "None: plain bicubic shrinking (best with 0 steps)",
     "g02d": "Gaussian, variance 0.2: hardly any blur",
     "g20d": "Gaussian, variance 2.0",
     "gani": "Gaussian, variances 4 and 1, slanted",

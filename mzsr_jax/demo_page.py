@@ -123,12 +123,13 @@ def _page(workshop: Workshop) -> gr.Blocks:
     def fields(name) -> dict:
       return {gaussian: gr.update(visible=name == jobs.CUSTOM), kernel_file: gr.update(visible=name == jobs.FILE)}
 
-    def begin(request: gr.Request) -> dict:
+    def begin(request: gr.Request) -> Iterator[dict]:
       try:
         workshop.begin(request.session_hash)
-      except UserError as e:  # what follows upon success does not
-        raise gr.Error(str(e), title="Busy", print_exception=False) from e
-      return {status: _status("Waiting …"), **nothing_made, **buttons(True)}
+      except UserError as e:
+        yield {status: _status(str(e), True)}
+        raise gr.Error(str(e), visible=False, print_exception=False) from e  # what follows upon success does not
+      yield {status: _status("Waiting …"), **nothing_made, **buttons(True)}
 
     def work(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png, request: gr.Request) -> Iterator[dict]:
       try:
@@ -157,8 +158,10 @@ def _page(workshop: Workshop) -> gr.Blocks:
     gr.on([photo.upload, photo.clear], look, photo, shown, **quick)
     kernel.input(fields, kernel, {gaussian, kernel_file}, **quick)
     loaded = example.click(load_example, None, {*shown, photo, kernel, gaussian, kernel_file, scale}, **quick)
-    for begun in (run.click(begin, None, shown, **quick), loaded.success(begin, None, shown, **quick)):
-      ended = begun.success(work, ordered, shown, **{**quick, "queue": True}, concurrency_limit=1, concurrency_id="job")
+    queued = {**quick, "queue": True}
+    for click in (run.click, loaded.success):
+      begun = click(begin, None, shown, **queued, concurrency_limit=None)
+      ended = begun.success(work, ordered, shown, **queued, concurrency_limit=1, concurrency_id="job")
       ended.then(lambda: buttons(False), None, {run, cancel}, **quick)
     cancel.click(stop, None, shown, **quick)
     page.unload(leave)
