@@ -1,0 +1,171 @@
+"""Trains the network that estimates blur kernels, see `mzsr_jax/kernel_net.py`, on random Gaussians and any folder of photos.
+
+    python -m experiments.train_kernel_estimator --data_root=photos --data="what they are" --out=my_estimator.safetensors
+
+A step is one scale, each patch has a kernel of its own, half of them are subsampled directly and half by bicubic; a quarter has
+noise. At the end the uncertainty of whole images is fitted on the sample photos of scikit-image, which the file holds beside
+the parameters. The same command makes the same file, but for the time that it took.
+"""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.optimize
+from absl import flags
+from jax import lax
+
+from mzsr_jax import cli, data, degradation, files, images, kernel_net, kernels, provenance, resize, weights
+
+flags.DEFINE_string("data_root", None, "folder of HR photos", required=True)
+flags.DEFINE_string("data", None, "what they are, in words, for the metadata", required=True)
+flags.DEFINE_string("out", None, "the .safetensors file to write", required=True)
+flags.DEFINE_integer("steps", 6000, "training steps", lower_bound=1)
+flags.DEFINE_integer("batch", 12, "HR patches a step, even", lower_bound=2)
+flags.DEFINE_float("learning_rate", 2e-3, "of Adam at its highest; it falls to 0 by a cosine")
+flags.DEFINE_integer("seed", 0, "of everything random", lower_bound=0)
+flags.DEFINE_bool("overwrite", False, "replace the output file if it exists")
+cli.define_cache_flag()
+
+_HR = 288  # pixels, side of what is read
+_MARGIN = 16  # HR pixels on each side that the blur's wrapping round spoils
+_ORDER = (2, 3, 2, 4)  # scales of the steps, over and over
+_MOST_NOISE = 0.02
+
+
+@functools.partial(jax.jit, static_argnames="scale")
+def make_patches(hr, kernel, noise_std, key, *, scale: int):
+  """LR patches: (B, groups, P, P) luma, the first half of B directly subsampled, the second by bicubic.
+
+  Args:
+    hr: (B, 288, 288, 3) uint8.
+    kernel: (B, k, k).
+    noise_std: (B,).
+    key: of the noise.
+    scale: a group is what patches of one photo with one kernel there is room for: 4 at x2, else 1.
+  """
+  p = kernel_net.PATCH
+  grid = (_HR - 2 * _MARGIN) // scale // p
+  side = grid * p * scale
+  hr = hr[:, : side + 2 * _MARGIN, : side + 2 * _MARGIN].astype(jnp.float32) / 255
+  # Kernels are symmetric, so that convolving is correlating.
+  padded = jnp.zeros((len(hr), *hr.shape[1:3])).at[:, : kernel.shape[1], : kernel.shape[2]].set(kernel)
+  spectrum = jnp.fft.rfft2(jnp.roll(padded, (-(kernel.shape[1] // 2), -(kernel.shape[2] // 2)), (1, 2)))
+  blurred = jnp.fft.irfft2(jnp.fft.rfft2(hr.transpose(0, 3, 1, 2)) * spectrum[:, None], s=hr.shape[1:3])
+  blurred = blurred[:, :, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN].transpose(0, 2, 3, 1)
+  half = len(hr) // 2
+  direct = blurred[:half, ::scale, ::scale]
+  shrink = resize.shrink(side, scale, "bicubic")
+  lr = jnp.concatenate([direct, degradation.apply(blurred[half:], shrink, shrink)])
+  lr += noise_std[:, None, None, None] * jax.random.normal(key, lr.shape)
+  lr = kernel_net.luma(jnp.round(jnp.clip(lr, 0, 1) * 255) / 255)
+  return lr.reshape(-1, grid, p, grid, p).transpose(0, 1, 3, 2, 4).reshape(-1, grid * grid, p, p)
+
+
+def likelihood(error, log_variance):
+  """Negative logarithm of a Gaussian's density, but for a constant."""
+  return (error**2 * jnp.exp(-log_variance) + log_variance) / 2
+
+
+def loss_of(params, lr, condition, code):
+  """Of each patch, and of the patches of a group combined."""
+  b, n, p, _ = lr.shape
+  repeated = jnp.repeat(condition, n, axis=0)
+  mean, log_variance = kernel_net.apply(params, lr.reshape(b * n, p, p), repeated)
+  error = mean - jnp.repeat(code, n, axis=0)
+  # Weighted by the deviation (beta-NLL): the plain likelihood gives up on what it finds difficult at first.
+  single = (likelihood(error, log_variance) * lax.stop_gradient(jnp.exp(log_variance / 2))).mean()
+  shaped = lambda x: x.reshape(b, n, 3)
+  combined, variance = kernel_net.combine(shaped(mean), jnp.exp(shaped(log_variance)))
+  return single + 0.25 * likelihood(combined - code, jnp.log(variance)).mean(), jnp.abs(combined - code).mean(0)
+
+
+def conditions(batch: int, scale: int) -> np.ndarray:
+  """(B, 2), first half direct, second half bicubic."""
+  return np.repeat(np.stack([kernel_net.condition(scale, mode) for mode in kernels.SUBSAMPLINGS]), batch // 2, axis=0)
+
+
+def calibrate(params) -> np.ndarray:
+  """(2, 3), see `kernel_net.calibrated`, most likely for photos that the network has not seen."""
+  rng, found = np.random.default_rng(1), []
+  for path in data.sample_photos():
+    for scale in kernel_net.SCALES:
+      for mode in kernels.SUBSAMPLINGS:
+        hr = images.to_float(images.crop_to_multiple(images.read_image(path), int(scale)))
+        shapes = kernel_net.draw(rng, scale, 6)
+        for shape in zip(*shapes):
+          lr = degradation.degrade(hr, kernel_net.kernel(kernel_net.Gaussian(*shape)), scale, mode)
+          prediction = kernel_net.predict(params, images.to_float(images.to_uint8(lr)), scale, mode)
+          found.append((prediction.mean - kernel_net.encode(kernel_net.Gaussian(*shape), scale), prediction.variance))
+  error, variance = map(np.array, zip(*found))
+  print("whole photos: mean error", error.mean(0), "root of mean square", np.sqrt((error**2).mean(0)))
+
+  def fit(e2, v):
+    def cost(logs):
+      total = np.exp(logs[0]) * v + np.exp(logs[1])
+      return (e2 / total + np.log(total)).sum()
+    return np.exp(scipy.optimize.minimize(cost, [0.0, np.log(e2.mean())], method="Nelder-Mead").x)
+
+  return np.stack([fit(error[:, i] ** 2, variance[:, i]) for i in range(3)], -1).astype(np.float32)
+
+
+def main(argv: list[str]) -> None:
+  """Trains, calibrates, writes."""
+  del argv
+  args = flags.FLAGS
+  cli.use_compilation_cache()
+  files.check_writable(args.out, args.overwrite)
+  start, commit = time.monotonic(), provenance.git_revision()
+  batches = data.make_patch_iterator(
+      args.data_root, patch_size=_HR, batch_size=args.batch, seed=args.seed, cache_mb=400, num_threads=1, prefetch=2
+  )
+  optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, min(200, args.steps // 4), args.steps))
+  params = kernel_net.init(jax.random.key(args.seed))
+  state = optimizer.init(params)
+
+  @jax.jit
+  def step(params, state, lr, condition, code):
+    (loss, error), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, lr, condition, code)
+    updates, state = optimizer.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state, loss, error
+
+  make_kernels = jax.jit(jax.vmap(functools.partial(kernels.gaussian, size=kernels.EVALUATION_SIZE)))
+  rng, key = np.random.default_rng(args.seed), jax.random.key(args.seed)
+  recent = []
+  for number in range(args.steps):
+    scale = _ORDER[number % len(_ORDER)]
+    shapes = kernel_net.draw(rng, scale, args.batch)
+    noise = np.float32(rng.uniform(0, _MOST_NOISE, args.batch) * (rng.random(args.batch) < 0.25))
+    gaussians = make_kernels(*(np.float32(part) for part in shapes))
+    lr = make_patches(next(batches), gaussians, noise, jax.random.fold_in(key, number), scale=scale)
+    code = np.float32(kernel_net.encode(shapes, scale))
+    params, state, loss, error = step(params, state, lr, conditions(args.batch, scale), code)
+    recent.append((loss, error))
+    if (number + 1) % 200 == 0:
+      losses, errors = jax.device_get(tuple(map(jnp.stack, zip(*recent))))
+      by_scale = {s: errors[[_ORDER[i % 4] == s for i in range(len(errors))]].mean(0).round(3).tolist() for s in (2, 3, 4)}
+      print(number + 1, f"loss {losses.mean():.4f}", "mean errors", by_scale, f"{time.monotonic() - start:.0f} s", flush=True)
+      recent = []
+  calibration = calibrate(params)
+  print("calibration", calibration.tolist())
+  seconds = time.monotonic() - start
+  metadata = {
+      "stage": "kernel_estimator",
+      "scales": str(list(kernel_net.SCALES)),
+      "steps": str(args.steps),
+      "data": f"{args.data}; {args.batch} patches of {_HR}x{_HR} HR pixels a step; calibrated on sample photos of scikit-image",
+      "seconds": f"{seconds:.0f}",
+      "seed": str(args.seed),
+      "learning_rate": str(args.learning_rate),
+      "commit": commit,
+  }
+  files.check_writable(args.out, args.overwrite)
+  weights.save_weights(args.out, {"net": params, "calibration": calibration}, metadata)
+  print(f"wrote {args.out} after {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+  cli.run(main)
