@@ -77,7 +77,10 @@ def prior(scale: float) -> Prediction:
 
 
 class KernelNet(nn.Module):
-  """Five convolutions over the gradients of luma, pooled, and two layers on what is pooled."""
+  """Energies of linear filters, in cells of 8x8 pixels, and how they stand to each other.
+
+  A Gaussian blur takes f' Sigma f off the logarithm of the energy at frequency f: what is looked for is linear in these.
+  """
 
   @nn.compact
   def __call__(self, luma: Float[Array, "n p p"], condition: Float[Array, "n 2"]):
@@ -92,8 +95,10 @@ class KernelNet(nn.Module):
     n, p = luma.shape[:2]
     # Even and odd rows and columns as channels: half the size, nothing lost.
     x = x.reshape(n, p // 2, 2, p // 2, 2, 2).transpose(0, 1, 3, 2, 4, 5).reshape(n, p // 2, p // 2, 8)
-    for i, (features, stride) in enumerate(((32, 1), (32, 2), (48, 2), (48, 1), (48, 1))):
-      x = nn.relu(nn.Conv(features, (3, 3), stride, name=f"conv{i + 1}")(x))
+    x = nn.Conv(48, (5, 5), name="filters")(x)
+    x = jnp.log(nn.avg_pool(x**2, (4, 4), (4, 4)) + 1e-3)
+    for i in range(3):
+      x = nn.relu(nn.Conv(48, (3, 3), name=f"conv{i + 1}")(x))
     # Blur shows at edges: each feature says where it is to be trusted.
     trust = jax.nn.softmax(nn.Conv(48, (1, 1), name="trust")(x).reshape(n, -1, 48), axis=1)
     x = x.reshape(n, -1, 48)

@@ -1,0 +1,235 @@
+"""KernelGAN (Bell-Kligler, Shocher and Irani, NeurIPS 2019): the blur kernel under which an image, shrunk, looks like itself.
+
+Patches of a photo recur across scales, and most so under the kernel that made it. A generator without nonlinearities shrinks crops
+of the LR image; a discriminator that sees 7x7 pixels learns to tell the result from the LR image's own pixels; what the
+generator has become, once they are alike, is the kernel.
+
+Being linear, the generator is collapsed to its one kernel before it is used: crops never pass through its 64 channels, and its
+layers get the same gradients, which is what the depth is for. All layers correlate, as `degradation.blur` does.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.ndimage
+import scipy.signal
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from mzsr_jax import degradation, kernels, resize
+
+ITERATIONS = 3000
+SIZE = 13  # of the kernel
+CROP = 64  # LR pixels that the generator shrinks, side
+_CHANNELS = 64
+_SIDES = (7, 5, 3, 1, 1, 1)  # of the generator's layers
+_REACH = 7  # of the discriminator
+_HIDDEN = 5  # its 1x1 layers between the first and the last
+_PER_CALL = 250  # iterations of one compiled loop
+_BICUBIC_UNTIL = 250  # iterations that lead the kernel to bicubic's, so that no other minimum is met first
+_KEPT = 40  # pixels of the kernel: the smaller ones are what the training left of noise
+_NOISE = 1 / 127.5  # on what the discriminator sees, which is in [-1, 1]: a level of 8 bits
+
+
+class _State(NamedTuple):
+  """Both networks and their optimizers; `direction`: of the spectral norm of each hidden layer."""
+
+  generator: list[Float[Array, "k k c d"]]
+  discriminator: PyTree
+  direction: Float[Array, "l c"]
+  generator_optimizer: PyTree
+  discriminator_optimizer: PyTree
+
+
+_rate = optax.piecewise_constant_schedule(2e-4, dict.fromkeys(range(750, ITERATIONS, 750), 0.1))
+_optimizer = optax.adam(_rate, b1=0.5)
+
+
+def init_generator(key) -> list[Float[Array, "k k c d"]]:
+  """Weights of the generator's layers, (k, k, in, out)."""
+  channels = (1, *[_CHANNELS] * (len(_SIDES) - 1), 1)
+  keys = jax.random.split(key, len(_SIDES))
+  draw = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+  return [draw(k, (side, side, *pair)) for k, side, pair in zip(keys, _SIDES, zip(channels, channels[1:]))]
+
+
+def collapse(layers: list[Float[Array, "k k c d"]]) -> Float[Array, "n n"]:
+  """The one kernel that does what all layers do one after another, (13, 13) for the generator's.
+
+  From the last to the first: the kernel from a layer's input is its weights, spread by the kernel from its output.
+  """
+  kernel = jnp.ones((1, 1, 1, 1), layers[0].dtype)  # (1, k, k, channels)
+  for w in reversed(layers):
+    pad = (w.shape[0] - 1,) * 2
+    kernel = lax.conv_general_dilated(
+        kernel, jnp.swapaxes(w[::-1, ::-1], 2, 3), (1, 1), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )  # fmt: skip
+  return kernel[0, :, :, 0]
+
+
+def _init(key) -> _State:
+  first, *rest, direction_key, generator_key = jax.random.split(key, _HIDDEN + 4)
+  draw = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+  discriminator = {
+      "first": draw(first, (_REACH**2 * 3, _CHANNELS)),
+      "hidden": jnp.stack([draw(k, (_CHANNELS, _CHANNELS)) for k in rest[:-1]]),
+      "gain": jnp.ones((_HIDDEN, _CHANNELS)),
+      "shift": jnp.zeros((_HIDDEN, _CHANNELS)),
+      "last": draw(rest[-1], (_CHANNELS, 1)),
+  }
+  generator = init_generator(generator_key)
+  direction = jax.random.normal(direction_key, (_HIDDEN, _CHANNELS))
+  return _State(generator, discriminator, direction, _optimizer.init(generator), _optimizer.init(discriminator))
+
+
+def _spectral(w, direction):
+  """One power iteration for each hidden layer: (largest singular values, new directions)."""
+  unit = lambda v: v / (jnp.linalg.norm(v, axis=-1, keepdims=True) + 1e-12)
+  left = unit(jnp.einsum("lcd,ld->lc", lax.stop_gradient(w), direction))
+  right = unit(jnp.einsum("lcd,lc->ld", lax.stop_gradient(w), left))
+  return jnp.einsum("lc,lcd,ld->l", left, w, right), right
+
+
+def _discriminate(params, norms, image: Float[Array, "h w 3"]) -> Float[Array, " n"]:
+  """How real each 7x7 patch looks, 0 to 1."""
+  height, width = (length - _REACH + 1 for length in image.shape[:2])
+  shifted = [image[i : i + height, j : j + width] for i in range(_REACH) for j in range(_REACH)]
+  x = jnp.concatenate(shifted, -1).reshape(height * width, -1) @ params["first"]
+  for i in range(_HIDDEN):
+    x = x @ (params["hidden"][i] / norms[i])
+    x = (x - x.mean(0, keepdims=True)) * lax.rsqrt(x.var(0, keepdims=True) + 1e-5)
+    x = jax.nn.relu(x * params["gain"][i][None] + params["shift"][i][None])
+  return jax.nn.sigmoid((x @ params["last"])[:, 0])
+
+
+def bicubic_kernel(scale: float) -> Float[np.ndarray, "13 13"]:
+  """Of antialiased bicubic shrinking, with its centre on a pixel."""
+  middle = 2 * SIZE
+  # The offset has the one output pixel look at that pixel.
+  taps = resize.bicubic(2 * middle + 1, 1, 1 / scale, 1 - (middle + 1 - (1 - scale) / 2) / scale)[0]
+  taps = taps[middle - SIZE // 2 :][:SIZE] / taps[middle - SIZE // 2 :][:SIZE].sum()
+  return np.float32(np.outer(taps, taps))
+
+
+def _regularizers(kernel, late):
+  """Sum to one and small at the borders from the start; few pixels and a centred mass once the kernel is bicubic's."""
+  axis = np.arange(SIZE, dtype=np.float32) - SIZE // 2
+  border = 15 * (1 - np.exp(-(axis[:, None] ** 2 + axis[None] ** 2) / 2 / SIZE**2))
+  border[2:-2, 2:-2] = 0
+  total = kernel.sum()
+  centre = jnp.stack([(kernel.sum(1 - i) * axis).sum() for i in range(2)]) / (total + 1e-5)
+  sparse = ((jnp.abs(kernel) + 1e-4) ** 0.2).mean()
+  always = 0.5 * jnp.abs(1 - total) + jnp.abs(kernel * border).mean()
+  return always + late * (5 * sparse + 0.5 * (centre**2).mean())
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "subsample"))
+def _run(state: _State, start, crops, real, key, *, scale: float, subsample: str):
+  """One iteration for each crop: discriminator and generator take a step each."""
+  side = CROP - SIZE + 1
+  shrink = resize.shrink(side, scale, subsample)
+  target = bicubic_kernel(scale) if subsample == "direct" else np.pad(np.ones((1, 1), np.float32), SIZE // 2)
+
+  def generate(kernel, crop):
+    if subsample == "direct" and scale == int(scale):
+      step = int(scale)
+      out = lax.conv_general_dilated(
+          crop.transpose(2, 0, 1)[..., None], kernel[:, :, None, None], (step, step), "VALID",
+          dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
+      )  # fmt: skip
+      return out[..., 0].transpose(1, 2, 0)
+    return degradation.apply(degradation.correlate(crop, kernel), shrink, shrink)
+
+  def iterate(state: _State, given):
+    number, crop, real, key = given
+    norms_of = lambda d: _spectral(d["hidden"], state.direction)
+    keys = jax.random.split(key)
+    noisy = lambda x, i: x + _NOISE * jax.random.normal(keys[i], x.shape)
+    early = (number < _BICUBIC_UNTIL).astype(crop.dtype)
+
+    def generator_loss(layers):
+      kernel = collapse(layers)
+      fake = generate(kernel, crop)
+      norms, _ = norms_of(state.discriminator)
+      adversarial = ((_discriminate(state.discriminator, norms, fake) - 1) ** 2).mean()
+      bicubic = ((fake - generate(jnp.asarray(target), crop)) ** 2).mean()
+      return adversarial + 5 * early * bicubic + _regularizers(kernel, 1 - early), fake
+
+    (_, fake), gradient = jax.value_and_grad(generator_loss, has_aux=True)(state.generator)
+
+    def discriminator_loss(params):
+      norms, direction = norms_of(params)
+      of_real = _discriminate(params, norms, noisy(real, 0))
+      of_fake = _discriminate(params, norms, noisy(fake, 1))
+      return ((of_real - 1) ** 2).mean() + (of_fake**2).mean(), direction
+
+    (_, direction), d_gradient = jax.value_and_grad(discriminator_loss, has_aux=True)(state.discriminator)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+      updates, g_state = _optimizer.update(gradient, state.generator_optimizer)
+      d_updates, d_state = _optimizer.update(d_gradient, state.discriminator_optimizer)
+    state = _State(
+        optax.apply_updates(state.generator, updates), optax.apply_updates(state.discriminator, d_updates), direction,
+        g_state, d_state,
+    )  # fmt: skip
+    return state, None
+
+  numbers = start + jnp.arange(len(crops))
+  state, _ = lax.scan(iterate, state, (numbers, crops, real, jax.random.split(key, len(crops))))
+  return state, collapse(state.generator)
+
+
+def _corners(image: Float[np.ndarray, "h w 3"], side: int, count: int, rng: np.random.Generator):
+  """Top left corners of crops, drawn the more often the more edges a crop holds."""
+  luma = image.mean(-1)
+  edges = np.hypot(*(scipy.ndimage.sobel(luma, axis) for axis in (0, 1))).astype(np.float64)
+  total = np.pad(edges, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+  inside = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+  inside = np.maximum(inside, 0) + 1e-9
+  return np.unravel_index(rng.choice(inside.size, count, p=(inside / inside.sum()).ravel()), inside.shape)
+
+
+def trace(
+    image: Float[np.ndarray, "h w 3"], scale: float, subsample: str, seed: int, iterations: int = ITERATIONS
+) -> list[Float[np.ndarray, "13 13"]]:
+  """The kernel while it is learned, every 250 iterations, as the generator has it: see `clean`.
+
+  Args:
+    image: LR image in [0, 1], at least `CROP` pixels each way.
+    scale: scale factor, below 4: for 4, see `twice`.
+    subsample: "direct" or "bicubic", which comes after the kernel.
+    seed: of everything random.
+    iterations: of the training, a multiple of 250.
+  """
+  image = np.float32(image) * 2 - 1
+  side = resize.shrunk_size(CROP - SIZE + 1, scale)  # of what the generator makes
+  rng, key = np.random.default_rng(seed), jax.random.key(seed)
+  state, found = jax.jit(_init)(jax.random.fold_in(key, 0)), []
+  views = {n: np.lib.stride_tricks.sliding_window_view(image, (n, n), (0, 1)) for n in (CROP, side)}
+  cut = lambda n: views[n][_corners(image, n, _PER_CALL, rng)].transpose(0, 2, 3, 1)
+  for start in range(0, iterations, _PER_CALL):
+    crops, real = cut(CROP), cut(side)
+    call_key = jax.random.fold_in(key, start + 1)
+    state, kernel = _run(state, np.int32(start), crops, real, call_key, scale=scale, subsample=subsample)
+    found.append(np.asarray(kernel))
+  return found
+
+
+def clean(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
+  """Small and negative values cut away, the centre of mass moved to the middle pixel, sum 1."""
+  least = np.sort(kernel, axis=None)[-_KEPT]
+  kept = np.where(kernel >= max(least, 0), kernel, 0).astype(np.float64)
+  offset = kernels.centre_of_mass(kept)
+  moved = np.maximum(scipy.ndimage.shift(kept, [-d for d in offset], order=1), 0)
+  return np.float32(moved / moved.sum())
+
+
+def twice(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "n n"]:
+  """The x4 kernel that shrinking by 2 twice with this kernel comes to: itself, spread by itself at double distance."""
+  spread = np.zeros((2 * len(kernel) - 1,) * 2)
+  spread[::2, ::2] = kernel
+  return np.float32(scipy.signal.convolve2d(spread, kernel))
