@@ -106,7 +106,7 @@ class KernelNet(nn.Module):
     x = jnp.concatenate([x.mean(1), (trust * x).sum(1), log_contrast, condition], -1)
     x = nn.relu(nn.Dense(48, name="dense1")(x))
     x = nn.Dense(6, name="dense2")(x)
-    return x[:, :3] + jnp.asarray([-1.0, 0.0, 0.0], jnp.float32), 6 * jnp.tanh(x[:, 3:] / 6) - 2
+    return x[:, :3] - jnp.asarray([[1.0, 0.0, 0.0]], jnp.float32), 6 * jnp.tanh(x[:, 3:] / 6) - 2
 
 
 NET = KernelNet()
@@ -193,7 +193,6 @@ def predict(params: Params, lr: Float[np.ndarray, "h w 3"], scale: float, subsam
 
 
 def kernel(shape: Gaussian) -> Float[np.ndarray, "k k"]:
-  """The kernel of a shape (scalars), on the grid of the evaluation kernels or, if it is wider, a larger one."""
-  size = max(kernels.EVALUATION_SIZE, 2 * int(np.ceil(3 * np.sqrt(shape.lambda1))) + 1)
+  """The kernel of a shape (scalars) on the grid of the evaluation kernels, where all that the network knows have room."""
   with jax.enable_x64(True):
-    return np.asarray(kernels.gaussian(*map(float, shape), size), np.float32)
+    return np.asarray(kernels.gaussian(*map(float, shape), kernels.EVALUATION_SIZE), np.float32)

@@ -1,8 +1,8 @@
 """KernelGAN (Bell-Kligler, Shocher and Irani, NeurIPS 2019): the blur kernel under which an image, shrunk, looks like itself.
 
-Patches of a photo recur across scales, and most so under the kernel that made it. A generator without nonlinearities shrinks crops
-of the LR image; a discriminator that sees 7x7 pixels learns to tell the result from the LR image's own pixels; what the
-generator has become, once they are alike, is the kernel.
+Patches of a photo recur across scales, and most so under the kernel that made it. A generator without nonlinearities shrinks
+crops of the LR image; a discriminator that sees 7x7 pixels learns to tell the result from the LR image's own pixels; what
+the generator has become, once they are alike, is the kernel.
 
 Being linear, the generator is collapsed to its one kernel before it is used: crops never pass through its 64 channels, and its
 layers get the same gradients, which is what the depth is for. All layers correlate, as `degradation.blur` does.
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PyTree
 
 from mzsr_jax import degradation, kernels, resize
 
-ITERATIONS = 3000
+ITERATIONS = 1500  # half of the authors': after the second fall of the rate, nothing moves
 SIZE = 13  # of the kernel
 CROP = 64  # LR pixels that the generator shrinks, side
 _CHANNELS = 64
@@ -72,6 +72,7 @@ def collapse(layers: list[Float[Array, "k k c d"]]) -> Float[Array, "n n"]:
   return kernel[0, :, :, 0]
 
 
+@jax.jit
 def _init(key) -> _State:
   first, *rest, direction_key, generator_key = jax.random.split(key, _HIDDEN + 4)
   draw = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
@@ -100,10 +101,14 @@ def _discriminate(params, norms, image: Float[Array, "h w 3"]) -> Float[Array, "
   height, width = (length - _REACH + 1 for length in image.shape[:2])
   shifted = [image[i : i + height, j : j + width] for i in range(_REACH) for j in range(_REACH)]
   x = jnp.concatenate(shifted, -1).reshape(height * width, -1) @ params["first"]
-  for i in range(_HIDDEN):
-    x = x @ (params["hidden"][i] / norms[i])
+
+  def hidden(x, layer):
+    w, norm, gain, shift = layer
+    x = x @ (w / norm)
     x = (x - x.mean(0, keepdims=True)) * lax.rsqrt(x.var(0, keepdims=True) + 1e-5)
-    x = jax.nn.relu(x * params["gain"][i][None] + params["shift"][i][None])
+    return jax.nn.relu(x * gain[None] + shift[None]), None
+
+  x, _ = lax.scan(hidden, x, (params["hidden"], norms, params["gain"], params["shift"]))
   return jax.nn.sigmoid((x @ params["last"])[:, 0])
 
 
@@ -196,22 +201,23 @@ def _corners(image: Float[np.ndarray, "h w 3"], side: int, count: int, rng: np.r
 def trace(
     image: Float[np.ndarray, "h w 3"], scale: float, subsample: str, seed: int, iterations: int = ITERATIONS
 ) -> list[Float[np.ndarray, "13 13"]]:
-  """The kernel while it is learned, every 250 iterations, as the generator has it: see `clean`.
+  """The kernel while it is learned, every 250 iterations, as the generator has it (`clean` it before use).
 
   Args:
     image: LR image in [0, 1], at least `CROP` pixels each way.
     scale: scale factor, below 4: for 4, see `twice`.
     subsample: "direct" or "bicubic", which comes after the kernel.
     seed: of everything random.
-    iterations: of the training, a multiple of 250.
+    iterations: of the training; fewer than 250, or a multiple.
   """
   image = np.float32(image) * 2 - 1
   side = resize.shrunk_size(CROP - SIZE + 1, scale)  # of what the generator makes
   rng, key = np.random.default_rng(seed), jax.random.key(seed)
-  state, found = jax.jit(_init)(jax.random.fold_in(key, 0)), []
+  state, found = _init(jax.random.fold_in(key, 0)), []
   views = {n: np.lib.stride_tricks.sliding_window_view(image, (n, n), (0, 1)) for n in (CROP, side)}
-  cut = lambda n: views[n][_corners(image, n, _PER_CALL, rng)].transpose(0, 2, 3, 1)
-  for start in range(0, iterations, _PER_CALL):
+  per_call = min(_PER_CALL, iterations)
+  cut = lambda n: views[n][_corners(image, n, per_call, rng)].transpose(0, 2, 3, 1)
+  for start in range(0, iterations, per_call):
     crops, real = cut(CROP), cut(side)
     call_key = jax.random.fold_in(key, start + 1)
     state, kernel = _run(state, np.int32(start), crops, real, call_key, scale=scale, subsample=subsample)

@@ -22,13 +22,14 @@ from mzsr_jax.model import NET, MZSRNet, Params, init
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
+KERNEL_ESTIMATOR = "kernel_estimator"  # shipped beside the others, but no network that enlarges: see `kernel_net`
 _RATES = "inner_lrs."  # before the names of learned rates
 _DIGEST = "content_sha256"  # of everything else in a file; what others wrote may lack it
 
 
 def names() -> list[str]:
-  """Names of the weights that come with the package."""
-  return sorted(p.stem for p in SHIPPED.glob(f"*{SUFFIX}"))
+  """Names of the weights that come with the package and enlarge images."""
+  return sorted(p.stem for p in SHIPPED.glob(f"*{SUFFIX}") if p.stem != KERNEL_ESTIMATOR)
 
 
 def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
@@ -58,6 +59,11 @@ def load_weights(name_or_path: str | os.PathLike) -> Params:
   if not flat or any(key.partition(".")[2] not in ("kernel", "bias") for key in flat):
     raise UserError(f"weights '{name_or_path}' do not hold the parameters of this network (names such as conv1.kernel)")
   return _nest(flat)
+
+
+def load_arrays(name_or_path: str | os.PathLike) -> dict:
+  """All that a file holds, of whatever network, as a nested dict. Raises UserError as `load_weights`."""
+  return _nest(_read(name_or_path)[0])
 
 
 def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates:

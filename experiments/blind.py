@@ -1,0 +1,164 @@
+"""What it costs not to know the kernel: MZSR with estimated kernels, beside the true one and the usual guess.
+
+    python -m experiments.blind --hr_dir=Set14 --out=runs/blind.json
+
+degrades each image of a folder by random Gaussians of the paper's training distribution (direct subsampling), estimates them
+from the LR images alone, and writes PSNR/SSIM of MZSR told each kernel, as JSON, and as Markdown beside it. What `--methods`
+may name: `bicubic`, plain enlargement; `bicubic_weights`, the weights `x2_bicubic` told that the image was shrunk by bicubic;
+`bicubic_kernel`, the weights of `--weights` told the kernel of antialiased bicubic shrinking; `middle`, told the middle of
+the distribution; `regression` and `kernelgan`, see `mzsr_jax/blind.py`; `true`. The kernels depend on the seed and the
+number of images alone.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import outputs, timing
+from mzsr_jax import benchmark, blind, cli, files, kernel_net, kernelgan, kernels, methods, spread, weights
+from mzsr_jax.benchmark import Sample
+from mzsr_jax.errors import UserError
+from mzsr_jax.kernel_net import Gaussian
+from mzsr_jax.kernels import Degradation
+from mzsr_jax.methods import Method
+
+_METHODS = ("bicubic", "bicubic_weights", "bicubic_kernel", "middle", *blind.METHODS, "true")
+
+flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
+flags.DEFINE_integer("kernels_per_image", 1, "random kernels that each image is degraded by", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "of the kernels", lower_bound=0)
+flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
+flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
+flags.DEFINE_string("weights", "x2_direct", "that MZSR adapts")
+flags.DEFINE_float("least", 1.0, "least variance of a kernel, HR pixels^2: the paper's 1, or less", lower_bound=0.01)
+flags.DEFINE_integer("steps", 10, "adaptation steps", lower_bound=0)
+flags.DEFINE_list("methods", list(_METHODS), "what to compare")
+outputs.define_flags("Markdown")
+cli.define_cache_flag()
+
+
+def told(name: str, params, rates, steps: int, kinds: Callable[[str], Degradation]) -> Method:
+  """MZSR, told for each image what `kinds` says of its name, whatever is true."""
+  mzsr = methods.mzsr(params, rates, [steps], name)
+  solve = lambda solver, case: mzsr.solve(solver, case._replace(kind=kinds(case.image)))
+  return mzsr._replace(solve=solve)
+
+
+def error_of(sigmas: np.ndarray, kernel: np.ndarray, true: Gaussian, true_kernel: np.ndarray) -> dict[str, float]:
+  """How far a kernel is from the true one: its distance in parts of the true one's norm, and that of the widths, pixels."""
+  side = max(len(kernel), len(true_kernel))
+  grown = [np.pad(k, (side - len(k)) // 2) for k in (kernel, true_kernel)]
+  distance = np.linalg.norm(grown[0] - grown[1]) / np.linalg.norm(true_kernel)
+  return {"kernel error": float(distance), "width error": float(np.abs(sigmas - np.sqrt(true[:2])).mean())}
+
+
+def degraded(photos: Sequence[Sample], count: int, seed: int, scale: int, least: float) -> tuple[list[Sample], list[Gaussian]]:
+  """Each photo `count` times, with a random kernel as its own, and those kernels' parameters."""
+  shapes = kernel_net.draw(np.random.default_rng(seed), scale, len(photos) * count, least)
+  shapes = [Gaussian(*shape) for shape in zip(*shapes)]
+  numbered = [(photo, f"{photo.name}:{i}") for photo in photos for i in range(count)]
+  kinds = [Degradation(kernel_net.kernel(shape), "direct") for shape in shapes]
+  return [photo._replace(name=name, kind=kind) for (photo, name), kind in zip(numbered, kinds)], shapes
+
+
+def estimate(method: str, lr: np.ndarray, scale: int) -> blind.Estimate:
+  """By a method of `blind`, or the middle of the distribution, whatever the image."""
+  if method != "middle":
+    return blind.estimate(lr, scale, "direct", method)
+  middle = kernel_net.decode(kernel_net.prior(scale).mean, scale)
+  return blind.Estimate(kernel_net.kernel(middle), np.sqrt(middle[:2]), 0.0, np.full(2, np.nan), "")
+
+
+def estimates(method: str, samples: Sequence[Sample], lrs, shapes: Sequence[Gaussian], scale: int):
+  """Kernels by the name of their sample, and a row about each."""
+  kinds, rows = {}, []
+  estimate(method, lrs[0], scale)  # compiles
+  for sample, lr, shape in zip(samples, lrs, shapes):
+    start = time.perf_counter()
+    found = estimate(method, lr, scale)
+    seconds = time.perf_counter() - start
+    row = {"method": method, "image": sample.name, "true": list(shape), "found": [*map(float, found.sigmas**2), found.theta]}
+    row |= error_of(found.sigmas, found.kernel, shape, sample.kind.kernel) | {"s": seconds}
+    if np.isfinite(found.uncertainty).all():
+      off = np.abs(found.sigmas - np.sqrt(shape[:2])) / found.uncertainty
+      row |= {"uncertainty": found.uncertainty.tolist(), "widths within 2 errors": float((off < 2).mean())}
+    rows.append(row)
+    kinds[sample.name] = Degradation(found.kernel, "direct")
+  return kinds, rows
+
+
+def main(argv: list[str]) -> None:
+  """Degrades, estimates, enlarges, measures."""
+  del argv
+  args = flags.FLAGS
+  cli.start_jax()
+  if not args.methods or (bad := [name for name in args.methods if name not in _METHODS]):
+    raise UserError(f"--methods: {', '.join(bad) if args.methods else 'nothing'} is none of {', '.join(_METHODS)}")
+  beside = outputs.check(".md")
+  scale, steps = args.scale, args.steps
+
+  def network(name):
+    weights.check_scale(weights.read_metadata(name), scale)
+    return weights.load_weights(name), weights.load_inner_lrs(name, max(steps, 1)), steps
+
+  photos = sorted(benchmark.load_hr(args.hr_dir, scale), key=lambda sample: sample.gt.size)[: args.images or None]
+  samples, shapes = degraded(photos, args.kernels_per_image, args.seed, scale, args.least)
+  solvers = spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
+  lrs = [benchmark.lr_image(solvers[0], sample, sample.kind, scale) for sample in samples]
+  compared, rows = [], []
+  for name in args.methods:
+    if name == "bicubic":
+      compared.append(methods.bicubic())
+    elif name == "bicubic_weights":
+      none = kernels.load_degradation("bicubic")
+      compared.append(told(name, *network("x2_bicubic"), lambda image, kind=none: kind))
+    elif name == "bicubic_kernel":
+      bicubic = Degradation(kernelgan.bicubic_kernel(scale), "direct")
+      compared.append(told(name, *network(args.weights), lambda image, kind=bicubic: kind))
+    elif name == "true":
+      compared.append(told(name, *network(args.weights), {s.name: s.kind for s in samples}.__getitem__))
+    else:
+      kinds, more = estimates(name, samples, lrs, shapes, scale)
+      rows += more
+      print(summary(more), flush=True)
+      compared.append(told(name, *network(args.weights), kinds.__getitem__))
+  scores = benchmark.run(samples, {"random": None}, compared, scale, solvers)
+  results = benchmark.summarise(tqdm.tqdm(scores, total=len(samples) * len(compared), disable=None), scale)
+  table = markdown(results, rows)
+  print(table)
+  outputs.write({
+      "scale": scale,
+      "steps": steps,
+      "seed": args.seed,
+      "least": args.least,
+      "weights": args.weights,
+      "results": results,
+      "estimates": rows,
+      "machine": timing.machine(),
+  })  # fmt: skip
+  files.write_whole(beside, table.encode(), args.overwrite)
+
+
+def summary(rows) -> dict[str, float]:
+  """Means over the images of one estimator's rows, but the median of the time."""
+  columns = [key for key in ("kernel error", "width error", "widths within 2 errors") if key in rows[0]]
+  means = {key: float(np.mean([row[key] for row in rows])) for key in columns}
+  return means | {"s": float(np.median([row["s"] for row in rows]))}
+
+
+def markdown(results, rows) -> str:
+  """A line a method: PSNR/SSIM, and what `summary` has of the estimators."""
+  lines = []
+  for result in results:
+    own = [row for row in rows if row["method"] == result["method"]]
+    line = {"kernel": result["method"], "PSNR / SSIM": f"{result['psnr']:.2f} / {result['ssim']:.4f}"}
+    line |= dict.fromkeys(("kernel error", "width error", "widths within 2 errors", "s"))
+    lines.append(line | (summary(own) if own else {}))
+  return timing.table(lines) + "\n"
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,148 @@
+"""The blur kernel of an LR image, estimated from the image alone.
+
+Two ways, see `kernel_net` and `kernelgan`: "regression", a shipped network that predicts the Gaussian that blurred an image,
+in a second; and "kernelgan", which learns any kernel from the one image, in a minute. `experiments/blind.py` compares them.
+"""
+
+import functools
+import io
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from mzsr_jax import files, images, kernel_net, kernelgan, kernels, weights
+from mzsr_jax.errors import UserError
+from mzsr_jax.kernel_net import Gaussian, Prediction
+
+METHODS = ("regression", "kernelgan")
+_UNSURE = 0.25  # relative error of a width from which on the text says so
+_SHOWN = 200  # pixels, side of the picture of a kernel
+
+
+class Estimate(NamedTuple):
+  """A kernel and how sure it is.
+
+  Attributes:
+    kernel: (k, k) float32, k odd, sum 1, on the HR grid; for `kernels.Degradation`.
+    sigmas: (2,) standard deviations along the principal axes, the larger first, HR pixels.
+    theta: angle of the first axis, radians, from x (rightwards) towards y (downwards), in [0, pi).
+    uncertainty: (2,) standard errors of `sigmas`. Of "regression", as found on photos that it had not seen; of "kernelgan",
+      by how much they still changed over the second half of the training, which is less than the error.
+    text: one line about all that.
+  """
+
+  kernel: Float[np.ndarray, "k k"]
+  sigmas: Float[np.ndarray, "2"]
+  theta: float
+  uncertainty: Float[np.ndarray, "2"]
+  text: str
+
+
+def estimate(
+    lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str = "direct", method: str = "regression", seed: int = 0
+) -> Estimate:
+  """Estimates the kernel that an image was blurred by before it was subsampled.
+
+  An image without edges gives the middle of what "regression" was trained for, and says so.
+
+  Args:
+    lr: in [0, 1], of any size.
+    scale: how many times smaller it is than the HR image; 2 to 4.
+    subsample: one of `kernels.SUBSAMPLINGS`, by which the kernel was followed.
+    method: one of `METHODS`.
+    seed: of what is random, which is nothing in "regression".
+
+  Raises:
+    UserError: not an RGB image, or another value where one of the above is asked for.
+  """
+  if lr.ndim != 3 or lr.shape[2] != 3 or not lr.size or not np.isfinite(lr).all():
+    raise UserError(f"the image must be (H, W, 3) of finite values, not {' x '.join(map(str, lr.shape))} of {lr.dtype}")
+  low, high = kernel_net.SCALES[0], kernel_net.SCALES[-1]
+  if not low <= scale <= high:
+    raise UserError(f"scale {scale:g}: the kernel can be estimated for scales from {low:g} to {high:g} only")
+  for value, known in ((subsample, kernels.SUBSAMPLINGS), (method, METHODS)):
+    if value not in known:
+      raise UserError(f"'{value}' is none of {', '.join(known)}")
+  lr = lr.astype(np.float32)
+  if not len(kernel_net.patches(kernel_net.luma(lr), most=1)):
+    return _regressed(kernel_net.prior(scale), scale, "the image has no edges to tell its blur by, so a likely one: ")
+  if method == "kernelgan":
+    return _learned(lr, scale, subsample, seed)
+  params, calibration = _shipped()
+  found = kernel_net.predict(params, lr, scale, subsample)
+  return _regressed(kernel_net.calibrated(found, calibration, scale), scale)
+
+
+@functools.cache
+def _shipped():
+  """Parameters and calibration of the network."""
+  arrays = weights.load_arrays(weights.KERNEL_ESTIMATOR)
+  return arrays["net"], np.asarray(arrays["calibration"], np.float64)
+
+
+def _regressed(found: Prediction, scale: float, preface: str = "") -> Estimate:
+  """The estimate of a predicted code; its errors by drawing codes."""
+  shape = kernel_net.decode(found.mean, scale)
+  drawn = found.mean + np.sqrt(found.variance) * np.random.default_rng(0).standard_normal((1000, 3))
+  several = kernel_net.decode(drawn, scale)
+  turned = np.abs(np.exp(2j * several.theta).mean())
+  return _estimate(kernel_net.kernel(shape), shape, several, np.sqrt(-2 * np.log(turned)) / 2, preface)
+
+
+def _learned(lr: np.ndarray, scale: float, subsample: str, seed: int) -> Estimate:
+  """KernelGAN's estimate."""
+  lr = np.pad(lr, [*((0, max(kernelgan.CROP - length, 0)) for length in lr.shape[:2]), (0, 0)], mode="symmetric")
+  found = [kernelgan.clean(k) for k in kernelgan.trace(lr, 2 if scale == 4 else scale, subsample, seed)]
+  if scale == 4:
+    found = [kernelgan.twice(k) for k in found]
+  several = Gaussian(*map(np.array, zip(*map(_moments, found[len(found) // 2 :]))))
+  turned = np.abs(np.exp(2j * several.theta).mean())
+  return _estimate(found[-1], Gaussian(*(x[-1] for x in several)), several, np.sqrt(-2 * np.log(min(turned, 1))) / 2, "")
+
+
+def _moments(kernel: np.ndarray) -> Gaussian:
+  """The Gaussian of a kernel's second moments about its middle pixel."""
+  axis = np.arange(len(kernel)) - len(kernel) // 2
+  mass = kernel.astype(np.float64)
+  xx, yy, xy = (mass.sum(0) @ axis**2, mass.sum(1) @ axis**2, axis @ mass @ axis)
+  half = np.hypot((xx - yy) / 2, xy)
+  return Gaussian((xx + yy) / 2 + half, max((xx + yy) / 2 - half, 0.0), np.arctan2(2 * xy, xx - yy) / 2 % np.pi)
+
+
+def _estimate(kernel: np.ndarray, shape: Gaussian, several: Gaussian, turn: float, preface: str) -> Estimate:
+  """With the errors of the widths as several estimates spread."""
+  sigmas, widths = np.sqrt(np.stack(shape[:2])), np.sqrt(np.stack(several[:2]))
+  error = np.sqrt(((widths - sigmas[:, None]) ** 2).mean(1))
+  angle = f"turned by {shape.theta:.2f} +- {turn:.2f} radians" if turn < 0.5 else "at an angle that cannot be told"
+  doubt = "; unsure" if (error > _UNSURE * sigmas).any() else ""
+  text = f"{preface}blur of {sigmas[0]:.2f} +- {error[0]:.2f} by {sigmas[1]:.2f} +- {error[1]:.2f} HR pixels, {angle}{doubt}"
+  return Estimate(np.float32(kernel), np.float32(sigmas), float(shape.theta), np.float32(error), text)
+
+
+def save(estimate: Estimate, path_stem: str | os.PathLike, overwrite: bool = False) -> None:
+  """Writes the kernel as a MATLAB file (variable Kernel) and as a picture of its largest value in white: STEM.mat, STEM.png.
+
+  Raises:
+    UserError: see `files.write_whole`; then neither is written, but for a full disk.
+  """
+  import scipy.io  # takes a moment, which only files need
+
+  stem = pathlib.Path(path_stem)
+  paths = [stem.with_name(stem.name + suffix) for suffix in (".mat", ".png")]
+  for path in paths:
+    files.check_writable(path, overwrite)
+  buffer = io.BytesIO()
+  scipy.io.savemat(buffer, {"Kernel": estimate.kernel.astype(np.float64)})
+  files.write_whole(paths[0], buffer.getvalue(), overwrite)
+  files.write_whole(paths[1], images.encode_png(picture(estimate.kernel)), overwrite)
+
+
+def picture(kernel: Float[np.ndarray, "k k"]) -> images.Pixels:
+  """A kernel as gray pixels, enlarged to about 200 a side, its largest value white."""
+  gray = np.round(np.clip(kernel / kernel.max(), 0, 1) * 255).astype(np.uint8)
+  side = len(kernel) * max(round(_SHOWN / len(kernel)), 1)
+  return np.array(Image.fromarray(gray).resize((side, side), Image.Resampling.NEAREST).convert("RGB"))

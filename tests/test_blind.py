@@ -1,0 +1,207 @@
+"""Kernels are found from LR images alone; what cannot be found is said to be unsure."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from mzsr_jax import blind, data, degradation, images, kernel_net, kernelgan, kernels, resize, weights
+from mzsr_jax.errors import UserError
+from mzsr_jax.kernel_net import Gaussian
+
+RNG = np.random.default_rng(0)
+
+
+def photo(i: int, side: int = 384) -> np.ndarray:
+  return images.to_float(images.middle(images.read_image(data.sample_photos()[i]), side))
+
+
+def shrunk(hr, shape, scale=2, subsample="direct"):
+  lr = degradation.degrade(hr, kernel_net.kernel(Gaussian(*shape)), scale, subsample)
+  return images.to_float(images.to_uint8(lr))
+
+
+# The codes of kernels.
+
+
+@pytest.mark.parametrize("scale", [2.0, 3.0, 4.0])
+def test_codes_are_of_the_kernels_that_they_come_from(scale):
+  shapes = kernel_net.draw(RNG, scale, 50)
+  back = kernel_net.decode(kernel_net.encode(shapes, scale), scale)
+  for given, found in zip(shapes, back):
+    np.testing.assert_allclose(found, given, rtol=1e-6)
+
+
+def test_draws_span_what_kernels_sample_draws_from():
+  scale, least, size = 3.0, 1.0, 41
+  ours = kernel_net.draw(RNG, scale, 400, least)
+  theirs = jax.vmap(lambda key: kernels.sample(key, scale, least, size))(jax.random.split(jax.random.key(0), 400))
+  theirs = Gaussian(*map(np.array, zip(*(blind._moments(np.asarray(k)) for k in theirs))))
+  for a, b in zip(ours, theirs):
+    for quantile in (0.0, 0.5, 1.0):
+      assert np.quantile(a, quantile) == pytest.approx(np.quantile(b, quantile), abs=0.1 * np.ptp(b))
+
+
+def test_moments_know_the_widths_and_the_angle_of_a_gaussian():
+  found = blind._moments(np.asarray(kernels.gaussian(4.0, 1.0, 2.5, 41)))
+  np.testing.assert_allclose(found, (4.0, 1.0, 2.5), rtol=1e-3)
+
+
+# The network.
+
+
+@pytest.mark.parametrize("shape,count", [((64, 64), 1), ((96, 97), 6), ((1, 5), 1), ((200, 30), 6)])
+def test_patches_reach_all_borders_and_small_images_are_mirrored(shape, count):
+  image = RNG.random(shape, np.float32)
+  cut = kernel_net.patches(image)
+  assert cut.shape == (count, 64, 64)
+  assert cut[-1][-1, -1] == image[-1, -1] if min(shape) >= 64 else cut.min() >= image.min()
+
+
+def test_patches_without_edges_are_left_out_and_the_best_of_many_kept():
+  image = np.full((256, 256), 0.5, np.float32)
+  assert len(kernel_net.patches(image)) == 0
+  image[:64, :64] += RNG.random((64, 64), np.float32) / 4
+  image[128, 128] = 1
+  assert len(kernel_net.patches(image)) == 8  # four hold a part of the noise, four the point
+  np.testing.assert_array_equal(kernel_net.patches(image, most=1)[0], image[:64, :64])
+
+
+def test_patches_are_combined_by_inverse_variance():
+  mean, variance = kernel_net.combine(np.float64([[1, 2, 3], [3, 2, 0]]), np.float64([[1, 1, 1], [3, 1, 0.5]]))
+  np.testing.assert_allclose(mean, [1.5, 2, 1])
+  np.testing.assert_allclose(variance, [0.75, 0.5, 1 / 3])
+
+
+@pytest.mark.parametrize("scale,subsample", [(2, "direct"), (3, "bicubic"), (4, "direct")])
+def test_known_kernels_are_found_better_than_by_the_middle_of_all(scale, subsample):
+  middle = np.sqrt(kernel_net.decode(kernel_net.prior(scale).mean, scale)[:2])
+  errors, of_middle, angles = [], [], []
+  for i, factors in enumerate([(2.2, 0.6, 0.6), (0.3, 0.2, 0.0), (2.0, 1.9, 0.0)]):
+    shape = (factors[0] * scale, factors[1] * scale, factors[2])
+    found = blind.estimate(shrunk(photo(i), shape, scale, subsample), scale, subsample)
+    errors.append(np.abs(found.sigmas - np.sqrt(shape[:2])))
+    of_middle.append(np.abs(middle - np.sqrt(shape[:2])))
+    angles.append(found.theta)
+    assert found.kernel.shape == (21, 21) and found.kernel.sum() == pytest.approx(1, abs=1e-5)
+  assert np.mean(errors) < 0.12 * scale
+  assert np.mean(errors) < 0.5 * np.mean(of_middle)
+  assert abs(angles[0] - 0.6) < 0.3
+
+
+def test_noise_makes_it_less_sure():
+  lr = shrunk(photo(0), (2.0, 2.0, 0.0))
+  noisy = np.clip(lr + 0.05 * RNG.standard_normal(lr.shape, np.float32), 0, 1)
+  assert (blind.estimate(noisy, 2).uncertainty > blind.estimate(lr, 2).uncertainty).all()
+
+
+@pytest.mark.parametrize("method", blind.METHODS)
+def test_flat_images_give_the_middle_and_say_so(method):
+  found = blind.estimate(np.full((40, 90, 3), 0.3, np.float32), 2, method=method)
+  middle = kernel_net.decode(kernel_net.prior(2).mean, 2)
+  np.testing.assert_allclose(found.sigmas, np.sqrt(middle[:2]), rtol=1e-5)
+  assert "no edges" in found.text and "unsure" in found.text and "\n" not in found.text
+  sure = blind.estimate(shrunk(photo(0), (2.0, 2.0, 0.0)), 2)
+  assert (found.uncertainty > 2 * sure.uncertainty).all() and "unsure" not in sure.text
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 70), (64, 65)])
+def test_tiny_images_do_no_harm(size):
+  found = blind.estimate(RNG.random((*size, 3), np.float32), 2)
+  assert np.isfinite(found.kernel).all() and np.isfinite(found.uncertainty).all()
+
+
+def test_an_estimate_is_the_same_each_time():
+  lr = shrunk(photo(1), (3.0, 1.0, 1.0))
+  first, second = blind.estimate(lr, 2), blind.estimate(lr, 2)
+  np.testing.assert_array_equal(first.kernel, second.kernel)
+  assert first.text == second.text
+
+
+# KernelGAN.
+
+
+def test_the_collapsed_generator_does_what_its_layers_do():
+  layers = kernelgan.init_generator(jax.random.key(1))
+  kernel = kernelgan.collapse(layers)
+  assert kernel.shape == (kernelgan.SIZE, kernelgan.SIZE)
+  image = RNG.random((20, 22, 1), np.float32)
+  x = jnp.asarray(image)[None]
+  for w in layers:
+    x = lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest")
+  np.testing.assert_allclose(degradation.correlate(image, kernel), x[0], atol=2e-5 * float(jnp.abs(x).max()) + 1e-6)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_the_first_kernel_is_that_of_bicubic_shrinking(scale):
+  axis = np.arange(60) / 9.0
+  image = np.float32(0.5 + 0.2 * np.sin(axis)[:, None, None] * np.cos(axis)[None, :, None])
+  ours = degradation.degrade(image, kernelgan.bicubic_kernel(scale), scale, "direct")
+  # imresize's pixel lies in the middle of those that it stands for, (s - 1) / 2 to the right and below of direct subsampling's.
+  matrix = resize.bicubic(60, 60 // scale, 1 / scale, (scale - 1) / 2 / scale)
+  np.testing.assert_allclose(np.asarray(ours)[4:-4, 4:-4], degradation.apply(image, matrix, matrix)[4:-4, 4:-4], atol=2e-3)
+
+
+def test_shrinking_twice_is_what_the_x4_kernel_says():
+  image, kernel = RNG.random((120, 120, 1), np.float32), np.asarray(kernels.gaussian(1.5, 0.7, 0.4, 13))
+  twice = degradation.degrade(degradation.degrade(image, kernel, 2, "direct"), kernel, 2, "direct")
+  once = degradation.degrade(image, kernelgan.twice(kernel), 4, "direct")
+  np.testing.assert_allclose(twice[5:-5, 5:-5], once[5:-5, 5:-5], atol=1e-5)
+
+
+def test_a_cleaned_kernel_is_centred_positive_and_of_sum_1():
+  kernel = np.roll(np.asarray(kernels.gaussian(1.5, 1.0, 0.4, 13)), (1, -2), (0, 1)) - 1e-4
+  cleaned = kernelgan.clean(kernel)
+  assert cleaned.min() == 0 and cleaned.sum() == pytest.approx(1, abs=1e-6)
+  np.testing.assert_allclose(kernels.centre_of_mass(cleaned), 0, atol=1e-3)
+
+
+def test_the_same_seed_learns_the_same_kernel_and_another_another():
+  lr = photo(0, 96)
+  run = lambda seed: kernelgan.trace(lr, 2, "direct", seed, iterations=4)[-1]
+  first = run(0)
+  np.testing.assert_array_equal(first, run(0))
+  assert np.abs(first - run(1)).max() > 1e-3
+
+
+# What users meet.
+
+
+def test_a_kernel_that_was_saved_is_read_and_not_replaced(tmp_path):
+  found = blind.estimate(shrunk(photo(1), (3.0, 1.0, 1.0)), 2)
+  blind.save(found, tmp_path / "a.b")
+  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "a.b.mat"), found.kernel, atol=1e-7)
+  picture = images.read_image(tmp_path / "a.b.png")
+  assert picture.shape == (210, 210, 3) and picture.max() == 255 and picture[105, 105].min() == 255
+  with pytest.raises(UserError, match="--overwrite"):
+    blind.save(found, tmp_path / "a.b")
+  (tmp_path / "a.b.mat").unlink()
+  with pytest.raises(UserError, match="a.b.png"):  # and so the .mat file is not written either
+    blind.save(found, tmp_path / "a.b")
+  assert [path.name for path in tmp_path.iterdir()] == ["a.b.png"]
+  blind.save(found, tmp_path / "a.b", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "lr,args,words",
+    [
+        (np.zeros((8, 8), np.float32), (2,), "H, W, 3"),
+        (np.full((8, 8, 3), np.nan, np.float32), (2,), "finite"),
+        (np.zeros((8, 8, 3), np.float32), (8,), "scale 8"),
+        (np.zeros((8, 8, 3), np.float32), (2, "nearest"), "nearest"),
+        (np.zeros((8, 8, 3), np.float32), (2, "direct", "guess"), "guess"),
+    ],
+)
+def test_wrong_input(lr, args, words):
+  with pytest.raises(UserError, match=words) as e:
+    blind.estimate(lr, *args)
+  assert "\n" not in str(e.value)
+
+
+def test_the_estimator_is_shipped_but_is_no_sr_network():
+  assert weights.KERNEL_ESTIMATOR not in weights.names()
+  metadata = weights.read_metadata(weights.KERNEL_ESTIMATOR)
+  assert metadata["stage"] == "kernel_estimator" and int(metadata["steps"]) > 0 and metadata["data"]
+  with pytest.raises(UserError, match="do not hold"):
+    weights.load_weights(weights.KERNEL_ESTIMATOR)
