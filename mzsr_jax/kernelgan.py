@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PyTree
 
 from mzsr_jax import degradation, kernels, resize
 
-ITERATIONS = 1500  # half of the authors': after the second fall of the rate, nothing moves
+ITERATIONS = 1500  # half of the authors': once the rate has fallen, at 750, the kernel hardly moves
 SIZE = 13  # of the kernel
 CROP = 64  # LR pixels that the generator shrinks, side
 _CHANNELS = 64
@@ -49,12 +49,16 @@ _rate = optax.piecewise_constant_schedule(2e-4, dict.fromkeys(range(750, ITERATI
 _optimizer = optax.adam(_rate, b1=0.5)
 
 
-def init_generator(key) -> list[Float[Array, "k k c d"]]:
+def _draw(rng: np.random.Generator, *shape: int) -> Float[np.ndarray, "..."]:
+  """Weights (..., in, out), as large as Glorot's. By NumPy: JAX would compile its generator for seconds."""
+  fans = np.prod(shape[-4:-2], dtype=int) * np.array(shape[-2:])
+  return np.float32(rng.standard_normal(shape) / np.sqrt(fans.mean()))
+
+
+def init_generator(rng: np.random.Generator) -> list[Float[np.ndarray, "k k c d"]]:
   """Weights of the generator's layers, (k, k, in, out)."""
   channels = (1, *[_CHANNELS] * (len(_SIDES) - 1), 1)
-  keys = jax.random.split(key, len(_SIDES))
-  draw = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
-  return [draw(k, (side, side, *pair)) for k, side, pair in zip(keys, _SIDES, zip(channels, channels[1:]))]
+  return [_draw(rng, side, side, *pair) for side, pair in zip(_SIDES, zip(channels, channels[1:]))]
 
 
 def collapse(layers: list[Float[Array, "k k c d"]]) -> Float[Array, "n n"]:
@@ -72,19 +76,16 @@ def collapse(layers: list[Float[Array, "k k c d"]]) -> Float[Array, "n n"]:
   return kernel[0, :, :, 0]
 
 
-@jax.jit
-def _init(key) -> _State:
-  first, *rest, direction_key, generator_key = jax.random.split(key, _HIDDEN + 4)
-  draw = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+def _init(rng: np.random.Generator) -> _State:
+  generator = init_generator(rng)
   discriminator = {
-      "first": draw(first, (_REACH**2 * 3, _CHANNELS)),
-      "hidden": jnp.stack([draw(k, (_CHANNELS, _CHANNELS)) for k in rest[:-1]]),
-      "gain": jnp.ones((_HIDDEN, _CHANNELS)),
-      "shift": jnp.zeros((_HIDDEN, _CHANNELS)),
-      "last": draw(rest[-1], (_CHANNELS, 1)),
+      "first": _draw(rng, _REACH**2 * 3, _CHANNELS),
+      "hidden": np.stack([_draw(rng, _CHANNELS, _CHANNELS) for _ in range(_HIDDEN)]),
+      "gain": np.ones((_HIDDEN, _CHANNELS), np.float32),
+      "shift": np.zeros((_HIDDEN, _CHANNELS), np.float32),
+      "last": _draw(rng, _CHANNELS, 1),
   }
-  generator = init_generator(generator_key)
-  direction = jax.random.normal(direction_key, (_HIDDEN, _CHANNELS))
+  direction = np.float32(rng.standard_normal((_HIDDEN, _CHANNELS)))
   return _State(generator, discriminator, direction, _optimizer.init(generator), _optimizer.init(discriminator))
 
 
@@ -99,8 +100,9 @@ def _spectral(w, direction):
 def _discriminate(params, norms, image: Float[Array, "h w 3"]) -> Float[Array, " n"]:
   """How real each 7x7 patch looks, 0 to 1."""
   height, width = (length - _REACH + 1 for length in image.shape[:2])
-  shifted = [image[i : i + height, j : j + width] for i in range(_REACH) for j in range(_REACH)]
-  x = jnp.concatenate(shifted, -1).reshape(height * width, -1) @ params["first"]
+  # All pixels of a patch as channels: 7 rows of each column, then 7 columns of those.
+  x = jnp.concatenate([image[i : i + height] for i in range(_REACH)], -1)
+  x = jnp.concatenate([x[:, i : i + width] for i in range(_REACH)], -1).reshape(height * width, -1) @ params["first"]
 
   def hidden(x, layer):
     w, norm, gain, shift = layer
@@ -134,8 +136,8 @@ def _regularizers(kernel, late):
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "subsample"))
-def _run(state: _State, start, crops, real, key, *, scale: float, subsample: str):
-  """One iteration for each crop: discriminator and generator take a step each."""
+def _run(state: _State, start, crops, real, noise, *, scale: float, subsample: str):
+  """One iteration for each crop: discriminator and generator take a step each. `noise`: (n, 2, ...) on real and generated."""
   side = CROP - SIZE + 1
   shrink = resize.shrink(side, scale, subsample)
   target = bicubic_kernel(scale) if subsample == "direct" else np.pad(np.ones((1, 1), np.float32), SIZE // 2)
@@ -151,10 +153,8 @@ def _run(state: _State, start, crops, real, key, *, scale: float, subsample: str
     return degradation.apply(degradation.correlate(crop, kernel), shrink, shrink)
 
   def iterate(state: _State, given):
-    number, crop, real, key = given
+    number, crop, real, noise = given
     norms_of = lambda d: _spectral(d["hidden"], state.direction)
-    keys = jax.random.split(key)
-    noisy = lambda x, i: x + _NOISE * jax.random.normal(keys[i], x.shape)
     early = (number < _BICUBIC_UNTIL).astype(crop.dtype)
 
     def generator_loss(layers):
@@ -169,8 +169,8 @@ def _run(state: _State, start, crops, real, key, *, scale: float, subsample: str
 
     def discriminator_loss(params):
       norms, direction = norms_of(params)
-      of_real = _discriminate(params, norms, noisy(real, 0))
-      of_fake = _discriminate(params, norms, noisy(fake, 1))
+      of_real = _discriminate(params, norms, real + noise[0])
+      of_fake = _discriminate(params, norms, fake + noise[1])
       return ((of_real - 1) ** 2).mean() + (of_fake**2).mean(), direction
 
     (_, direction), d_gradient = jax.value_and_grad(discriminator_loss, has_aux=True)(state.discriminator)
@@ -184,7 +184,7 @@ def _run(state: _State, start, crops, real, key, *, scale: float, subsample: str
     return state, None
 
   numbers = start + jnp.arange(len(crops))
-  state, _ = lax.scan(iterate, state, (numbers, crops, real, jax.random.split(key, len(crops))))
+  state, _ = lax.scan(iterate, state, (numbers, crops, real, noise))
   return state, collapse(state.generator)
 
 
@@ -198,34 +198,36 @@ def _corners(image: Float[np.ndarray, "h w 3"], side: int, count: int, rng: np.r
   return np.unravel_index(rng.choice(inside.size, count, p=(inside / inside.sum()).ravel()), inside.shape)
 
 
-def trace(
-    image: Float[np.ndarray, "h w 3"], scale: float, subsample: str, seed: int, iterations: int = ITERATIONS
-) -> list[Float[np.ndarray, "13 13"]]:
-  """The kernel while it is learned, every 250 iterations, as the generator has it (`clean` it before use).
+def learn(
+    lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str, seed: int, iterations: int = ITERATIONS
+) -> Float[np.ndarray, "k k"]:
+  """The kernel of an image, cleaned up: 13x13, for x4 37x37.
 
   Args:
-    image: LR image in [0, 1], at least `CROP` pixels each way.
-    scale: scale factor, below 4: for 4, see `twice`.
+    lr: in [0, 1]; one of fewer than `CROP` pixels is mirrored at its borders.
+    scale: scale factor; for 4, that of 2 is learned, and taken twice.
     subsample: "direct" or "bicubic", which comes after the kernel.
     seed: of everything random.
     iterations: of the training; fewer than 250, or a multiple.
   """
-  image = np.float32(image) * 2 - 1
+  if scale == 4:
+    return _twice(learn(lr, 2, subsample, seed, iterations))
+  padding = [*((0, max(CROP - length, 0)) for length in lr.shape[:2]), (0, 0)]
+  image = np.pad(np.float32(lr) * 2 - 1, padding, mode="symmetric")
   side = resize.shrunk_size(CROP - SIZE + 1, scale)  # of what the generator makes
-  rng, key = np.random.default_rng(seed), jax.random.key(seed)
-  state, found = _init(jax.random.fold_in(key, 0)), []
+  rng = np.random.default_rng(seed)
+  state, kernel = _init(rng), None
   views = {n: np.lib.stride_tricks.sliding_window_view(image, (n, n), (0, 1)) for n in (CROP, side)}
   per_call = min(_PER_CALL, iterations)
   cut = lambda n: views[n][_corners(image, n, per_call, rng)].transpose(0, 2, 3, 1)
   for start in range(0, iterations, per_call):
     crops, real = cut(CROP), cut(side)
-    call_key = jax.random.fold_in(key, start + 1)
-    state, kernel = _run(state, np.int32(start), crops, real, call_key, scale=scale, subsample=subsample)
-    found.append(np.asarray(kernel))
-  return found
+    noise = np.float32(_NOISE) * rng.standard_normal((per_call, 2, side, side, 3), np.float32)
+    state, kernel = _run(state, np.int32(start), crops, real, noise, scale=scale, subsample=subsample)
+  return _clean(np.asarray(kernel))
 
 
-def clean(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
+def _clean(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
   """Small and negative values cut away, the centre of mass moved to the middle pixel, sum 1."""
   least = np.sort(kernel, axis=None)[-_KEPT]
   kept = np.where(kernel >= max(least, 0), kernel, 0).astype(np.float64)
@@ -234,7 +236,7 @@ def clean(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
   return np.float32(moved / moved.sum())
 
 
-def twice(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "n n"]:
+def _twice(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "n n"]:
   """The x4 kernel that shrinking by 2 twice with this kernel comes to: itself, spread by itself at double distance."""
   spread = np.zeros((2 * len(kernel) - 1,) * 2)
   spread[::2, ::2] = kernel
