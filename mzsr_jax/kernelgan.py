@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.ndimage
-import scipy.signal
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
@@ -190,8 +188,7 @@ def _run(state: _State, start, crops, real, noise, *, scale: float, subsample: s
 
 def _corners(image: Float[np.ndarray, "h w 3"], side: int, count: int, rng: np.random.Generator):
   """Top left corners of crops, drawn the more often the more edges a crop holds."""
-  luma = image.mean(-1)
-  edges = np.hypot(*(scipy.ndimage.sobel(luma, axis) for axis in (0, 1))).astype(np.float64)
+  edges = np.hypot(*np.gradient(image.mean(-1))).astype(np.float64)
   total = np.pad(edges, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
   inside = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
   inside = np.maximum(inside, 0) + 1e-9
@@ -229,6 +226,8 @@ def learn(
 
 def _clean(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
   """Small and negative values cut away, the centre of mass moved to the middle pixel, sum 1."""
+  import scipy.ndimage  # takes a moment, which nothing else here needs
+
   least = np.sort(kernel, axis=None)[-_KEPT]
   kept = np.where(kernel >= max(least, 0), kernel, 0).astype(np.float64)
   offset = kernels.centre_of_mass(kept)
@@ -238,6 +237,8 @@ def _clean(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
 
 def _twice(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "n n"]:
   """The x4 kernel that shrinking by 2 twice with this kernel comes to: itself, spread by itself at double distance."""
-  spread = np.zeros((2 * len(kernel) - 1,) * 2)
-  spread[::2, ::2] = kernel
-  return np.float32(scipy.signal.convolve2d(spread, kernel))
+  size = len(kernel)
+  made = np.zeros((3 * size - 2,) * 2)
+  for i, j in np.ndindex(size, size):
+    made[2 * i : 2 * i + size, 2 * j : 2 * j + size] += kernel[i, j] * kernel
+  return np.float32(made)
