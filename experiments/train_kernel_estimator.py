@@ -20,20 +20,22 @@ from jax import lax
 
 from mzsr_jax import cli, data, degradation, files, images, kernel_net, kernels, provenance, resize, weights
 
-flags.DEFINE_string("data_root", None, "folder of HR photos", required=True)
-flags.DEFINE_string("data", None, "what they are, in words, for the metadata", required=True)
-flags.DEFINE_string("out", None, "the .safetensors file to write", required=True)
-flags.DEFINE_integer("steps", 5000, "training steps", lower_bound=1)
-flags.DEFINE_integer("batch", 24, "HR patches a step, even", lower_bound=2)
-flags.DEFINE_float("learning_rate", 2e-3, "of Adam at its highest; it falls to 0 by a cosine")
-flags.DEFINE_integer("seed", 0, "of everything random", lower_bound=0)
-flags.DEFINE_bool("overwrite", False, "replace the output file if it exists")
-cli.define_cache_flag()
-
 _HR = 288  # pixels, side of what is read
 _MARGIN = 16  # HR pixels on each side that the blur's wrapping round spoils
 _ORDER = (2, 3, 2, 4)  # scales of the steps, over and over
 _MOST_NOISE = 0.02
+
+
+def define_flags() -> None:
+  flags.DEFINE_string("data_root", None, "folder of HR photos", required=True)
+  flags.DEFINE_string("data", None, "what they are, in words, for the metadata", required=True)
+  flags.DEFINE_string("out", None, "the .safetensors file to write", required=True)
+  flags.DEFINE_integer("steps", 5000, "training steps", lower_bound=1)
+  flags.DEFINE_integer("batch", 24, "HR patches a step, even", lower_bound=2)
+  flags.DEFINE_float("learning_rate", 2e-3, "of Adam at its highest; it falls to 0 by a cosine")
+  flags.DEFINE_integer("seed", 0, "of everything random", lower_bound=0)
+  flags.DEFINE_bool("overwrite", False, "replace the output file if it exists")
+  cli.define_cache_flag()
 
 
 @functools.partial(jax.jit, static_argnames="scale")
@@ -167,4 +169,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  define_flags()
   cli.run(main)

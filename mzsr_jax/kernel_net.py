@@ -28,6 +28,7 @@ _SOFTENING = 0.05
 _LUMA = np.float32([0.299, 0.587, 0.114])
 _LEVEL = 1 / 255
 _CHUNK = 32  # patches at a time
+_ALONG = 32  # patches along an axis, at most
 
 
 class Gaussian(NamedTuple):
@@ -145,12 +146,14 @@ def luma(rgb: Float[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w"]:
 
 
 def patches(image: Float[np.ndarray, "h w"], most: int = 256) -> Float[np.ndarray, "n p p"]:
-  """Patches that overlap by half, without those that hold no edge; of very many, those of the highest contrast.
+  """Patches that overlap by half, or in a large image lie apart, without those that hold no edge; of many, those of the
+  highest contrast.
 
   An image smaller than a patch is mirrored at its borders.
   """
   image = np.pad(image, [(0, max(PATCH - length, 0)) for length in image.shape], mode="symmetric")
-  starts = [np.linspace(0, length - PATCH, -(-(length - PATCH) // (PATCH // 2)) + 1).astype(int) for length in image.shape]
+  counts = [min(-(-(length - PATCH) // (PATCH // 2)) + 1, _ALONG) for length in image.shape]
+  starts = [np.linspace(0, length - PATCH, count).astype(int) for length, count in zip(image.shape, counts)]
   views = np.lib.stride_tricks.sliding_window_view(image, (PATCH, PATCH))
   cut = views[np.ix_(*starts)].reshape(-1, PATCH, PATCH)
   contrast = np.sqrt(sum((np.diff(cut, axis=axis) ** 2).mean((1, 2)) for axis in (1, 2)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from experiments import train_kernel_estimator
 from mzsr_jax import blind, data, degradation, images, kernel_net, kernelgan, kernels, resize, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernel_net import Gaussian
@@ -51,7 +52,7 @@ def test_moments_know_the_widths_and_the_angle_of_a_gaussian():
 # The network.
 
 
-@pytest.mark.parametrize("shape,count", [((64, 64), 1), ((96, 97), 6), ((1, 5), 1), ((200, 30), 6)])
+@pytest.mark.parametrize("shape,count", [((64, 64), 1), ((96, 97), 6), ((1, 5), 1), ((200, 30), 6), ((64, 5000), 32)])
 def test_patches_reach_all_borders_and_small_images_are_mirrored(shape, count):
   image = RNG.random(shape, np.float32)
   cut = kernel_net.patches(image)
@@ -72,6 +73,21 @@ def test_patches_are_combined_by_inverse_variance():
   mean, variance = kernel_net.combine(np.float64([[1, 2, 3], [3, 2, 0]]), np.float64([[1, 1, 1], [3, 1, 0.5]]))
   np.testing.assert_allclose(mean, [1.5, 2, 1])
   np.testing.assert_allclose(variance, [0.75, 0.5, 1 / 3])
+
+
+@pytest.mark.parametrize("scale,group", [(2, 2), (3, 1)])
+def test_training_patches_are_degraded_as_all_images_are(scale, group):
+  hr, side = RNG.integers(0, 256, (2, 288, 288, 3), np.uint8), 64 * scale
+  gaussians = np.stack([kernel_net.kernel(Gaussian(3.0, 1.0, 0.7)), kernel_net.kernel(Gaussian(5.0, 0.3, 2.0))])
+  args = hr, gaussians, np.zeros(2, np.float32), jax.random.key(0)
+  made = np.asarray(train_kernel_estimator.make_patches(*args, scale=scale))
+  assert made.shape == (2, group, 64, 64)
+  for i, mode in enumerate(kernels.SUBSAMPLINGS):
+    luma = kernel_net.luma(images.to_float(hr[i]))[..., None]
+    inside = degradation.blur(luma, gaussians[i])[16 : 16 + side, 16 : 16 + group * side]
+    lr = np.asarray(degradation.subsample(inside, scale, mode))[..., 0]
+    expected = np.stack(np.split(lr, group, axis=1))
+    np.testing.assert_allclose(made[i], expected, atol=0.51 / 255)  # rounded
 
 
 @pytest.mark.parametrize("scale,subsample", [(2, "direct"), (3, "bicubic"), (4, "direct")])
