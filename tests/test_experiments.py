@@ -44,3 +44,17 @@ def test_a_picture_for_wrong_kernels(folder, tmp_path):
   assert images.read_image(out.with_suffix(".png")).shape[1] == 6 * 64 + 5 * 2
   bad = run("figures", folder, tmp_path / "other.json", "--figure=4", "--image=nobody")
   assert bad.returncode == 2 and "nobody" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_blind_kernels_beside_the_true_one(folder, tmp_path):
+  out = tmp_path / "blind.json"
+  done = run("blind", folder, out, "--methods=bicubic,middle,regression,true", "--steps=1", "--kernels_per_image=2")
+  assert done.returncode == 0, done.stderr
+  report = json.loads(out.read_text())
+  assert [r["method"] for r in report["results"]] == ["bicubic", "middle", "regression", "true"]
+  assert [len(r["images"]) for r in report["results"]] == [4] * 4 and len(report["estimates"]) == 8
+  assert all(1 <= row["true"][1] <= row["true"][0] <= 5 and row["kernel error"] > 0 for row in report["estimates"])
+  table = out.with_suffix(".md").read_text().splitlines()
+  assert len(table) == 2 + 4 and f"{report['results'][3]['psnr']:.2f}" in table[5]
+  bad = run("blind", folder, tmp_path / "other.json", "--methods=guess")
+  assert bad.returncode == 2 and "guess" in bad.stderr and "Traceback" not in bad.stderr
