@@ -97,7 +97,7 @@ class KernelNet(nn.Module):
     # Even and odd rows and columns as channels: half the size, nothing lost.
     x = x.reshape(n, p // 2, 2, p // 2, 2, 2).transpose(0, 1, 3, 2, 4, 5).reshape(n, p // 2, p // 2, 8)
     x = nn.Conv(48, (5, 5), name="filters")(x)
-    x = jnp.log(nn.avg_pool(x**2, (4, 4), (4, 4)) + 1e-3)
+    x = jnp.log((x**2).reshape(n, p // 8, 4, p // 8, 4, 48).mean((2, 4)) + 1e-3)
     for i in range(3):
       x = nn.relu(nn.Conv(48, (3, 3), name=f"conv{i + 1}")(x))
     # Blur shows at edges: each feature says where it is to be trusted.
