@@ -129,14 +129,19 @@ def save(estimate: Estimate, path_stem: str | os.PathLike, overwrite: bool = Fal
   """
   import scipy.io  # takes a moment, which only files need
 
-  stem = pathlib.Path(path_stem)
-  paths = [stem.with_name(stem.name + suffix) for suffix in (".mat", ".png")]
+  paths = files_of(path_stem)
   for path in paths:
     files.check_writable(path, overwrite)
   buffer = io.BytesIO()
   scipy.io.savemat(buffer, {"Kernel": estimate.kernel.astype(np.float64)})
   files.write_whole(paths[0], buffer.getvalue(), overwrite)
   files.write_whole(paths[1], images.encode_png(picture(estimate.kernel)), overwrite)
+
+
+def files_of(path_stem: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
+  """What `save` writes."""
+  stem = pathlib.Path(path_stem)
+  return stem.with_name(f"{stem.name}.mat"), stem.with_name(f"{stem.name}.png")
 
 
 def picture(kernel: Float[np.ndarray, "k k"]) -> images.Pixels:

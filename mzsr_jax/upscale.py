@@ -1,10 +1,12 @@
 """Super-resolves photos: adapts the network to each image and its blur kernel, without any ground truth.
 
-  python -m mzsr_jax.upscale --input=photo.png --kernel=g20d --weights=x2_direct --steps=10 --output=out.png
-  python -m mzsr_jax.upscale --input=photos --kernel=kernel.mat --weights=x2_direct --output=results
+  python -m mzsr_jax.upscale -i photo.jpg                                   # x2, kernel estimated, to results/photo.jpg
+  python -m mzsr_jax.upscale -i photo.png -o out.png --kernel=g20d --scale=2 --preset=best
+  python -m mzsr_jax.upscale -i photos -o results --kernel=kernel.mat --suffix=x3 --scale=3 --ext=png
 """
 
 import functools
+import glob
 import pathlib
 import threading
 import time
@@ -14,60 +16,109 @@ from typing import NamedTuple
 import tqdm
 from absl import flags
 
-from mzsr_jax import cli, files, images, kernels, spread, weights
+from mzsr_jax import blind, cli, enhance, files, images, kernels, photos, refine, resize, spread, weights
+from mzsr_jax.enhance import Recipe
 from mzsr_jax.errors import UserError
 from mzsr_jax.solver import Solver, work
+
+AUTO = "auto"
+EXTENSIONS = tuple(extension[1:] for extension in photos.FORMATS)
+# What flags that are not given are, by --preset: experiments/presets.py measures what each costs and gains.
+PRESETS = {
+    None: {"steps": 10, "self_ensemble": False, "back_projection": 0, "noise_level": 0.0},
+    "fast": {"steps": 1, "self_ensemble": False, "back_projection": 0, "noise_level": 0.0},
+    "best": {"steps": 10, "self_ensemble": True, "back_projection": 10, "noise_level": 0.0},
+    "real": {"steps": 5, "self_ensemble": True, "back_projection": 0, "noise_level": 2.0},
+}
 
 
 def define_flags() -> None:
   """Defines the flags of this entry."""
   cli.define_adaptation_flags()
-  flags.DEFINE_string("input", None, "LR image, or a folder of them", required=True)
-  flags.DEFINE_string("output", None, "PNG file to write; a folder where --input is one", required=True)
-  flags.DEFINE_string(
-      "comparison", None, "also write bicubic | step 0 | step 1 | last step side by side: a PNG file or folder likewise"
+  flags.DEFINE_multi_string(
+      "input", [], "LR image, folder of images (searched recursively), or pattern such as 'photos/*.jpg'; may be repeated, "
+      "and further words of the command line are taken so too", short_name="i",
   )
   flags.DEFINE_string(
-      "kernel", None, f"blur kernel of the image: {kernels.SPECS}", required=True
+      "output", "results", "file to write, whose extension is the format, or folder for results of the inputs' names",
+      short_name="o",
   )
-  flags.DEFINE_integer("steps", 10, "adaptation steps; 0 is without", lower_bound=0)
-  flags.DEFINE_float("scale", None, "scale factor (default: the first that the weights know)", lower_bound=1)
+  flags.DEFINE_float("scale", 2, "scale factor of the result, from 1 to 8, fractions too", short_name="s")
+  flags.DEFINE_string("suffix", "", "in a folder, results are called NAME_SUFFIX.EXT")
+  flags.DEFINE_enum("ext", AUTO, (AUTO, *EXTENSIONS), "format of results in a folder; auto: that of the input")
+  flags.DEFINE_integer(
+      "tile", 0, "largest side of the windows that an image is worked on in, LR pixels, about; 0: as the memory limit allows. "
+      "The result does not depend on it", short_name="t", lower_bound=0,
+  )
+  flags.DEFINE_string(
+      "comparison", None, "also write bicubic | step 0 | step 1 | last step side by side: a PNG file, or a folder for several"
+  )
+  flags.DEFINE_string(
+      "kernel", AUTO, f"blur kernel of the image: {kernels.SPECS}; auto estimates it from the image, and writes it beside the "
+      "result as NAME_kernel.mat and NAME_kernel.png",
+  )
+  flags.DEFINE_enum("preset", None, [name for name in PRESETS if name], "settings for the flags below that are not given")
+  flags.DEFINE_integer("steps", None, "adaptation steps; 0 is without (default: 10, without --preset)", lower_bound=0)
+  flags.DEFINE_bool("self_ensemble", None, "the mean over the image turned in all ways that its kernel does not tell apart")
+  flags.DEFINE_integer(
+      "back_projection", None, "iterations that make the result agree with the photo under its kernel", lower_bound=0
+  )
+  flags.DEFINE_float(
+      "noise_level", None, "standard deviation of the photo's noise, of 255: the network adapts to sons that have as much",
+      lower_bound=0, upper_bound=100,
+  )
+  flags.DEFINE_bool("gradual", False, "adapt by way of smaller scales; for weights that know some")
 
 
 class Job(NamedTuple):
-  """One image to read, and the files to make of it."""
+  """One image to read, and the files to make of it.
+
+  Attributes:
+    source: the image.
+    output: what it is enlarged to; its extension is one of `photos.FORMATS`.
+    comparison: a PNG file, or None.
+    kernel: where an estimated kernel is written, without extension; None where it is given.
+  """
 
   source: pathlib.Path
   output: pathlib.Path
   comparison: pathlib.Path | None
+  kernel: pathlib.Path | None
 
 
 def main(argv: list[str]) -> None:
   """Reads the flags and super-resolves each image. Of several, a bad one is reported and the others still done."""
-  del argv
   args = flags.FLAGS
+  given = {name: getattr(args, name) for name in PRESETS[None] if getattr(args, name) is not None}
+  settings = PRESETS[args.preset] | given
   cli.start_jax()
-  jobs = plan(args.input, args.output, args.comparison, args.overwrite)
-  kind = kernels.load_degradation(args.kernel, args.subsample, args.kernel_shift)
-  params, metadata, inner_lrs = cli.load_weights(args.steps)
-  trained_scales = weights.scales(metadata)
-  if args.scale is None and not trained_scales:
-    raise UserError(f"weights '{args.weights}' do not say which scale they are for: pass --scale")
-  scale = args.scale or trained_scales[0]
-  weights.check_scale(metadata, scale)
-  shown = sorted({0, min(1, args.steps), args.steps}) if args.comparison else [args.steps]
+  estimates = args.kernel == AUTO
+  jobs = plan([*args.input, *argv[1:]], args.output, args.comparison, args.overwrite, args.suffix, args.ext, estimates)
+  kind = None if estimates else kernels.load_degradation(args.kernel, args.subsample, args.kernel_shift)
+  subsample = kind.subsample if kind else args.subsample or "direct"
+  if not args.weights:
+    args.weights = enhance.choose_weights(args.scale, args.kernel, subsample)
+  params, metadata, inner_lrs = cli.load_weights(settings["steps"])
+  net_scale = enhance.network_scale(metadata, args.scale)
+  recipe = Recipe(
+      params, inner_lrs, kind, net_scale, args.scale,
+      further=weights.load_weights(enhance.FURTHER) if args.scale > net_scale else None,
+      via=enhance.gradual(metadata, net_scale) if args.gradual else (),
+      self_ensemble=settings["self_ensemble"], back_projection=settings["back_projection"],
+  )  # fmt: skip
+  shown = sorted({0, min(1, settings["steps"]), settings["steps"]}) if args.comparison else [settings["steps"]]
 
-  # A comparison holds bicubic, every panel, and twice the strip of them all.
-  solvers = _solvers(jobs, scale, pictures=3 * (1 + len(shown)) if args.comparison else 1)
+  solvers = _solvers(jobs, recipe, len(shown) if args.comparison else 0)
   make = functools.partial(
-      _run, params=params, kind=kind, shown=shown, scale=scale, inner_lrs=inner_lrs, overwrite=args.overwrite
+      _run, recipe=recipe, subsample=subsample, noise_std=settings["noise_level"] / 255, shown=shown, overwrite=args.overwrite
   )
-  work_of_one = work(args.steps, len(shown), scale)
   failures = 0
   with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
+    progress = _Progress(bar, recipe, shown)
     for solver in solvers:
-      solver.done = functools.partial(_advance, bar, threading.Lock(), work_of_one)
+      solver.done = progress.passes
     for job, result in zip(jobs, spread.spread(functools.partial(_reported, make), jobs, solvers)):
+      progress.image()
       if isinstance(result, UserError):
         if len(jobs) == 1:
           raise result
@@ -79,16 +130,38 @@ def main(argv: list[str]) -> None:
     raise UserError(f"{failures} of {len(jobs)} images failed, each named above; the others are done")
 
 
-def _advance(bar: tqdm.tqdm, lock: threading.Lock, work_of_one: float, passes: float) -> None:
-  with lock:  # several solvers work in threads
-    bar.update(passes / work_of_one)
+class _Progress:
+  """Moves a bar by parts of images, as far as their work can be foretold, and by whole ones."""
+
+  def __init__(self, bar: tqdm.tqdm, recipe: Recipe, shown: Sequence[int]):
+    turns = len(list(refine.turns(recipe.kind, recipe.net_scale))) if recipe.self_ensemble and recipe.kind else 1
+    self._bar, self._lock, self._images = bar, threading.Lock(), 0
+    self._work = work(shown[-1] * (1 + len(recipe.via)), len(shown) * turns, recipe.net_scale)
+
+  def passes(self, count: float) -> None:
+    with self._lock:  # several solvers work in threads
+      self._bar.update(min(count / self._work, self._bar.total - self._bar.n))
+
+  def image(self) -> None:
+    with self._lock:
+      self._images += 1
+      self._bar.update(max(self._images - self._bar.n, 0))
 
 
-def _solvers(jobs: Sequence[Job], scale: float, pictures: int) -> list[Solver]:
+def _solvers(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[Solver]:
   """Solvers for the images; of several, the sizes are announced, so that few programs do for all."""
   sizes = [size for job in jobs if (size := images.image_size(job.source))]
-  limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), scale, pictures)
-  return spread.make_solvers(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
+  # In pictures of 8 bits: a comparison holds bicubic, every panel, and twice the strip of them all; what is refined is held in
+  # float32, with the sum of an ensemble, and some ten arrays of one channel in back-projection.
+  pictures = 3 * (1 + panels) if panels else 1
+  refined = recipe.self_ensemble or recipe.back_projection or recipe.scale != recipe.net_scale
+  pictures += (8 + 13 * bool(recipe.back_projection)) if refined else 0
+  limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), max(recipe.scale, recipe.net_scale), pictures)
+  solvers = spread.make_solvers(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
+  for solver in solvers:
+    if flags.FLAGS.tile:
+      solver.limit_windows(resize.enlarged_size(flags.FLAGS.tile, recipe.net_scale))
+  return solvers
 
 
 def _reported(make, solver: Solver, job: Job) -> str | UserError:
@@ -99,52 +172,77 @@ def _reported(make, solver: Solver, job: Job) -> str | UserError:
     return e
 
 
-def _run(solver: Solver, job: Job, *, params, kind, shown, scale, inner_lrs, overwrite) -> str:
+def _run(
+    solver: Solver, job: Job, *, recipe: Recipe, subsample: str, noise_std: float, shown: Sequence[int], overwrite: bool
+) -> str:
   """Makes one image; returns a line about it."""
   start = time.perf_counter()
-  lr = images.to_float(images.read_image(job.source))
-  results = solver.trajectory(params, lr, kind, shown, scale, inner_lrs)
-  sr = results[shown[-1]]
-  images.write_png(job.output, sr, overwrite)
+  photo = photos.read(job.source)
+  file_format = photos.FORMATS[job.output.suffix.lower()]
+  photos.check_format(photo, file_format)
+  told = ""
+  if job.kernel:
+    estimate = blind.estimate(photo.rgb, recipe.net_scale, subsample)
+    blind.save(estimate, job.kernel, overwrite)
+    recipe = recipe._replace(kind=kernels.Degradation(estimate.kernel, subsample))
+    told = f", {estimate.text}"
+  recipe = recipe._replace(kind=recipe.kind._replace(noise_std=noise_std))
+  panels = {}
+  for steps, params in zip(shown, enhance.adapt(solver, photo.rgb, recipe, shown)):
+    result = enhance.enlarge(solver, params, photo, recipe)
+    if job.comparison:
+      panels[f"step {steps}"] = photos.on_white(result)
+  files.write_whole(job.output, photos.encode(result, file_format), overwrite)
   if job.comparison:
-    labels = ["bicubic", *(f"step {steps}" for steps in results)]
-    panels = [solver.super_resolve(None, lr, scale), *results.values()]
-    images.write_png(job.comparison, images.side_by_side(panels, labels), overwrite)
-  sizes = f"{lr.shape[1]}x{lr.shape[0]} -> {sr.shape[1]}x{sr.shape[0]}"
-  return f"{job.output}: {sizes}, {shown[-1]} steps, {time.perf_counter() - start:.1f} s"
+    panels = {"bicubic": photos.on_white(enhance.enlarge(solver, None, photo, recipe)), **panels}
+    images.write_png(job.comparison, images.side_by_side(list(panels.values()), list(panels)), overwrite)
+  (height, width), (sr_height, sr_width) = photo.rgb.shape[:2], result.rgb.shape[:2]
+  sizes = f"{width}x{height} -> {sr_width}x{sr_height}"
+  return f"{job.output}: {sizes}, {shown[-1]} steps, {time.perf_counter() - start:.1f} s{told}"
 
 
-def plan(source: str, output: str, comparison: str | None, overwrite: bool) -> list[Job]:
+def plan(
+    inputs: Sequence[str],
+    output: str,
+    comparison: str | None = None,
+    overwrite: bool = False,
+    suffix: str = "",
+    ext: str = AUTO,
+    estimates: bool = False,
+) -> list[Job]:
   """What to read and what to write, checked as far as can be without decoding.
 
   Args:
-    source: an image file or a folder of them.
-    output: a .png file for a file, a folder for a folder, where each image keeps its name but for the extension.
-    comparison: as `output`, or None.
+    inputs: image files, folders of them, or patterns.
+    output: for one image file, a file with the extension of a format; else a folder, where each image keeps its name, and its
+      place below the folder that it was found in.
+    comparison: likewise a .png file or a folder, or None.
     overwrite: whether outputs may exist.
+    suffix: of names in a folder.
+    ext: of names in a folder; "auto": as the input's.
+    estimates: whether kernels are written too.
 
   Raises:
-    UserError: no input, an output that exists, is not a .png file, cannot be written, or would take two images or
+    UserError: no input, an output that exists, has no extension of a format, cannot be written, or would take two images or
       replace an input.
   """
-  path = pathlib.Path(source)
-  if path.is_dir():
-    sources = images.find_images(path)
-    names = [file.relative_to(path).with_suffix(".png") for file in sources]
-    jobs = [
-        Job(file, pathlib.Path(output) / name, pathlib.Path(comparison) / name if comparison else None)
-        for file, name in zip(sources, names)
-    ]
-  elif path.is_file():
-    jobs = [Job(path, pathlib.Path(output), pathlib.Path(comparison) if comparison else None)]
-  else:
-    raise UserError(f"input '{source}' does not exist: name an image file, or a folder of them")
+  found = _find(inputs)
+  alone = len(found) == 1 and len(inputs) == 1 and pathlib.Path(inputs[0]).is_file()
+  jobs = []
+  for source, name in found:
+    if alone and pathlib.Path(output).suffix.lower() in photos.FORMATS:
+      target = pathlib.Path(output)
+    else:
+      stem = f"{name.stem}_{suffix}" if suffix else name.stem
+      target = pathlib.Path(output) / name.with_name(stem + (source.suffix.lower() if ext == AUTO else f".{ext}"))
+    panels = comparison and pathlib.Path(comparison)
+    if panels and not (alone and panels.suffix.lower() == ".png"):
+      panels /= name.with_suffix(".png")
+    jobs.append(Job(source, target, panels, target.with_name(f"{target.stem}_kernel") if estimates else None))
 
   taken = {job.source.resolve(): job.source for job in jobs}
   for job in jobs:
-    for target in filter(None, (job.output, job.comparison)):
-      if target.suffix.lower() != ".png":
-        raise UserError(f"output '{target}' is not a .png file: results are written as PNG")
+    for target in _targets(job):
       if other := taken.get(target.resolve()):
         raise UserError(f"output '{target}' of '{job.source}' would replace '{other}': name another, or rename one")
       taken[target.resolve()] = target
@@ -152,6 +250,31 @@ def plan(source: str, output: str, comparison: str | None, overwrite: bool) -> l
   return jobs
 
 
+def _targets(job: Job) -> list[pathlib.Path]:
+  """All files that are made of an image."""
+  return [job.output, *filter(None, [job.comparison]), *(blind.files_of(job.kernel) if job.kernel else ())]
+
+
+def _find(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
+  """(image, its name in an output folder) for files, folders and patterns, each image once."""
+  if not inputs:
+    raise UserError("no input: pass -i with an image, a folder or a pattern")
+  found = {}
+  for text in inputs:
+    path = pathlib.Path(text)
+    if path.is_dir():
+      found |= {file: file.relative_to(path) for file in images.find_images(path)}
+    elif path.is_file():
+      found[path] = pathlib.Path(path.name)
+    elif matches := [pathlib.Path(match) for match in sorted(glob.glob(text, recursive=True))]:
+      found |= {file: pathlib.Path(file.name) for file in matches if file.suffix.lower() in photos.FORMATS and file.is_file()}
+    else:
+      raise UserError(f"input '{text}' does not exist: name an image file, a folder of them, or a pattern that fits some")
+  if not found:
+    raise UserError(f"input '{inputs[0]}' holds no image: looked for {', '.join(photos.FORMATS)}")
+  return list(found.items())
+
+
 if __name__ == "__main__":
   define_flags()
-  cli.run(main)
+  cli.run(main, arguments=10**6)  # a shell turns `-i photos/*.jpg` into one input and many words

@@ -25,7 +25,7 @@ def get_config(variant=""):
 """
 
 
-def run_entry(monkeypatch, main, define_flags, *args) -> int:
+def run_entry(monkeypatch, main, define_flags, *args, arguments=0) -> int:
   """Runs an entry in this process, on its own flags, and returns its exit code."""
   app.define_help_flags()  # once only, by absl's own bookkeeping: they have to stay
   before = set(flags.FLAGS)
@@ -33,7 +33,7 @@ def run_entry(monkeypatch, main, define_flags, *args) -> int:
   monkeypatch.setattr(sys, "argv", ["entry", *map(str, args)])
   try:
     with pytest.raises(SystemExit) as exit_:
-      cli.run(main)
+      cli.run(main, arguments)
   finally:
     for name in set(flags.FLAGS) - before:
       delattr(flags.FLAGS, name)

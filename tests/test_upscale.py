@@ -1,15 +1,17 @@
 """The entry for photos: files in, files out, and one bad file does not stop the others."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from test_cli import assert_one_line, run_entry
 
-from mzsr_jax import degradation, images, kernels, meta_test, model, upscale, weights
+from mzsr_jax import degradation, images, kernels, meta_test, model, photos, upscale, weights
 
 RNG = np.random.default_rng(0)
 
@@ -28,7 +30,7 @@ def small(tmp_path_factory):
 
 def _upscale(monkeypatch, small, *args):
   defaults = ["--kernel=g20d", f"--weights={small}/w.safetensors", "--steps=2"]
-  return run_entry(monkeypatch, upscale.main, upscale.define_flags, *defaults, *args)
+  return run_entry(monkeypatch, upscale.main, upscale.define_flags, *defaults, *args, arguments=10**6)
 
 
 def test_one_photo_with_comparison(monkeypatch, capsys, small, tmp_path):
@@ -72,7 +74,85 @@ def test_a_folder_with_a_broken_file(monkeypatch, capsys, small, tmp_path):
   first, last = capsys.readouterr().err.splitlines()
   assert first.startswith("error: ") and "broken.jpg" in first
   assert "1 of 3" in last
-  assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")) == ["out/a.png", "out/sub/b.png"]
+  assert made(tmp_path) == ["out/a.png", "out/sub/b.png"]
+
+
+def made(folder):
+  return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_names_formats_and_patterns(monkeypatch, small, tmp_path):
+  """Short flags, words of an expanded pattern, suffixes, and the input's own format where none is named."""
+  (tmp_path / "in").mkdir()
+  pixels = RNG.integers(0, 256, (12, 14, 3), dtype=np.uint8)
+  for name in ("a.jpg", "b.webp", "c.TIF", "d.bmp", "notes.txt"):
+    (tmp_path / "in" / name).touch()
+    if name != "notes.txt":
+      Image.fromarray(pixels).save(tmp_path / "in" / name)
+  run = lambda out, *args: _upscale(monkeypatch, small, "-o", str(tmp_path / out), "--steps=0", *args)
+  assert run("all", "-i", f"{tmp_path}/in/*") == 0
+  assert made(tmp_path / "all") == ["a.jpg", "b.webp", "c.tif", "d.bmp"]
+  for name, file_format in {"a.jpg": "JPEG", "b.webp": "WEBP", "c.tif": "TIFF", "d.bmp": "BMP"}.items():
+    with Image.open(tmp_path / "all" / name) as image:
+      assert image.format == file_format and image.size == (28, 24)
+  words = [f"{tmp_path}/in/a.jpg", f"{tmp_path}/in/b.webp"]
+  assert run("some", "-i", *words, "-s", "1.5", "--suffix=x", "--ext=png") == 0
+  assert made(tmp_path / "some") == ["a_x.png", "b_x.png"]
+  assert images.read_image(tmp_path / "some" / "a_x.png").shape == (18, 21, 3)
+  assert run("twice", "-i", words[0], "-i", words[1], "-i", words[0]) == 0
+  assert made(tmp_path / "twice") == ["a.jpg", "b.webp"]
+  assert run("one.tiff", "-i", words[0]) == 0
+  assert images.image_size(tmp_path / "one.tiff") == (24, 28)
+
+
+def test_depth_transparency_and_metadata_come_out_as_they_went_in(monkeypatch, capsys, small, tmp_path):
+  deep = np.linspace(0, 1, 12 * 14 * 3, dtype=np.float32).reshape(12, 14, 3)
+  told = photos.Metadata(dpi=(300.0, 300.0), texts=(("Title", "night"),))
+  alpha = np.ones((12, 14), np.float32)
+  alpha[:, :4] = 0
+  (tmp_path / "deep.png").write_bytes(photos.encode(photos.Photo(deep, alpha, bits=16, metadata=told), "PNG"))
+  (tmp_path / "gray.png").write_bytes(photos.encode(photos.Photo(deep, gray=True), "PNG"))
+  flags = ["--self_ensemble", "--back_projection=2", "--noise_level=3"]
+  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/*.png", "-o", f"{tmp_path}/out", *flags) == 0
+  sr = photos.read(tmp_path / "out" / "deep.png")
+  assert sr.bits == 16 and sr.rgb.shape == (24, 28, 3) and sr.alpha.shape == (24, 28)
+  assert (sr.alpha[:, :5] == 0).all() and (sr.alpha[:, 11:] == 1).all() and len(np.unique(sr.rgb)) > 256
+  assert sr.metadata.texts == told.texts and sr.metadata.dpi == pytest.approx((300, 300), rel=1e-3)
+  gray = photos.read(tmp_path / "out" / "gray.png")
+  assert gray.gray and gray.bits == 8
+  capsys.readouterr()
+  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/deep.png", "-o", f"{tmp_path}/out.jpg") == 2
+  assert_one_line(capsys, "transparency", "JPEG", "png")
+  assert not (tmp_path / "out.jpg").exists()
+
+
+def test_the_kernel_is_estimated_and_kept_where_none_is_given(monkeypatch, capsys, tmp_path):
+  photo = tmp_path / "photo.png"
+  images.write_png(photo, RNG.integers(0, 256, (40, 44, 3), dtype=np.uint8))
+  run = lambda *args: run_entry(monkeypatch, upscale.main, upscale.define_flags, "-i", str(photo), "--steps=1", *args)
+  assert run(f"--output={tmp_path}/out") == 0
+  assert made(tmp_path / "out") == ["photo.png", "photo_kernel.mat", "photo_kernel.png"]
+  assert images.image_size(tmp_path / "out" / "photo.png") == (80, 88)
+  assert "kernel" in capsys.readouterr().out
+  kernel = kernels.read_kernel(tmp_path / "out" / "photo_kernel.mat")
+  assert run(f"--output={tmp_path}/again.png", f"--kernel={tmp_path}/out/photo_kernel.mat") == 0
+  np.testing.assert_array_equal(images.read_image(tmp_path / "again.png"), images.read_image(tmp_path / "out" / "photo.png"))
+  assert abs(kernel.sum() - 1) < 1e-5
+  capsys.readouterr()
+  (tmp_path / "out" / "photo.png").unlink()
+  assert run(f"--output={tmp_path}/out") == 2
+  assert_one_line(capsys, "photo_kernel.mat", "--overwrite")
+
+
+@pytest.mark.parametrize("preset", [name for name in upscale.PRESETS if name])
+def test_presets_are_settings_that_flags_override(monkeypatch, capsys, small, tmp_path, preset):
+  photo = f"--input={small}/photos/a.png"
+  settings = upscale.PRESETS[preset]
+  assert _upscale(monkeypatch, small, photo, f"-o={tmp_path}/a.png", f"--preset={preset}") == 0  # with --steps=2
+  assert "2 steps" in capsys.readouterr().out
+  spelled = [f"--{name}={value}" for name, value in settings.items() if name != "steps"]
+  assert _upscale(monkeypatch, small, photo, f"-o={tmp_path}/b.png", *spelled) == 0
+  assert pathlib.Path(tmp_path / "a.png").read_bytes() == pathlib.Path(tmp_path / "b.png").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -80,12 +160,17 @@ def test_a_folder_with_a_broken_file(monkeypatch, capsys, small, tmp_path):
     [
         ("--input=DIR/none.png --output=TMP/out.png", ["none.png"]),
         ("--input=DIR/photos/broken.jpg --output=TMP/out.png", ["broken.jpg"]),
-        ("--input=DIR/photos/a.png", ["--output"]),
-        ("--input=DIR/photos/a.png --output=TMP/out.jpg", ["out.jpg", "PNG"]),
+        ("--output=TMP/out.png", ["no input"]),
+        ("--input=DIR/*.gif --output=TMP/out.png", ["*.gif", "does not exist"]),
+        ("--input=DIR/*.safetensors --output=TMP/out", ["holds no image"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --ext=gif", ["ext", "png"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --gradual", ["no scale below 2"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --preset=finest", ["preset", "best"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --noise_level=-1", ["noise_level"]),
         ("--input=DIR/photos/a.png --output=DIR/photos/a.png --overwrite", ["would replace"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --comparison=TMP/out.png", ["would replace"]),
         ("--input=DIR/photos/a.png --output=DIR/w.safetensors/out.png", ["w.safetensors"]),
-        ("--input=DIR/photos/a.png --output=TMP/out.png --scale=3", ["scale", "3"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --scale=9", ["scale", "from 1 to 8"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --steps=-1", ["steps"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --kernel=gauss", ["gauss", "g20d"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --weights=nothing", ["nothing"]),
@@ -107,14 +192,16 @@ def test_two_photos_for_one_output(tmp_path):
     (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "in" / name).touch()
   with pytest.raises(ValueError, match="would replace"):
-    upscale.plan(str(tmp_path / "in"), str(tmp_path / "out"), None, overwrite=True)
+    upscale.plan([str(tmp_path / "in")], str(tmp_path / "out"), ext="png", overwrite=True)
+  assert len(upscale.plan([str(tmp_path / "in")], str(tmp_path / "out"))) == 2  # each in its own format
 
 
 def test_a_second_process_finds_the_programs_compiled(small, tmp_path):
   def run(name, *cache):
     flags = [f"--input={small}/photos/a.png", "--kernel=g20d", f"--weights={small}/w.safetensors", "--steps=1"]
     command = [sys.executable, "-m", "mzsr_jax.upscale", *flags, f"--output={tmp_path}/{name}.png", *cache]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    subprocess.run(command, check=True, capture_output=True, env=env | {"XDG_CACHE_HOME": str(tmp_path / "cache")})
     return {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
 
   assert not run("without", "--compilation_cache=")
