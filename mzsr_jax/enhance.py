@@ -21,6 +21,7 @@ from mzsr_jax.solver import Solver, degrade
 
 MIN_SCALE, MAX_SCALE = 1, 8
 FURTHER = "pretrain_x2"  # enlarges what is already sharp
+_DIVERGED = 1.5  # times the error at the start; long steps that do well in the end can pass by states a little worse than that
 _SHRINKING = kernels.load_degradation("bicubic")
 
 
@@ -92,8 +93,8 @@ def adapt(
 ) -> Iterator[Params]:
   """The parameters after several numbers of steps, ascending; each is made when it is asked for.
 
-  Where the steps have made the network worse on what it is adapted to, for they were too long, a warning is logged, and the
-  parameters are the best of the steps before.
+  Where the steps have made the network far worse on what it is adapted to, for they were too long, a warning is logged, and
+  the parameters are the best of the steps before.
   """
   father, params, kind = lr, recipe.params, recipe.kind
   for scale in recipe.via:
@@ -105,12 +106,12 @@ def adapt(
   states = lambda counts: solver.stages(params, father, kind, counts, recipe.net_scale, recipe.inner_lrs)
   at_start = error(params) if shown[-1] else 0.0
   for steps, adapted in zip(shown, states(shown)):
-    if steps and not error(adapted) <= at_start:  # which NaN is not either
+    if steps and not error(adapted) <= _DIVERGED * at_start:  # which NaN is not either
       candidates = list(states(range(steps)))
       errors = np.nan_to_num([error(candidate) for candidate in candidates], nan=np.inf)
       best = int(np.argmin(errors))
       logging.warning(
-          "The adaptation diverged: after %d steps, the error on the photo's own son is not below that before. Kept the state "
+          "The adaptation diverged: after %d steps, the error on the photo's own son is far above that before. Kept the state "
           "after %d; lower the learning rate (--inner_lr).", steps, best,
       )  # fmt: skip
       adapted = candidates[best]
