@@ -1,7 +1,7 @@
 """What the quality options of `upscale` gain and cost: PSNR and time of each, on images degraded here.
 
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d,gani
-    python -m experiments.presets --hr_dir=Set14 --kernels=g20d --noise=5
+    python -m experiments.presets --hr_dir=Set14 --kernels=g20d --noise=5 --noise_levels=0,2.5,5
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d --scale=3 --weights=multiscale --gradual
 
 Adaptations of several numbers of steps, each as it is and with what refines its result; with `--noise`, also adapted to sons
@@ -24,6 +24,7 @@ flags.DEFINE_list("kernels", ["g20d", "gani"], "that make the LR images")
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_string("weights", "x2_direct", "shipped name or .safetensors file")
 flags.DEFINE_float("noise", 0, "standard deviation of Gaussian noise on the LR images, of 255", lower_bound=0)
+cli.define_numbers("noise_levels", [0.0], "noises that the adaptation assumes, of 255", number=float, minimum=0)
 flags.DEFINE_bool("gradual", False, "also adapt by way of smaller scales")
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
 flags.DEFINE_string("out", None, "JSON file to write")
@@ -93,7 +94,6 @@ def main(argv: list[str]) -> None:
   samples = sorted(benchmark.load_hr(args.hr_dir, args.scale), key=lambda s: s.gt.size)[: args.images or None]
   solver = Solver(sizes=benchmark.lr_sizes(samples, args.scale))
   ways = {"": {}} | ({"gradual": {"via": enhance.gradual(metadata, args.scale)}} if args.gradual else {})
-  levels = sorted({0.0, args.noise / 2, args.noise})
   rows = []
   for kernel in args.kernels:
     kind = kernels.load_degradation(kernel)
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
       lr = noisy(benchmark.lr_image(solver, sample, kind, args.scale), args.noise)
       solver.warm_up(params, lr.shape[:2], kind, args.scale)
       for way, fields in ways.items():
-        for level in levels:
+        for level in args.noise_levels:
           recipe = Recipe(params, rates, kind._replace(noise_std=level / 255), args.scale, args.scale, **fields)
           shared = {"kernel": kernel, "image": sample.name, "way": way, "noise_level": level}
           rows += [shared | row for row in measure(solver, lr, sample.gt, recipe)]
