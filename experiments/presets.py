@@ -4,9 +4,8 @@
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d --noise=5 --noise_levels=0,2.5,5
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d --scale=3 --weights=multiscale --gradual
 
-Adaptations of several numbers of steps, each as it is and with what refines its result; with `--noise`, also adapted to sons
-with half and as much noise as the images have; with `--gradual`, also by way of smaller scales. Times are of one image at a
-time, compiled before.
+Adaptations of several numbers of steps, each as it is and with what refines its result; with `--noise_levels`, adapted to
+sons of several noises; with `--gradual`, also by way of smaller scales. Times are of one image at a time, compiled before.
 """
 
 import time

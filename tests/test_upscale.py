@@ -144,6 +144,14 @@ def test_the_kernel_is_estimated_and_kept_where_none_is_given(monkeypatch, capsy
   assert_one_line(capsys, "photo_kernel.mat", "--overwrite")
 
 
+def test_what_is_not_blurred_is_enlarged_without_steps(monkeypatch, capsys, small, tmp_path):
+  flags = ["-i", f"{small}/photos/a.png", "-o", f"{tmp_path}/a.png", "--kernel=bicubic"]
+  assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags) == 0
+  assert "0 steps" in capsys.readouterr().out
+  assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags, "--steps=1", "--overwrite") == 0
+  assert "1 steps" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("preset", [name for name in upscale.PRESETS if name])
 def test_presets_are_settings_that_flags_override(monkeypatch, capsys, small, tmp_path, preset):
   photo = f"--input={small}/photos/a.png"
