@@ -82,9 +82,8 @@ def _check(cell: dict[str, Any]) -> None:
 
 def identity(cell: dict[str, Any]) -> str:
   """What a finished line must say for the cell to be done: its fields, and the hash of its weights."""
-  _, _, name = cell["method"].partition(":")
-  stepping = methods.label(cell["method"], 0) != cell["method"]
-  return json.dumps([cell, weights.sha256(name) if stepping else None])
+  name = methods.weights_of(cell["method"])
+  return json.dumps([cell, weights.sha256(name) if name else None])
 
 
 def read_done(out: pathlib.Path) -> tuple[set[str], bytes]:

@@ -4,6 +4,7 @@
     mzsr:WEIGHTS     the weights, adapted by gradient steps at their own rates (Algorithm 2)
     adam:WEIGHTS     the weights, fine-tuned on LR son -> LR image by Adam, learning rate 1e-3 (Figure 3)
     sgd:WEIGHTS      the same by plain gradient descent, learning rate 1e-2
+    ...+back_projection=N   any of the three above, and N iterations of back-projection on what it makes
     zssr             ZSSR, trained anew on each image; zssr:OPTION=VALUE+OPTION=VALUE for other settings than the authors'
 """
 
@@ -18,13 +19,14 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from mzsr_jax import images, weights, zssr
+from mzsr_jax import images, refine, weights, zssr
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation
 from mzsr_jax.model import Params
 from mzsr_jax.solver import Solver
 
 FORMS = ("bicubic", "mzsr:WEIGHTS", "adam:WEIGHTS", "sgd:WEIGHTS", "zssr")
+_BACK_PROJECTION = "+back_projection="
 _OPTIMIZERS = {"adam": optax.adam(1e-3), "sgd": optax.sgd(1e-2)}
 _STEPPING = ("mzsr", *_OPTIMIZERS)
 
@@ -82,6 +84,12 @@ def label(method: str, steps: int) -> str:
   return f"{method} ({steps})" if method.partition(":")[0] in _STEPPING else method
 
 
+def weights_of(name: str) -> str | None:
+  """The weights that a method names; None where it has none."""
+  kind, _, rest = name.partition(":")
+  return rest.partition(_BACK_PROJECTION)[0] if kind in _STEPPING and rest else None
+
+
 def parse(name: str, steps: Sequence[int], scale: float) -> Method:
   """The method of a name, see the top of this file.
 
@@ -98,14 +106,16 @@ def parse(name: str, steps: Sequence[int], scale: float) -> Method:
     return bicubic()
   if kind == "zssr" and bool(colon) == bool(rest):
     return _zssr(name, _options(rest))
-  if kind not in _STEPPING or not rest:
-    raise UserError(f"unknown method '{name}': it must be one of {', '.join(FORMS)}")
-  params = weights.load_weights(rest)
+  source = weights_of(name)
+  iterations = rest.partition(_BACK_PROJECTION)[2] or "0"
+  if not source or not iterations.isdecimal():
+    raise UserError(f"unknown method '{name}': it must be one of {', '.join(FORMS)}; {_BACK_PROJECTION}10 may follow WEIGHTS")
+  params = weights.load_weights(source)
   weights.check_network(params)
-  weights.check_scale(weights.read_metadata(rest), scale)
+  weights.check_scale(weights.read_metadata(source), scale)
   if kind == "mzsr":
-    return mzsr(params, weights.load_inner_lrs(rest, max(steps)), steps, name)
-  return fine_tune(params, _OPTIMIZERS[kind], steps, name)
+    return mzsr(params, weights.load_inner_lrs(source, max(steps)), steps, name, int(iterations))
+  return fine_tune(params, _OPTIMIZERS[kind], steps, name, int(iterations))
 
 
 def bicubic() -> Method:
@@ -118,7 +128,9 @@ def bicubic() -> Method:
   return Method("bicubic", (0,), solve, lambda solver, case: solver.warm_up(None, case.lr.shape[:2], case.kind, case.scale))
 
 
-def mzsr(params: Params, inner_lrs: PyTree, steps: Sequence[int], name: str = "mzsr") -> Method:
+def mzsr(
+    params: Params, inner_lrs: PyTree, steps: Sequence[int], name: str = "mzsr", back_projection: int = 0
+) -> Method:
   """MZSR with several numbers of adaptation steps, 0 of which leave the network as it is.
 
   Args:
@@ -126,16 +138,19 @@ def mzsr(params: Params, inner_lrs: PyTree, steps: Sequence[int], name: str = "m
     inner_lrs: learning rates of as many steps as the largest of `steps`, or more; see `meta_test.adapt`.
     steps: numbers of adaptation steps.
     name: of the method.
+    back_projection: iterations of `refine.back_project`.
   """
   steps = tuple(sorted(set(steps)))
 
   def adapted(solver: Solver, case: Case):
     return solver.stages(params, case.lr, case.kind, steps, case.scale, inner_lrs)
 
-  return _stepping(name, params, steps, adapted)
+  return _stepping(name, params, steps, adapted, back_projection)
 
 
-def fine_tune(params: Params, optimizer: optax.GradientTransformation, steps: Sequence[int], name: str) -> Method:
+def fine_tune(
+    params: Params, optimizer: optax.GradientTransformation, steps: Sequence[int], name: str, back_projection: int = 0
+) -> Method:
   """Pretrained parameters, fine-tuned on LR son -> LR image by an optimizer; see `mzsr`."""
   steps = tuple(sorted(set(steps)))
 
@@ -144,10 +159,16 @@ def fine_tune(params: Params, optimizer: optax.GradientTransformation, steps: Se
     for done, wanted in itertools.pairwise([-1, *steps]):
       yield next(itertools.islice(tuned, wanted - done - 1, None))
 
-  return _stepping(name, params, steps, adapted)
+  return _stepping(name, params, steps, adapted, back_projection)
 
 
-def _stepping(name: str, params: Params, steps: tuple[int, ...], adapted: Callable[[Solver, Case], Iterator[Params]]) -> Method:
+def _stepping(
+    name: str,
+    params: Params,
+    steps: tuple[int, ...],
+    adapted: Callable[[Solver, Case], Iterator[Params]],
+    back_projection: int,
+) -> Method:
   """A method whose network is adapted further and further; each result's time is as if it had been the only one."""
 
   def solve(solver: Solver, case: Case):
@@ -158,7 +179,9 @@ def _stepping(name: str, params: Params, steps: tuple[int, ...], adapted: Callab
       adapting += time.perf_counter() - start
       start = time.perf_counter()
       try:
-        sr = solver.super_resolve(state, case.lr, case.scale, case.kind.offset)
+        sr = solver.super_resolve(state, case.lr, case.scale, case.kind.offset, np.float32 if back_projection else np.uint8)
+        if back_projection:
+          sr = images.to_uint8(refine.back_project(sr, case.lr, case.kind, case.scale, back_projection))
       except UserError as e:
         raise UserError(f"after {number} steps, {e}") from e
       yield Result(number, sr, adapting + time.perf_counter() - start)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from mzsr_jax import images, kernels, meta_test, methods, model, solver, weights, zssr
+from mzsr_jax import images, kernels, meta_test, methods, model, refine, solver, weights, zssr
 from mzsr_jax.errors import UserError
 
 LR = np.random.default_rng(0).random((20, 24, 3)).astype(np.float32)
@@ -46,6 +46,20 @@ def test_fine_tuned_weights(path, name):
   after_two = list(itertools.islice(tuned, 2))[-1]
   assert (results[0].sr == run.super_resolve(params, LR, 2)).all()
   assert (results[2].sr == run.super_resolve(after_two, LR, 2)).all() and (results[2].sr != results[0].sr).any()
+
+
+def test_back_projection_may_follow(path):
+  name = f"mzsr:{path}+back_projection=3"
+  assert methods.weights_of(name) == str(path) and methods.weights_of("zssr:back_projection=3") is None
+  run, rates = solver.Solver(), weights.load_inner_lrs(path, 1)
+  adapted = run.adapt(weights.load_weights(path), LR, CASE.kind, 2, rates)
+  sr = run.super_resolve(adapted, LR, 2, dtype=np.float32)
+  expected = images.to_uint8(refine.back_project(sr, LR, CASE.kind, 2, 3))
+  made = _solve(methods.parse(name, [1], 2))[1].sr
+  np.testing.assert_array_equal(made, expected)
+  assert (made != images.to_uint8(sr)).any()
+  with pytest.raises(UserError, match="unknown method"):
+    methods.parse(f"mzsr:{path}+back_projection=x", [1], 2)
 
 
 def test_methods_without_steps():
