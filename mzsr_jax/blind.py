@@ -1,7 +1,8 @@
 """The blur kernel of an LR image, estimated from the image alone.
 
-Two ways, see `kernel_net` and `kernelgan`: "regression", a shipped network that predicts the Gaussian that blurred an image,
-in a second; and "kernelgan", which learns any kernel from the one image, in a minute. `experiments/blind.py` compares them.
+Two ways, see `kernel_net` and `kernelgan`: "regression", a shipped network that predicts the Gaussian that blurred an image, in
+less than a second; and "kernelgan", which learns any kernel from the one image, in half a minute and far less exactly.
+`experiments/blind.py` compares them.
 """
 
 import functools
@@ -21,8 +22,8 @@ from mzsr_jax.kernel_net import Gaussian, Prediction
 METHODS = ("regression", "kernelgan")
 _UNSURE = 0.25  # relative error of a width from which on the text says so
 _UNTOLD = 0.5  # radians, error of the angle likewise
-# Of the codes of KernelGAN's kernels on Set14: it has no notion of its own error.
-_LEARNED_VARIANCE = np.array([0.1, 0.04, 0.04])
+# Of KernelGAN's kernels on Set14, mean square of the errors of their codes: it has no notion of its own error.
+_LEARNED_VARIANCE = np.array([0.33, 0.06, 0.06])
 _SHOWN = 200  # pixels, side of the picture of a kernel
 
 
