@@ -26,9 +26,9 @@ EXTENSIONS = tuple(extension[1:] for extension in photos.FORMATS)
 # What flags that are not given are, by --preset: experiments/presets.py measures what each costs and gains.
 PRESETS = {
     None: {"steps": 10, "self_ensemble": False, "back_projection": 0, "noise_level": 0.0},
-    "fast": {"steps": 1, "self_ensemble": False, "back_projection": 0, "noise_level": 0.0},
+    "fast": {"steps": 1, "self_ensemble": False, "back_projection": 10, "noise_level": 0.0},
     "best": {"steps": 10, "self_ensemble": True, "back_projection": 10, "noise_level": 0.0},
-    "real": {"steps": 5, "self_ensemble": True, "back_projection": 0, "noise_level": 2.0},
+    "real": {"steps": 10, "self_ensemble": True, "back_projection": 0, "noise_level": 2.0},
 }
 
 
