@@ -118,7 +118,7 @@ class _Visit:
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder / secrets.token_hex(16)
-    self.uploads: set[pathlib.Path] = set()
+    self.uploads: dict[str, pathlib.Path] = {}  # "photo" and "kernel", the newest of each
     self.stop = threading.Event()
 
 
@@ -150,7 +150,7 @@ class Workshop:
       UserError: the photo is none, or too large.
     """
     visit = self._visit(visit_id)
-    self._keep(visit, path)
+    self._keep(visit, path, "photo")
     photo = _read(path, self.limits)
     height, width = photo.rgb.shape[:2]
     kinds = [f"{width}×{height}", f"{photo.bits} bits", *["gray"] * photo.gray, *["transparency"] * (photo.alpha is not None)]
@@ -255,8 +255,9 @@ class Workshop:
       if time.perf_counter() - start > self.limits.seconds:
         raise _Stopped(f"stopped after {self.limits.seconds:g} s, the limit: take fewer steps, a smaller photo or scale")
 
-    for path in filter(None, (order.photo, order.kernel_file)):
-      self._keep(visit, path)
+    for role, path in {"photo": order.photo, "kernel": order.kernel_file}.items():
+      if path:
+        self._keep(visit, path, role)
     _check_order(order)
     photo = _read(order.photo, self.limits)
     suffix = ".png" if order.png else order.photo.suffix.lower()
@@ -334,32 +335,28 @@ class Workshop:
     with self._lock:
       return self._visits.setdefault(visit_id, _Visit(self.folder))
 
-  def _keep(self, visit: _Visit, path: pathlib.Path) -> None:
-    """Lays claim to an uploaded file, and deletes those of its kind that the page gave before."""
+  def _keep(self, visit: _Visit, path: pathlib.Path, role: str) -> None:
+    """Lays claim to an uploaded file, and deletes that of its role ("photo" or "kernel") that the page gave before."""
     if not path.resolve().is_relative_to(self.folder):
       raise UserError("that is no file that this page was given: choose it again")
     if path.is_relative_to(visit.folder):
       return
     with self._lock:
-      alike = {other for other in visit.uploads if _is_kernel(other) == _is_kernel(path)}
-      visit.uploads = (visit.uploads - alike) | {path}
-    self._drop(alike - {path})
+      before = visit.uploads.get(role, path)
+      visit.uploads[role] = path
+    self._drop({before} - {path})
 
   def _drop(self, paths: set[pathlib.Path]) -> None:
     """Deletes uploaded files, but for those that another page, which gave the same file, lays claim to."""
     with self._lock:
-      for path in paths.difference(*(visit.uploads for visit in self._visits.values())):
+      for path in paths.difference(*(visit.uploads.values() for visit in self._visits.values())):
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # another file of the same content
           path.parent.rmdir()
 
   def _delete(self, visit: _Visit) -> None:
     shutil.rmtree(visit.folder, ignore_errors=True)
-    self._drop(visit.uploads)
-
-
-def _is_kernel(path: pathlib.Path) -> bool:
-  return path.suffix.lower() in kernels.EXTENSIONS
+    self._drop(set(visit.uploads.values()))
 
 
 def _diverged(step: int) -> UserError:

@@ -66,7 +66,9 @@ def _page(workshop: Workshop) -> gr.Blocks:
         gaussian = gr.Textbox(
             label="Variance, in pixels² of the result", placeholder="2.5, or 4x1x-0.5 with an angle", visible=False
         )
-        kernel_file = gr.File(label="Kernel (.mat or .npy)", file_types=list(kernels.EXTENSIONS), height=110, visible=False)
+        kernel_file = gr.File(
+            label="Kernel (.mat, .npy or a picture)", file_types=list(kernels.EXTENSIONS), height=110, visible=False
+        )
         scale = gr.Slider(jobs.MIN_SCALE, jobs.MAX_SCALE, 2, step=0.1, label="Scale")
         steps = gr.Slider(0, jobs.MAX_STEPS, jobs.MAX_STEPS, step=1, label="Steps of adaptation")
         with gr.Accordion("More", open=False):

@@ -215,9 +215,19 @@ def test_few_may_wait(workshop):
 
 
 @pytest.mark.parametrize("rate", [1e4, 1e30])
-def test_a_result_that_diverged_is_none(workshop, rate):
+def test_of_steps_that_diverge_the_best_state_before_is_shown(workshop, caplog, rate):
   params, metadata, _ = workshop._load("x2_direct")
   workshop._weights["x2_direct"] = params, metadata, np.full(MAX_STEPS, rate, np.float32)
+  view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
+  assert "diverged" in caplog.text and not view.failed
+  plain = run(workshop, Order(give_photo(workshop), "g20d", steps=0))[-1]
+  np.testing.assert_array_equal(photos.read(view.result).rgb, photos.read(plain.result).rgb)
+
+
+def test_a_result_without_likeness_is_none(workshop, monkeypatch):
+  monkeypatch.setattr(enhance, "_DIVERGED", np.inf)
+  params, metadata, _ = workshop._load("x2_direct")
+  workshop._weights["x2_direct"] = params, metadata, np.full(MAX_STEPS, 1e4, np.float32)
   view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
   assert view.failed and "diverged at step" in view.status and view.result is None
 

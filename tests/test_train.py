@@ -154,6 +154,7 @@ def test_smoke_runs_of_both_stages_lower_the_query_loss_by_adaptation(tmp_path):
   pretrain = pretrain_x2.get_config("smoke")
   pretrain.run.eval_every = 0
   pretrain.model.features = 32
+  pretrain.run.num_steps = 60
   train.train(pretrain, tmp_path / "one")
   meta = meta_x2.get_config("smoke")
   meta.run.eval_every = 0
