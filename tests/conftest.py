@@ -31,3 +31,11 @@ def data_dir() -> pathlib.Path:
   if not root or not (pathlib.Path(root) / "Set5" / "GT").is_dir():
     pytest.skip("MZSR_DATA does not name a folder with Set5/GT: benchmark images are not part of this repository")
   return pathlib.Path(root)
+
+
+@pytest.fixture
+def optimised():
+  """Whole images take longer than compiling well does."""
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", True)

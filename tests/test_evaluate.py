@@ -24,7 +24,7 @@ BICUBIC_SET5 = [
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_bicubic_on_set5_is_as_published(data_dir, scale):
+def test_bicubic_on_set5_is_as_published(data_dir, optimised, scale):
   expected = {kernel: (psnr, ssim) for s, kernel, psnr, ssim in BICUBIC_SET5 if s == scale}
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)
   degradations = {name: kernels.load_degradation(name) for name in expected}
@@ -35,7 +35,7 @@ def test_bicubic_on_set5_is_as_published(data_dir, scale):
     assert result["ssim"] == pytest.approx(ssim, abs=0.0005), result["kernel"]
 
 
-def test_degradation_reproduces_the_published_lr_images(data_dir):
+def test_degradation_reproduces_the_published_lr_images(data_dir, optimised):
   lr_dir = data_dir / "Set5" / "g20_direct_x2"
   kind = kernels.load_degradation(str(lr_dir / "kernel.mat"))
   samples = benchmark.load_pairs(lr_dir, data_dir / "Set5" / "GT", 2)

@@ -1,6 +1,7 @@
 """What training suffers: kills at any moment, a full disk. Nothing is lost or half written, and a run goes on."""
 
 import multiprocessing
+import os
 import pathlib
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from mzsr_jax import train
 from mzsr_jax.board import Board
 from mzsr_jax.errors import UserError
 
-KILLS = 25
+KILLS = int(os.environ.get("MZSR_KILLS", 8))  # 25 take a minute and a half
 
 
 def _train(workdir: pathlib.Path, num_steps: int, devices: int) -> None:
@@ -26,7 +27,7 @@ def _train(workdir: pathlib.Path, num_steps: int, devices: int) -> None:
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path):
-  """Twenty-five, a checkpoint at each step; most fall into the writing of one, the rest into start and restore."""
+  """With a checkpoint at each step; most fall into the writing of one, the rest into start and restore."""
   server = multiprocessing.get_context("forkserver")  # forks a process that has imported what takes long
   server.set_forkserver_preload(["jax", "orbax.checkpoint", "test_train", "mzsr_jax.train"])
   rng, reached, writing = np.random.default_rng(0), [], 0
@@ -44,7 +45,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     writing += any(workdir.glob("checkpoints/*.orbax-checkpoint-tmp"))
     reached.append(max(checkpoint_steps(workdir), default=0))
     assert reached == sorted(reached)
-  assert writing >= 5 and reached[-1] > KILLS / 2
+  assert writing >= KILLS / 5 and reached[-1] > KILLS / 2
   resumed = train.train(tiny(pretrain_x2, reached[-1] + 2), workdir)
   whole = train.train(tiny(pretrain_x2, reached[-1] + 2), tmp_path / "whole")
   for a, b in zip(leaves(resumed), leaves(whole), strict=True):

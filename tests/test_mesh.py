@@ -37,7 +37,6 @@ def meta(tasks, support, query, **changes):
 
 # Config, numbers of devices, and the mesh expected for each on a CPU.
 CASES = {
-    "two tasks": (lambda: meta(2, 2, 2), {8: (2, 2)}),
     "unequal": (lambda: meta(4, 2, 4, **{"meta.remat": True, "meta.task_batching": "vmap"}), {8: (4, 2)}),
     "sons": (lambda: meta(2, 4, 2, **{"meta.support": "sons", "data.patch_size": 16}), {2: (1, 2)}),
     "all kernels": (lambda: tiny(pretrain_all_kernels, batch_size=8, **{"degradation.noise_std": 0.05}), {8: (8, 1)}),
