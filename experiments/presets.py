@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from experiments import timing
-from mzsr_jax import benchmark, cli, enhance, files, kernels, metrics, photos, weights
+from mzsr_jax import benchmark, cli, enhance, files, images, kernels, metrics, photos, weights
 from mzsr_jax.enhance import Recipe
 from mzsr_jax.solver import Solver
 
@@ -44,8 +44,7 @@ def noisy(lr: np.ndarray, std: float) -> np.ndarray:
   """An 8-bit LR image with noise, rounded again; the same noise for an image of the same size."""
   if not std:
     return lr
-  lr = lr + np.random.default_rng(1).normal(0, std / 255, lr.shape)
-  return np.round(255 * np.clip(lr, 0, 1)).astype(np.float32) / np.float32(255)
+  return images.to_float(images.to_uint8(lr + np.random.default_rng(1).normal(0, std / 255, lr.shape)))
 
 
 def measure(solver: Solver, lr: np.ndarray, gt: np.ndarray, recipe: Recipe) -> list[dict]:

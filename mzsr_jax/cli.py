@@ -130,11 +130,16 @@ def define_adaptation_flags() -> None:
       "which holds for all further steps (default: as the weights say)", number=float, minimum=0,
   )
   flags.DEFINE_bool("overwrite", False, "replace output files that exist")
+  define_memory_flag()
+  define_cache_flag()
+
+
+def define_memory_flag() -> None:
+  """Defines the flag that `memory_limit` reads."""
   flags.DEFINE_float(
       "memory_limit", None, "GiB that the program may use on a CPU, or on all accelerators together; large images are worked "
       "on in smaller windows (default: 4 on a CPU, half of an accelerator's memory)", lower_bound=0,
   )
-  define_cache_flag()
 
 
 def define_cache_flag() -> None:

@@ -36,10 +36,7 @@ def define_flags() -> None:
   flags.DEFINE_string("host", "127.0.0.1", "address to listen on; others than 127.0.0.1 let other machines in")
   flags.DEFINE_float("max_megapixels", 1.0, "largest photo that is taken, before it is enlarged", lower_bound=0)
   flags.DEFINE_float("max_seconds", 600.0, "time after which a job is stopped", lower_bound=0)
-  flags.DEFINE_float(
-      "memory_limit", None, "GiB that the program may use on a CPU, or on all accelerators together (default: 4 on a CPU, half "
-      "of an accelerator's memory)", lower_bound=0,
-  )
+  cli.define_memory_flag()
   cli.define_cache_flag()
 
 

@@ -261,20 +261,20 @@ class Workshop:
     _check_order(order)
     photo = _read(order.photo, self.limits)
     suffix = ".png" if order.png else order.photo.suffix.lower()
-    photos.check_format(photo, photos.FORMATS[suffix])
+    photos.check_format(photo, images.FORMATS[suffix])
     self._solver.done = check
     check()
 
     if order.kernel == AUTO:
       yield View("Estimating the kernel …")
-    subsample = "direct" if order.kernel == AUTO else _kernel(order).subsample
-    recipe = self._recipe(order, subsample)
+    recipe = self._recipe(order)
     told, kernel_file = KERNELS[order.kernel], None
     if order.kernel == AUTO:
-      estimate = blind.estimate(photo.rgb, recipe.net_scale, subsample)
-      recipe, told = recipe._replace(kind=kernels.Degradation(estimate.kernel, subsample)), estimate.text
-      kernel_file = next(path for path in blind.files_of(job / f"{order.photo.stem}_kernel") if path.suffix == ".mat")
-      blind.save(estimate, kernel_file.with_suffix(""), True)
+      estimate = blind.estimate(photo.rgb, recipe.net_scale, recipe.kind.subsample)
+      recipe, told = recipe._replace(kind=recipe.kind._replace(kernel=estimate.kernel)), estimate.text
+      stem = job / f"{order.photo.stem}_kernel"
+      blind.save(estimate, stem, overwrite=True)
+      kernel_file, _ = blind.files_of(stem)
     elif order.kernel in (CUSTOM, FILE):
       told = _spec(order) if order.kernel == CUSTOM else order.kernel_file.name
     recipe = recipe._replace(kind=recipe.kind._replace(noise_std=order.noise_level / 255))
@@ -306,7 +306,7 @@ class Workshop:
       yield shown._replace(status=f"Step {step} of {order.steps}, {time.perf_counter() - start:.1f} s", pair=(before, after))
       if previous not in (before, after):
         previous.unlink(missing_ok=True)  # the page has asked for the next one
-    encoded = photos.encode(result, photos.FORMATS[suffix])
+    encoded = photos.encode(result, images.FORMATS[suffix])
     path = job / f"{order.photo.stem}_x{order.scale:g}{suffix}"
     files.write_whole(path, encoded, overwrite=True)
     check()
@@ -315,10 +315,10 @@ class Workshop:
     status = f"Done: {sizes}, {order.steps} steps, {time.perf_counter() - start:.1f} s"
     yield shown._replace(status=status, pair=(before, after), result=path)
 
-  def _recipe(self, order: Order, subsample: str) -> Recipe:
-    """What is to be done; where the kernel is not known yet, for some other one."""
+  def _recipe(self, order: Order) -> Recipe:
+    """What is to be done; where the kernel is not known yet, for some other one, by direct subsampling."""
     kind = kernels.load_degradation(EXAMPLE_KERNEL) if order.kernel == AUTO else _kernel(order)
-    name = enhance.choose_weights(order.scale, order.kernel, subsample)
+    name = enhance.choose_weights(order.scale, order.kernel, kind.subsample)
     params, metadata, inner_lrs = self._load(name)
     net_scale = enhance.network_scale(metadata, order.scale)
     further = self._load(enhance.FURTHER)[0] if order.scale > net_scale else None
@@ -397,8 +397,8 @@ def _read(path: pathlib.Path, limits: Limits) -> Photo:
   Raises:
     UserError: no photo, or one that is too large.
   """
-  if path.suffix.lower() not in photos.FORMATS:
-    raise UserError(f"'{path.name}' is no photo of a known format: choose one of {', '.join(photos.FORMATS)}")
+  if path.suffix.lower() not in images.FORMATS:
+    raise UserError(f"'{path.name}' is no photo of a known format: choose one of {', '.join(images.FORMATS)}")
   if not path.is_file():
     raise UserError("the photo is no longer here: choose it again")
   try:
@@ -417,13 +417,13 @@ def _read(path: pathlib.Path, limits: Limits) -> Photo:
 
 
 def _pixels(path: pathlib.Path) -> int:
-  """Number of pixels, from the header of a file; it must be of one of `photos.FORMATS`, whatever its name says."""
+  """Number of pixels, from the header of a file; it must be of one of `images.FORMATS`, whatever its name says."""
   with path.open("rb") as file:
     if file.read(4) in (b"II*\0", b"MM\0*"):  # of whose layouts Pillow knows some alone
       with tifffile.TiffFile(path) as tiff:
         return tiff.pages[0].imagewidth * tiff.pages[0].imagelength
   try:
-    with Image.open(path, formats=sorted(set(photos.FORMATS.values()) - {"TIFF"})) as image:
+    with Image.open(path, formats=sorted(set(images.FORMATS.values()) - {"TIFF"})) as image:
       return image.width * image.height
   except Image.DecompressionBombError:
     return Image.MAX_IMAGE_PIXELS

@@ -9,7 +9,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from mzsr_jax import demo_jobs as jobs
-from mzsr_jax import kernels, photos
+from mzsr_jax import images, kernels
 from mzsr_jax.demo_jobs import Order, Workshop
 from mzsr_jax.errors import UserError
 
@@ -59,7 +59,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
     gr.HTML(_INTRO, padding=False, elem_id="intro")
     with gr.Row():
       with gr.Column(scale=2, min_width=320):
-        photo = gr.File(label="Photo", file_types=list(photos.FORMATS), height=130, elem_id="photo")
+        photo = gr.File(label="Photo", file_types=list(images.FORMATS), height=130, elem_id="photo")
         example = gr.Button("Try an example", size="sm", elem_id="example")
         choices = [(told, name) for name, told in jobs.KERNELS.items()]
         kernel = gr.Dropdown(choices, value=jobs.AUTO, label="Kernel: the photo's blur")

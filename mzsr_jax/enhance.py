@@ -99,7 +99,7 @@ def adapt(
   father, params, kind = lr, recipe.params, recipe.kind
   for scale in recipe.via:
     ratio = (scale - 1) / (recipe.net_scale - 1)
-    smaller = kind._replace(kernel=kernels.shrunk(kind.kernel, (ratio, ratio)), offset=tuple(ratio * o for o in kind.offset))
+    smaller = kernels.at_smaller_factors(kind, (ratio, ratio))
     adapted = solver.adapt(params, father, smaller, scale, recipe.inner_lrs)
     father = solver.super_resolve(adapted, lr, scale, smaller.offset, np.float32)
   error = lambda params: solver.error(params, father, kind, recipe.net_scale)
@@ -139,10 +139,15 @@ def _refined(solver: Solver, params: Params | None, photo: Photo, recipe: Recipe
     count = np.float32(len(list(refine.turns(kind, scale))))
     sr = sum(part / count for part in refine.each_turn(one, lr, kind, scale))
   else:
-    sr = one(lr, kind.offset if params else (0.0, 0.0))  # plain bicubic knows no kernel
+    sr = one(lr, _offset(params, recipe))
   if params and recipe.back_projection:
     sr = refine.back_project(sr, lr, kind, scale, recipe.back_projection)
   return _to_scale(solver, sr, lr.shape[:2], recipe, params)
+
+
+def _offset(params: Params | None, recipe: Recipe) -> tuple[float, float]:
+  """Of the image on its way into the network; plain bicubic knows no kernel."""
+  return recipe.kind.offset if params else (0.0, 0.0)
 
 
 def _to_scale(solver: Solver, sr: np.ndarray, size: tuple[int, int], recipe: Recipe, params: Params | None) -> np.ndarray:
@@ -161,8 +166,7 @@ def _enlarged_alpha(solver: Solver, params: Params | None, alpha: Float[np.ndarr
   """Transparency as the network enlarges it, so that its edges stay on those of the colours, but within what is next to it:
   where all is opaque, or all is hidden, it stays so."""
   gray = np.repeat(alpha[..., None], 3, axis=-1)
-  offset = recipe.kind.offset if params else (0.0, 0.0)
-  sr = solver.super_resolve(params, gray, recipe.net_scale, offset, np.float32)
+  sr = solver.super_resolve(params, gray, recipe.net_scale, _offset(params, recipe), np.float32)
   sr = _to_scale(solver, sr, alpha.shape, recipe, params).mean(-1)
   nearest = np.ix_(*(np.minimum((np.arange(n) / recipe.scale).astype(int), m - 1) for n, m in zip(sr.shape, alpha.shape)))
   low, high = (f(alpha, 3, mode="nearest")[nearest] for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter))

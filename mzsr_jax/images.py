@@ -5,13 +5,17 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mzsr_jax import files
 from mzsr_jax.errors import UserError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# What is read and written, by extension, as Pillow calls it.
+FORMATS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"
+}  # fmt: skip
+LUMA = (0.299, 0.587, 0.114)  # of R, G and B in a gray level, ITU-R BT.601
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
@@ -22,7 +26,7 @@ def find_images(folder: str | pathlib.Path) -> list[pathlib.Path]:
   Raises:
     UserError: no such folder, or no image in it.
   """
-  return files.find(folder, EXTENSIONS, "image")
+  return files.find(folder, tuple(FORMATS), "image")
 
 
 def read_image(path: str | pathlib.Path) -> Pixels:
@@ -64,9 +68,9 @@ def _to_rgb(image: Image.Image) -> Pixels:
   return np.array(image.convert("RGB"))
 
 
-def to_float(image: UInt8[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
-  """uint8 to float32 in [0, 1]."""
-  return image.astype(np.float32) / np.float32(255)
+def to_float(image: UInt[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
+  """Unsigned integers, of which the largest is white, to float32 in [0, 1]."""
+  return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
 def to_uint8(image: Float[np.ndarray, "*s"]) -> UInt8[np.ndarray, "*s"]:

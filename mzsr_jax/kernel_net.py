@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mzsr_jax import kernels
+from mzsr_jax import images, kernels
 from mzsr_jax.model import Params
 
 PATCH = 64  # LR pixels, side
@@ -25,7 +25,7 @@ SCALES = (2.0, 3.0, 4.0)  # that it is trained for
 LEAST_VARIANCE = 0.2  # HR pixels^2, of the kernels that it is trained on
 # LR pixels^2: blurs far below this all leave the same image, so that their logarithms should not lie far apart.
 _SOFTENING = 0.05
-_LUMA = np.float32([0.299, 0.587, 0.114])
+_LUMA = np.float32(images.LUMA)
 _LEVEL = 1 / 255
 _CHUNK = 32  # patches at a time
 _ALONG = 32  # patches along an axis, at most

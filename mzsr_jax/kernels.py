@@ -103,6 +103,11 @@ def shrunk(kernel: Float[np.ndarray, "k k"], ratios: tuple[float, float]) -> Flo
   return (rows @ kernel @ columns.T).astype(kernel.dtype)
 
 
+def at_smaller_factors(kind: Degradation, ratios: tuple[float, float]) -> Degradation:
+  """A degradation by factors at which everything is `ratios` (vertical, horizontal) as wide, see `shrunk`."""
+  return kind._replace(kernel=shrunk(kind.kernel, ratios), offset=tuple(o * ratio for o, ratio in zip(kind.offset, ratios)))
+
+
 # (lambda1, lambda2, theta, subsampling) of the paper's evaluation kernels. The paper states lambda1 = 4 for g^d_ani; its
 # BSD100 and Urban100 columns follow from 5 instead, hence `gani5`.
 _EVALUATION = {
@@ -246,7 +251,7 @@ def _picture(path: pathlib.Path) -> Float[np.ndarray, "h w"]:
   from mzsr_jax import photos  # only pictures need it, and it takes a moment to load
 
   photo = photos.read(path)
-  gray = photo.rgb @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+  gray = photo.rgb @ np.array(images.LUMA)
   gray *= 1 if photo.alpha is None else photo.alpha  # as on black
   # A line of motion may end in two corners.
   if sorted(gray[[0, 0, -1, -1], [0, -1, 0, -1]])[1] > _MAX_CORNER * gray.max():

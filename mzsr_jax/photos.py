@@ -14,19 +14,15 @@ import imagecodecs
 import numpy as np
 import scipy.ndimage
 import tifffile
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from mzsr_jax import images
 from mzsr_jax.errors import UserError
 
-FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"
-}  # fmt: skip
 _WITH_ALPHA = ("PNG", "WEBP", "TIFF")
 _WITH_16_BITS = ("PNG", "TIFF")
 _QUALITY = {"JPEG": {"quality": 95, "subsampling": "4:4:4"}, "WEBP": {"quality": 95}}
-_LUMA = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 _ORIENTATION = 0x0112
 _EXIF, _GPS, _INTEROPERABILITY = 0x8769, 0x8825, 0xA005
@@ -81,7 +77,7 @@ class Photo(NamedTuple):
 
 
 def read(path: str | pathlib.Path) -> Photo:
-  """Reads an image file of one of `FORMATS`.
+  """Reads an image file of one of `images.FORMATS`.
 
   The EXIF orientation is applied. Palettes are expanded; CMYK is converted to sRGB, by its profile where it has one. Of an
   animation or a file of several pages, the first picture counts.
@@ -104,12 +100,12 @@ def _read(path: pathlib.Path) -> Photo:
     metadata = _metadata(image.info, image.getexif(), getattr(image, "text", {}))
     if deep:
       turned = _turned(image.getexif().get(_ORIENTATION, 1))
-      return _photo(turned(imagecodecs.png_decode(path.read_bytes())), 16, metadata)
+      return _photo(turned(imagecodecs.png_decode(path.read_bytes())), metadata)
   if upright.mode.startswith("I;16"):
-    return _photo(np.asarray(upright).astype(np.uint16), 16, metadata)
+    return _photo(np.asarray(upright).astype(np.uint16), metadata)
   if upright.mode in ("CMYK", "LAB", "YCbCr"):
     upright, metadata = _to_srgb(upright), metadata._replace(icc_profile=None)
-  return _photo(np.asarray(upright.convert(_mode(upright))), 8, metadata)
+  return _photo(np.asarray(upright.convert(_mode(upright))), metadata)
 
 
 def _read_16_bit_tiff(path: pathlib.Path) -> Photo | None:
@@ -136,7 +132,7 @@ def _read_16_bit_tiff(path: pathlib.Path) -> Photo | None:
       alpha = np.maximum(channels[..., -1:], 1).astype(np.float32)
       colours = np.minimum(channels[..., :-1] * (65535 / alpha) + 0.5, 65535).astype(np.uint16)
       channels = np.concatenate([colours, channels[..., -1:]], axis=-1)
-    return _photo(_turned(tags.get(_ORIENTATION, 1))(channels), 16, metadata)
+    return _photo(_turned(tags.get(_ORIENTATION, 1))(channels), metadata)
 
 
 def _turned(orientation: int):
@@ -166,9 +162,10 @@ def _to_srgb(image: Image.Image) -> Image.Image:
   return image.convert("RGB")
 
 
-def _photo(channels: Shaped[np.ndarray, "h w ..."], bits: int, metadata: Metadata) -> Photo:
-  """The photo of one (gray), two (gray, alpha), three or four channels."""
-  channels = channels.reshape(*channels.shape[:2], -1).astype(np.float32) / np.float32(2**bits - 1)
+def _photo(channels: UInt[np.ndarray, "h w ..."], metadata: Metadata) -> Photo:
+  """The photo of one (gray), two (gray, alpha), three or four channels of 8 or 16 bits."""
+  bits = 8 * channels.itemsize
+  channels = images.to_float(channels.reshape(*channels.shape[:2], -1))
   count = channels.shape[-1]
   if count > 4:
     raise UserError(f"it has {count} channels: save it as gray or RGB, with or without alpha")
@@ -209,7 +206,7 @@ def encode(photo: Photo, file_format: str) -> bytes:
 
   Args:
     photo: clipped and rounded to its bits, or to 8 where the format has no 16.
-    file_format: one of the values of `FORMATS`. JPEG and WebP are written at quality 95.
+    file_format: one of the values of `images.FORMATS`. JPEG and WebP are written at quality 95.
 
   Raises:
     UserError: the format cannot hold the photo's transparency or size; or it holds NaN.
@@ -217,7 +214,7 @@ def encode(photo: Photo, file_format: str) -> bytes:
   check_format(photo, file_format)
   dtype = np.uint16 if photo.bits == 16 and file_format in _WITH_16_BITS else np.uint8
   rgb = photo.rgb if photo.rgb.dtype == dtype and not photo.gray else _as_float(photo.rgb)
-  colours = rgb @ _LUMA if photo.gray else rgb
+  colours = rgb @ np.float32(images.LUMA) if photo.gray else rgb
   pixels = colours if colours.dtype == dtype else images.quantize(colours, dtype)
   if photo.alpha is not None:
     pixels = np.dstack([pixels, images.quantize(photo.alpha, dtype)])
@@ -306,4 +303,4 @@ def on_white(photo: Photo) -> images.Pixels:
 
 
 def _as_float(rgb: Shaped[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
-  return rgb if rgb.dtype.kind == "f" else rgb.astype(np.float32) / np.float32(np.iinfo(rgb.dtype).max)
+  return rgb if rgb.dtype.kind == "f" else images.to_float(rgb)

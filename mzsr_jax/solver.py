@@ -82,6 +82,12 @@ def _network(params: Params, batch: _Batch, net: MZSRNet) -> Float[Array, "p q 3
   return model.apply(params, x[None], net, mask[None])[0]
 
 
+def _share(params: Params, batch: _Batch, targets: Float[Array, "1 p q 3"], weight, net: MZSRNet) -> Float[Array, ""]:
+  """The share of a batch of windows in the mean absolute error; `weight` is 1 / (number of values in the image)."""
+  error = jnp.abs(_network(mesh_lib.vary(params, _AXIS), batch, net) - targets[0])
+  return lax.psum(jnp.where(_inside(error.shape[:2], batch.core[0]), error, 0).sum() * weight, _AXIS)
+
+
 _ON_EACH, _ON_ALL = PartitionSpec(_AXIS), PartitionSpec()
 
 
@@ -93,11 +99,7 @@ def _step(params, total, batch, targets, rates, weight, *, mesh: Mesh, net: MZSR
   """
 
   def local(params, total, batch, targets, rates, weight):
-    def loss(params):
-      error = jnp.abs(_network(mesh_lib.vary(params, _AXIS), batch, net) - targets[0])
-      return lax.psum(jnp.where(_inside(error.shape[:2], batch.core[0]), error, 0).sum() * weight, _AXIS)
-
-    total = jax.tree.map(jnp.add, total, jax.grad(loss)(params))
+    total = jax.tree.map(jnp.add, total, jax.grad(_share)(params, batch, targets, weight, net))
     return jax.tree.map(lambda p, rate, g: p - rate * g, params, rates, total), total
 
   specs = (_ON_ALL, _ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL, _ON_ALL)
@@ -106,12 +108,8 @@ def _step(params, total, batch, targets, rates, weight, *, mesh: Mesh, net: MZSR
 
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
 def _error(params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
-  """The share of a batch of windows in the mean absolute error."""
-
-  def local(params, batch, targets, weight):
-    error = jnp.abs(_network(mesh_lib.vary(params, _AXIS), batch, net) - targets[0])
-    return lax.psum(jnp.where(_inside(error.shape[:2], batch.core[0]), error, 0).sum() * weight, _AXIS)
-
+  """`_share` of windows that lie on the devices."""
+  local = functools.partial(_share, net=net)
   specs = (_ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL)
   return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(params, batch, targets, weight)
 

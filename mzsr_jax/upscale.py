@@ -22,7 +22,7 @@ from mzsr_jax.errors import UserError
 from mzsr_jax.solver import Solver, work
 
 AUTO = "auto"
-EXTENSIONS = tuple(extension[1:] for extension in photos.FORMATS)
+EXTENSIONS = tuple(extension[1:] for extension in images.FORMATS)
 # What flags that are not given are, by --preset: experiments/presets.py measures what each costs and gains.
 PRESETS = {
     None: {"steps": 10, "self_ensemble": False, "back_projection": 0, "noise_level": 0.0},
@@ -77,7 +77,7 @@ class Job(NamedTuple):
 
   Attributes:
     source: the image.
-    output: what it is enlarged to; its extension is one of `photos.FORMATS`.
+    output: what it is enlarged to; its extension is one of `images.FORMATS`.
     comparison: a PNG file, or None.
     kernel: where an estimated kernel is written, without extension; None where it is given.
   """
@@ -182,7 +182,7 @@ def _run(
   """Makes one image; returns a line about it."""
   start = time.perf_counter()
   photo = photos.read(job.source)
-  file_format = photos.FORMATS[job.output.suffix.lower()]
+  file_format = images.FORMATS[job.output.suffix.lower()]
   photos.check_format(photo, file_format)
   told = ""
   if job.kernel:
@@ -234,7 +234,7 @@ def plan(
   alone = len(found) == 1 and len(inputs) == 1 and pathlib.Path(inputs[0]).is_file()
   jobs = []
   for source, name in found:
-    if alone and pathlib.Path(output).suffix.lower() in photos.FORMATS:
+    if alone and pathlib.Path(output).suffix.lower() in images.FORMATS:
       target = pathlib.Path(output)
     else:
       stem = f"{name.stem}_{suffix}" if suffix else name.stem
@@ -271,11 +271,11 @@ def _find(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
     elif path.is_file():
       found[path] = pathlib.Path(path.name)
     elif matches := [pathlib.Path(match) for match in sorted(glob.glob(text, recursive=True))]:
-      found |= {file: pathlib.Path(file.name) for file in matches if file.suffix.lower() in photos.FORMATS and file.is_file()}
+      found |= {file: pathlib.Path(file.name) for file in matches if file.suffix.lower() in images.FORMATS and file.is_file()}
     else:
       raise UserError(f"input '{text}' does not exist: name an image file, a folder of them, or a pattern that fits some")
   if not found:
-    raise UserError(f"input '{inputs[0]}' holds no image: looked for {', '.join(photos.FORMATS)}")
+    raise UserError(f"input '{inputs[0]}' holds no image: looked for {', '.join(images.FORMATS)}")
   return list(found.items())
 
 

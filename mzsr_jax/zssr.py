@@ -126,7 +126,7 @@ def super_resolve(
   sources = [lr]
   for number, factor in enumerate(factors):
     smaller = tuple((f - 1) / (s - 1) if s > 1 else 1.0 for f, s in zip(factor, final))
-    kind_now = kind if tuple(factor) == final else _shrunk(kind, smaller)
+    kind_now = kind if tuple(factor) == final else kernels.at_smaller_factors(kind, smaller)
     tops = (1.0, *(min(f) for f in factors[:number]))
     for progress in train(params, sources, tops, kind_now, factor, rng, options, net):
       params = progress.params
@@ -253,12 +253,6 @@ def _affine_father(rng: np.random.Generator, source, scale: float, crop: int, op
 def _initial_params(seed: int, net: MZSRNet) -> Params:
   """Normal weights of variance 0.1 / fan-in, for the network has to add but little to its input."""
   return jax.tree.map(lambda p: math.sqrt(0.1) * p, model.init(jax.random.key(seed), net))
-
-
-def _shrunk(kind: Degradation, ratios: tuple[float, float]) -> Degradation:
-  """The degradation by smaller factors, at which everything is less wide."""
-  offset = tuple(o * ratio for o, ratio in zip(kind.offset, ratios))
-  return kind._replace(kernel=kernels.shrunk(kind.kernel, ratios), offset=offset)
 
 
 @functools.partial(jax.jit, static_argnames=("factor", "subsample", "offset", "net"), donate_argnums=(0, 1))

@@ -148,7 +148,7 @@ def test_objects_are_never_unpickled(tmp_path):
     kernels.read_kernel(tmp_path / "k.npy")
 
 
-@pytest.mark.parametrize("suffix", [*photos.FORMATS])
+@pytest.mark.parametrize("suffix", [*images.FORMATS])
 def test_image_files_give_a_picture_or_one_line(tmp_path, suffix):
   """Forty-three mutations of each of seven extensions: 301."""
   path = tmp_path / f"x{suffix}"

@@ -44,7 +44,7 @@ def give(workshop, name, data) -> pathlib.Path:
 def give_photo(workshop, name="photo.png", size=(20, 24), **fields) -> pathlib.Path:
   y, x = np.mgrid[: size[0], : size[1]] / 5
   rgb = (0.5 + 0.3 * np.stack([np.sin(x + y), np.cos(x), np.sin(y)], -1)).astype(np.float32)
-  return give(workshop, name, photos.encode(photos.Photo(rgb, **fields), photos.FORMATS[pathlib.Path(name).suffix]))
+  return give(workshop, name, photos.encode(photos.Photo(rgb, **fields), images.FORMATS[pathlib.Path(name).suffix]))
 
 
 def left(workshop) -> list[str]:

@@ -48,7 +48,7 @@ def test_lossless_formats_keep_every_pixel(tmp_path, extension, kind, bits):
   colours = np.repeat(pixels.reshape(9, 12, -1)[..., :1], 3, -1) if photo.gray else pixels[..., :3]
   np.testing.assert_allclose(photo.rgb, colours / (2**bits - 1), atol=1e-7)
   out = tmp_path / f"out{extension}"
-  out.write_bytes(photos.encode(photo, photos.FORMATS[extension]))
+  out.write_bytes(photos.encode(photo, images.FORMATS[extension]))
   again = photos.read(out)
   for a, b in zip(photo[:4], again[:4]):
     np.testing.assert_array_equal(a, b)
@@ -62,7 +62,7 @@ def test_lossless_formats_keep_every_pixel(tmp_path, extension, kind, bits):
 def test_formats_of_8_bits_round_deeper_photos(tmp_path, extension):
   smooth = np.linspace(0, 1, 48 * 48 * 3, dtype=np.float32).reshape(48, 48, 3)
   photo = photos.Photo(smooth, bits=16)
-  (tmp_path / f"x{extension}").write_bytes(photos.encode(photo, photos.FORMATS[extension]))
+  (tmp_path / f"x{extension}").write_bytes(photos.encode(photo, images.FORMATS[extension]))
   again = photos.read(tmp_path / f"x{extension}")
   assert again.bits == 8 and np.abs(again.rgb - smooth).max() < 0.02
 
@@ -114,7 +114,7 @@ def test_every_orientation_is_made_upright_and_forgotten(tmp_path, orientation, 
   photo = photos.read(path)
   assert photo.rgb.shape[:2] == images.image_size(path)
   np.testing.assert_allclose(photo.rgb, expected, atol=1e-6 if bits == 8 else 1 / 255)
-  encoded = photos.encode(photo, photos.FORMATS[extension])
+  encoded = photos.encode(photo, images.FORMATS[extension])
   with Image.open(io.BytesIO(encoded)) as again:
     assert again.getexif().get(0x0112, 1) == 1 and again.size == photo.rgb.shape[1::-1]
     assert orientation == 1 or f'Orientation="{orientation}"'.encode() not in again.info.get("xmp", b"")
@@ -133,7 +133,7 @@ def test_metadata_go_from_any_format_to_any_other(tmp_path, source, target, bits
   write(tmp_path / f"in{source}", RGBA[..., :3], **options)
   photo = photos.read(tmp_path / f"in{source}")._replace(bits=bits)
   larger = photo._replace(rgb=np.kron(photo.rgb, np.ones((2, 2, 1), np.float32)))
-  (tmp_path / f"out{target}").write_bytes(photos.encode(larger, photos.FORMATS[target]))
+  (tmp_path / f"out{target}").write_bytes(photos.encode(larger, images.FORMATS[target]))
   again = photos.read(tmp_path / f"out{target}")
   assert again.bits == bits and again.metadata.icc_profile == SRGB
   assert again.metadata.exif[0x010F] == "Maker" and again.metadata.exif[0x8298] == "Somebody"
