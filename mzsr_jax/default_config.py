@@ -36,6 +36,9 @@ def _base() -> ml_collections.ConfigDict:
   c.model.precision = "float32"  # of the products in convolutions; or "tf32" (GPU), "bfloat16". All else is float32
 
   c.optimizer = ml_collections.ConfigDict()
+  # "adam", the paper's; or "muon", which makes orthogonal matrices of the convolutions' updates, with Adam for biases and
+  # rates. Its updates are scaled to be as large as Adam's, so that learning rates mean the same.
+  c.optimizer.algorithm = "adam"
   c.optimizer.learning_rate = 1e-4
   c.optimizer.halve_every = 0  # steps; 0 keeps the rate
   c.optimizer.min_learning_rate = 0.0
@@ -97,6 +100,7 @@ def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   c.meta.num_inner_steps = 5
   c.meta.inner_lr = 0.01  # alpha
   c.meta.learn_inner_lrs = False  # learn a rate for each layer's weights and biases and each step
+  c.meta.init_inner_lrs = False  # learn them from those that init_weights come with, instead of from inner_lr
   c.meta.first_order_until_step = 0  # first-order MAML before this meta-step; a number beyond num_steps: throughout
   c.meta.task_batching = "auto"  # "vmap", "map", "chunks", "unroll", or "auto": "map" on a CPU, else "vmap" (mzsr_jax/maml.py)
   c.meta.chunk = 2  # tasks at once, for "chunks"
@@ -204,11 +208,13 @@ _CHOICES = {
     "degradation.kernels": tasks.KERNEL_FAMILIES,
     "model.convolution": tuple(conv.CONVOLUTIONS),
     "model.precision": conv.PRECISIONS,
+    "optimizer.algorithm": ("adam", "muon"),
     "meta.algorithm": maml.ALGORITHMS,
     "meta.support": tasks.SUPPORTS,
     "meta.task_batching": ("auto", *maml.TASK_BATCHINGS),
     "meta.inner_loop": maml.INNER_LOOPS,
     "meta.remat": (False, True),
+    "meta.init_inner_lrs": (False, True),
     "meta.loss_weights": maml.WEIGHT_SCHEDULES,
 }
 _LARGEST = {"seed": 2**32 - 1, "degradation.min_variance": 2.5, "meta.weight_floor": 1.0, "data.patch_size": 2**12}
@@ -233,6 +239,7 @@ _RANGES = {
 
 # Fields that came later, and what a config without them means.
 _LATER = {"degradation.min_variance": 1.0, "model.precision": "float32"}
+_LATER |= {"optimizer.algorithm": "adam", "meta.init_inner_lrs": False}
 _LATER |= {"optimizer.average_decay": 0.0, "meta.support": "patches"}
 _LATER |= {"meta.algorithm": "maml", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
 
@@ -259,6 +266,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UserError(f"config.{name} is {value}: it must be a number from {low} to {high:g}")
   if flat.get("meta.algorithm") == "reptile" and flat["meta.learn_inner_lrs"]:
     raise UserError("config.meta.learn_inner_lrs is True: Reptile has no gradient of the inner rates: set it to False")
+  if flat.get("meta.init_inner_lrs") and not (flat["meta.learn_inner_lrs"] and flat["init_weights"]):
+    raise UserError("config.meta.init_inner_lrs is True: it needs meta.learn_inner_lrs and init_weights")
   scales = flat["degradation.scales"]
   if not scales or not all(isinstance(s, (int, float)) and 1 <= s <= 8 for s in scales):
     raise UserError(f"config.degradation.scales is {tuple(scales)}: it must list scale factors from 1 to 8")

@@ -3,6 +3,7 @@
 import html
 import json
 import pathlib
+import tempfile
 from collections.abc import Iterator
 
 import gradio as gr
@@ -216,8 +217,8 @@ class _Gate:
   async def __call__(self, scope, receive, send):
     if scope["type"] == "http":
       status = self._refusal(scope)
-      if not status and scope["method"] == "POST" and not self._is_upload(scope):
-        status, receive = await self._checked(receive)
+      if not status and scope["method"] == "POST":
+        status, receive = await (self._whole if self._is_upload(scope) else self._checked)(receive)
       if status:
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
@@ -269,5 +270,27 @@ class _Gate:
 
     async def again():
       return given.pop() if given else await receive()
+
+    return 0, again
+
+  async def _whole(self, receive):
+    """`_checked` for uploads: it takes in all of one first. Gradio would keep what came of one that is broken off."""
+    body, tail, more = tempfile.TemporaryFile(), b"", True
+    while more:
+      message = await receive()
+      if message["type"] == "http.disconnect":
+        return 400, receive
+      chunk, more = message.get("body", b""), message.get("more_body", False)
+      body.write(chunk)
+      tail = (tail + chunk)[-4:]
+    if not tail.rstrip().endswith(b"--"):  # as a form ends
+      return 400, receive
+    size = body.tell()
+    body.seek(0)
+
+    async def again():
+      if body.tell() == size:
+        return await receive()
+      return {"type": "http.request", "body": body.read(2**16), "more_body": body.tell() < size}
 
     return 0, again

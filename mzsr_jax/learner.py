@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+import optax.contrib
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PyTree, UInt8
@@ -31,7 +32,7 @@ class TrainState:
     step: number of updates made.
     learned: {"params": network parameters} and, where they are learned, {"inner_lrs": rates shaped like the parameters,
       with an axis of inner steps}.
-    opt_state: moments of Adam.
+    opt_state: moments of the optimizer.
     average: what was learned, as an exponential moving average over steps; None where the config asks for none.
   """
 
@@ -61,7 +62,17 @@ def learning_rate(config: ml_collections.ConfigDict, step):
 
 def _optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
   clip = [optax.clip_by_global_norm(config.optimizer.clip_norm)] if config.optimizer.clip_norm else []
-  return optax.chain(*clip, optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: learning_rate(config, step)))
+  rate = lambda step: learning_rate(config, step)
+  if config.optimizer.algorithm == "adam":
+    return optax.chain(*clip, optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
+  muon = optax.contrib.muon(rate, consistent_rms=0.2, muon_weight_dimension_numbers=_as_matrices)
+  return optax.chain(*clip, muon)
+
+
+def _as_matrices(learned: PyTree) -> PyTree:
+  """Convolutions, (height, width, in, out), as matrices from all that an output sees to the outputs; None for the rest."""
+  numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+  return jax.tree.map(lambda x: numbers if x.ndim == 4 else None, learned)
 
 
 def init_params(config: ml_collections.ConfigDict) -> Params:
@@ -69,12 +80,13 @@ def init_params(config: ml_collections.ConfigDict) -> Params:
   return model.init(jax.random.fold_in(jax.random.key(config.seed), 0), network(config))
 
 
-def init_state(config: ml_collections.ConfigDict, params: Params) -> TrainState:
-  """The state before the first step, from the given network parameters."""
+def init_state(config: ml_collections.ConfigDict, params: Params, inner_lrs: PyTree | None = None) -> TrainState:
+  """The state before the first step, from the given network parameters and, where rates are learned, rates."""
   learned = {"params": params}
   if config.stage == "meta" and config.meta.learn_inner_lrs:
     shape = (config.meta.num_inner_steps,)
-    learned["inner_lrs"] = jax.tree.map(lambda _: jnp.full(shape, config.meta.inner_lr), params)
+    constant = jax.tree.map(lambda _: jnp.full(shape, config.meta.inner_lr), params)
+    learned["inner_lrs"] = constant if inner_lrs is None else inner_lrs
   average = jax.tree.map(jnp.array, learned) if config.optimizer.average_decay else None  # a copy: steps use up the state
   return TrainState(jnp.zeros((), jnp.int32), learned, _optimizer(config).init(learned), average)
 
@@ -121,7 +133,7 @@ def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
     key = jax.random.fold_in(jax.random.wrap_key_data(key_data), state.step + 1)
     (loss, metrics), grads = gradient(state, patches, key)
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
-      updates, opt_state = optimizer.update(grads, state.opt_state)
+      updates, opt_state = optimizer.update(grads, state.opt_state, state.learned)
     learned = optax.apply_updates(state.learned, updates)
     metrics |= {
         "loss": loss,

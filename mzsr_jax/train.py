@@ -67,7 +67,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
       prefetch=config.data.prefetch,
       rows=mesh_lib.own_rows(config, mesh),
   )
-  state = mesh_lib.replicate(learner.init_state(config, _initial_params(config)), mesh)
+  state = mesh_lib.replicate(_initial_state(config), mesh)
   workdir.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:
     refusal = None
@@ -253,12 +253,17 @@ def _duration(seconds: float) -> str:
   return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
-def _initial_params(config):
+def _initial_state(config) -> TrainState:
   if not config.init_weights:
-    return learner.init_params(config)
+    return learner.init_state(config, learner.init_params(config))
   params = weights.load_weights(config.init_weights)
   weights.check_network(params, learner.network(config))
-  return params
+  if config.stage != "meta" or not config.meta.init_inner_lrs:
+    return learner.init_state(config, params)
+  rates = weights.load_inner_lrs(config.init_weights, config.meta.num_inner_steps)
+  if not isinstance(rates, dict):
+    raise UserError(f"config.meta.init_inner_lrs is True, but the weights '{config.init_weights}' come without learned rates")
+  return learner.init_state(config, params, rates)
 
 
 def plain(config: ml_collections.ConfigDict) -> dict:

@@ -1,5 +1,7 @@
 """The demo: its jobs within limits, their files, what its server refuses, and the page in a real browser."""
 
+import collections
+import concurrent.futures
 import http.client
 import importlib.util
 import json
@@ -341,6 +343,96 @@ def test_the_server_gives_no_more_than_the_page(server):
   (folder / "secret").unlink()
 
 
+class _Visitor:
+  """A page without a browser: what it sends, in the order in which it does."""
+
+  def __init__(self, port, name):
+    self._port, self._session = port, name
+    config = json.loads(self._request("GET", "/config")[1])
+    numbers = {component["props"].get("elem_id"): component["id"] for component in config["components"]}
+    find = lambda test: next(d["id"] for d in config["dependencies"] if test(d))
+    self._look = find(lambda d: [numbers["photo"], "upload"] in d["targets"])
+    self._begin = find(lambda d: [numbers["run"], "click"] in d["targets"])
+    self._work = find(lambda d: d["trigger_after"] == self._begin)
+
+  def _request(self, method, path, body=None, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
+    connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, content
+
+  def _call(self, to, number, data):
+    body = json.dumps({"data": data, "fn_index": number, "session_hash": self._session})
+    return self._request("POST", f"/gradio_api/{to}", body, **{"Content-Type": "application/json"})
+
+  def _queued(self, number, data):
+    """What the page is told last of a call that has to wait, or the status of its refusal."""
+    status, _ = self._call("queue/join", number, data)
+    if status != 200:
+      return status
+    told = self._request("GET", f"/gradio_api/queue/data?session_hash={self._session}")[1]  # until all calls have ended
+    messages = [json.loads(line.removeprefix(b"data: ")) for line in told.splitlines() if line.startswith(b"data: ")]
+    return next(m for m in messages if m["msg"] == "process_completed")
+
+  def visit(self, png):
+    """Opens the page, uploads a photo, asks for a run and closes the page. "done", "refused", or what went wrong."""
+    with socket.create_connection(("127.0.0.1", self._port), timeout=120) as heartbeat:
+      heartbeat.sendall(f"GET /gradio_api/heartbeat/{self._session} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+      assert b"200" in heartbeat.recv(20)
+      form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + png + b"\r\n--x--\r\n"
+      status, content = self._request("POST", "/gradio_api/upload", form, **{"Content-Type": "multipart/form-data; boundary=x"})
+      if status != 200:
+        return f"upload: {status}"
+      photo = {"path": json.loads(content)[0], "meta": {"_type": "gradio.FileData"}}
+      if (status := self._call("run/predict", self._look, [photo])[0]) != 200:
+        return f"look: {status}"
+      begun = self._queued(self._begin, [])
+      if isinstance(begun, int):
+        return "refused" if begun == 503 else f"begin: {begun}"
+      if not begun["success"]:
+        return "refused"
+      done = self._queued(self._work, [photo, "g20d", "", None, 2, 0, False, 0, False])
+      return "refused" if done == 503 else "done" if isinstance(done, dict) and done["success"] else f"work: {done}"
+
+
+def _files_left(folder, seconds=20):
+  """Files below a folder, once there are none or the time is over."""
+  end = time.monotonic() + seconds
+  while (left := [path for path in folder.rglob("*") if path.is_file()]) and time.monotonic() < end:
+    time.sleep(0.1)
+  return left
+
+
+def test_many_at_once_are_served_or_refused_and_leave_nothing(server):
+  process, port, folder = server
+  resident = lambda: int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
+  png = images.encode_png(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8))
+  assert _Visitor(port, "first").visit(png) == "done"  # what is compiled and read once
+  before = resident()
+  visitors = [_Visitor(port, f"visitor{i}") for i in range(200)]
+  with concurrent.futures.ThreadPoolExecutor(len(visitors)) as pool:
+    results = collections.Counter(pool.map(lambda visitor: visitor.visit(png), visitors))
+  assert results.keys() <= {"done", "refused"} and results["done"] >= demo_jobs.MAX_WAITING, results
+  assert resident() - before < 200, "MiB"
+  assert not _files_left(folder)
+  assert _Visitor(port, "last").visit(png) == "done"
+
+
+def test_uploads_that_are_broken_off_leave_nothing(server):
+  _, port, folder = server
+  for size in (10, 5000, 2 * 2**20):  # within the head, in memory, and beyond what is held there
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as upload:
+      head = "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+      part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+      upload.sendall(f"{head}Content-Length: {4 * 2**20}\r\n\r\n".encode() + (part + bytes(size))[:size])
+      time.sleep(0.3)
+  assert _ask(port, "POST", "/gradio_api/upload", part + bytes(9), **{"Content-Type": "multipart/form-data; boundary=x"}) == 400
+  assert not _files_left(folder)
+  assert _ask(port, "GET", "/") == 200
+
+
 @pytest.fixture
 def browser(server, tmp_path):
   program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -431,7 +523,4 @@ def test_the_page_in_a_browser(browser, server, tmp_path):
   assert len(addresses) > 10 and all(address.startswith(ours) for address in addresses)
   assert any(path.is_file() for path in folder.rglob("*"))
   browser.call("Page.navigate", url="about:blank")
-  end = time.monotonic() + 20
-  while remaining := [path for path in folder.rglob("*") if path.is_file()]:
-    assert time.monotonic() < end, remaining
-    time.sleep(0.1)
+  assert not _files_left(folder)

@@ -149,6 +149,37 @@ def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_pa
     np.testing.assert_array_equal(b, c)
 
 
+def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_path):
+  changes = {"optimizer.algorithm": "muon", "meta.learn_inner_lrs": True, "model.depth": 2, "run.checkpoint_every": 1}
+  one = train.train(tiny(meta_x2, 1, **changes), tmp_path / "one")
+  before = learner.init_params(tiny(meta_x2, 1, **changes))["conv1"]["kernel"]  # (3, 3, 3, 8): 27 inputs to 8 outputs
+  update = (before - np.asarray(one.learned["params"]["conv1"]["kernel"])).reshape(27, 8)
+  size = 1e-4 * 0.2 * 27**0.5  # of Adam's root mean square, about
+  singular_values = np.linalg.svd(update, compute_uv=False) / size
+  assert 0.6 < np.median(singular_values) and singular_values.max() < 1.3
+  resumed = train.train(tiny(meta_x2, 2, **changes), tmp_path / "one")
+  whole = train.train(tiny(meta_x2, 2, **changes), tmp_path / "whole")
+  for a, b in zip(leaves(resumed), leaves(whole), strict=True):
+    np.testing.assert_array_equal(a, b)
+  rates = learner.init_state(tiny(meta_x2, **changes), {"params": before}).learned["inner_lrs"]["params"]
+  assert (np.asarray(whole.learned["inner_lrs"]["conv1"]["kernel"]) != np.asarray(rates)).all()
+  changes |= {"init_weights": str(tmp_path / "whole" / train.WEIGHTS_NAME), "meta.init_inner_lrs": True}
+  idle = train.train(tiny(meta_x2, 1, **changes, **{"optimizer.learning_rate": 0.0}), tmp_path / "idle")
+  for a, b in zip(leaves(idle.learned), leaves(whole.learned), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_rates_to_go_on_with_must_be_there(tmp_path):
+  train.train(tiny(pretrain_x2, 1), tmp_path / "one")
+  config = tiny(meta_x2, init_weights=str(tmp_path / "one" / train.WEIGHTS_NAME), **{"meta.learn_inner_lrs": True})
+  config.meta.init_inner_lrs = True
+  with pytest.raises(UserError, match="without learned rates"):
+    train.train(config, tmp_path / "two")
+  config.meta.learn_inner_lrs = False
+  with pytest.raises(UserError, match="init_inner_lrs is True: it needs meta.learn_inner_lrs"):
+    train.train(config, tmp_path / "two")
+
+
 def test_smoke_runs_of_both_stages_lower_the_query_loss_by_adaptation(tmp_path):
   """A thinner network of the real depth: stage 1, then stage 2 from its weights; averaged over the last ten meta-steps."""
   pretrain = pretrain_x2.get_config("smoke")
