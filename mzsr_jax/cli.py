@@ -13,7 +13,7 @@ import jax
 from absl import app, flags
 from jaxtyping import PyTree
 
-from mzsr_jax import devices, kernels, weights
+from mzsr_jax import devices, kernels, rules, weights
 from mzsr_jax.errors import UserError
 
 # Python, JAX and compiled programs.
@@ -211,10 +211,10 @@ def load_weights(num_steps: int) -> tuple[PyTree, dict[str, str], PyTree]:
   args = flags.FLAGS
   if not args.weights:
     raise UserError("--weights is missing: name shipped weights, or the path of a .safetensors file")
+  params, metadata = weights.load_weights(args.weights), weights.read_metadata(args.weights)
+  weights.check_network(params)
   if args.inner_lr:
-    inner_lrs = weights.extend_schedule(args.inner_lr, num_steps)
+    inner_lrs = rules.rates_of(weights.inner_rule(metadata), weights.extend_schedule(args.inner_lr, num_steps))
   else:
     inner_lrs = weights.load_inner_lrs(args.weights, num_steps)
-  params = weights.load_weights(args.weights)
-  weights.check_network(params)
-  return params, weights.read_metadata(args.weights), inner_lrs
+  return params, metadata, inner_lrs

@@ -3,7 +3,7 @@
 import flax.traverse_util
 import ml_collections
 
-from mzsr_jax import conv, kernels, maml, tasks
+from mzsr_jax import conv, kernels, maml, rules, tasks
 from mzsr_jax.errors import UserError
 
 # Meta-test learning rates of the released code: the first steps are larger.
@@ -98,6 +98,9 @@ def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   # meta-test: the LR patches of the query's own images, made of their sons. The query then is a part of them as large.
   c.meta.support = "patches"
   c.meta.num_inner_steps = 5
+  # "gradient", plain gradient steps, as in the paper; or "orthogonal", along gradients that are made orthogonal matrices, each
+  # as large as the other (mzsr_jax/rules.py).
+  c.meta.inner_rule = "gradient"
   c.meta.inner_lr = 0.01  # alpha
   c.meta.learn_inner_lrs = False  # learn a rate for each layer's weights and biases and each step
   c.meta.init_inner_lrs = False  # learn them from those that init_weights come with, instead of from inner_lr
@@ -215,6 +218,7 @@ _CHOICES = {
     "meta.inner_loop": maml.INNER_LOOPS,
     "meta.remat": (False, True),
     "meta.init_inner_lrs": (False, True),
+    "meta.inner_rule": rules.RULES,
     "meta.loss_weights": maml.WEIGHT_SCHEDULES,
 }
 _LARGEST = {"seed": 2**32 - 1, "degradation.min_variance": 2.5, "meta.weight_floor": 1.0, "data.patch_size": 2**12}
@@ -239,7 +243,7 @@ _RANGES = {
 
 # Fields that came later, and what a config without them means.
 _LATER = {"degradation.min_variance": 1.0, "model.precision": "float32"}
-_LATER |= {"optimizer.algorithm": "adam", "meta.init_inner_lrs": False}
+_LATER |= {"optimizer.algorithm": "adam", "meta.init_inner_lrs": False, "meta.inner_rule": "gradient"}
 _LATER |= {"optimizer.average_decay": 0.0, "meta.support": "patches"}
 _LATER |= {"meta.algorithm": "maml", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
 

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PyTree, UInt8
 
-from mzsr_jax import maml, meta_test, model, tasks
+from mzsr_jax import maml, meta_test, model, rules, tasks
 from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.degradation import Degrader
 from mzsr_jax.model import MZSRNet, Params
@@ -236,7 +236,8 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
     support, query = task
     if c.algorithm == "reptile":
       losses = shared_loss(support), shared_loss(query)
-      value, gradient = maml.reptile_gradient(learned["params"], *losses, fixed_rates, inner_loop=c.inner_loop)
+      rates = rules.rates_of(c.inner_rule, fixed_rates)
+      value, gradient = maml.reptile_gradient(learned["params"], *losses, rates, inner_loop=c.inner_loop)
       return value, {"params": gradient}
 
     def loss(learned):
@@ -244,7 +245,7 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
           learned["params"],
           shared_loss(support),
           shared_loss(query),
-          learned.get("inner_lrs", fixed_rates),
+          rules.rates_of(c.inner_rule, learned.get("inner_lrs", fixed_rates)),
           weights,
           first_order=first_order,
           inner_loop=c.inner_loop,

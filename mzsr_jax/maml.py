@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from mzsr_jax import rules
+from mzsr_jax.rules import Orthogonal, Rates
+
 Loss = Callable[[PyTree], Float[Array, ""]]
-Rates = Float[ArrayLike, " n"] | PyTree[Float[ArrayLike, " n"]]  # for all parameters, or for each leaf of them
 TASK_BATCHINGS = ("vmap", "map", "chunks", "unroll")
 ALGORITHMS = ("maml", "reptile")
 INNER_LOOPS = ("scan", "unroll")
@@ -25,7 +26,7 @@ WEIGHT_SCHEDULES = ("annealed", "constant", "last")
 def adapt(
     loss: Loss,
     params: PyTree,
-    inner_lrs: Rates,
+    inner_lrs: Rates | Orthogonal,
     *,
     first_order: bool = False,
     observe: Callable[[PyTree], PyTree] | None = None,
@@ -34,7 +35,7 @@ def adapt(
 ) -> tuple[PyTree, tuple[Float[Array, " n"], PyTree]]:
   """Plain gradient descent, theta <- theta - alpha_i grad loss(theta), for i = 1..n (Alg. 1 line 7, Alg. 2 line 5).
 
-  Differentiable to any order, as far as `loss` and `observe` are.
+  Differentiable to any order, as far as `loss` and `observe` are. `Orthogonal` rates step along orthogonalised gradients.
 
   Args:
     loss: scalar function of the parameters.
@@ -51,20 +52,17 @@ def adapt(
   """
   if inner_loop not in INNER_LOOPS:
     raise ValueError(f"inner loop must be one of {', '.join(INNER_LOOPS)}, not {inner_loop!r}")
+  direction = rules.direction(inner_lrs)
+
   def step(theta, rates):
     value, gradient = jax.value_and_grad(loss)(theta)
     if first_order:
       gradient = lax.stop_gradient(gradient)
-    theta = jax.tree.map(lambda p, lr, g: p - lr * g, theta, rates, gradient)
+    theta = jax.tree.map(lambda p, lr, d: p - lr * d, theta, rates, direction(gradient))
     return theta, (value, observe(theta) if observe else None)
 
-  per_leaf = rates_per_leaf(inner_lrs, params)
+  per_leaf = rules.per_leaf(inner_lrs, params)
   return lax.scan(jax.checkpoint(step) if remat else step, params, per_leaf, unroll=inner_loop == "unroll")
-
-
-def rates_per_leaf(inner_lrs: Rates, params: PyTree) -> PyTree[Float[ArrayLike, " n"]]:
-  """Learning rates as a tree shaped like the parameters, whichever way `adapt` was given them."""
-  return jax.tree.map(lambda _: inner_lrs, params) if isinstance(inner_lrs, (jax.Array, np.ndarray)) else inner_lrs
 
 
 def loss_weights(
@@ -112,7 +110,7 @@ def meta_loss(
     params: PyTree,
     support_loss: Loss,
     query_loss: Loss,
-    inner_lrs: Rates,
+    inner_lrs: Rates | Orthogonal,
     weights: Float[ArrayLike, " n"],
     *,
     first_order: bool = False,
@@ -146,7 +144,7 @@ def meta_loss(
 
 
 def reptile_gradient(
-    params: PyTree, support_loss: Loss, query_loss: Loss, inner_lrs: Rates, *, inner_loop: str = "scan"
+    params: PyTree, support_loss: Loss, query_loss: Loss, inner_lrs: Rates | Orthogonal, *, inner_loop: str = "scan"
 ) -> tuple[tuple[Float[Array, ""], dict[str, Array]], PyTree]:
   """theta_0 - theta_n of one task, which an outer optimizer takes for a gradient (Reptile: Nichol, Achiam and Schulman, 2018).
 

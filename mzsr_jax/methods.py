@@ -23,7 +23,7 @@ from mzsr_jax import images, refine, weights, zssr
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation
 from mzsr_jax.model import Params
-from mzsr_jax.solver import Solver
+from mzsr_jax.solver import ANY_RATES, Solver
 
 FORMS = ("bicubic", "mzsr:WEIGHTS", "adam:WEIGHTS", "sgd:WEIGHTS", "zssr")
 _BACK_PROJECTION = "+back_projection="
@@ -145,7 +145,7 @@ def mzsr(
   def adapted(solver: Solver, case: Case):
     return solver.stages(params, case.lr, case.kind, steps, case.scale, inner_lrs)
 
-  return _stepping(name, params, steps, adapted, back_projection)
+  return _stepping(name, params, steps, adapted, back_projection, inner_lrs)
 
 
 def fine_tune(
@@ -168,6 +168,7 @@ def _stepping(
     steps: tuple[int, ...],
     adapted: Callable[[Solver, Case], Iterator[Params]],
     back_projection: int,
+    inner_lrs: PyTree = ANY_RATES,
 ) -> Method:
   """A method whose network is adapted further and further; each result's time is as if it had been the only one."""
 
@@ -186,7 +187,10 @@ def _stepping(
         raise UserError(f"after {number} steps, {e}") from e
       yield Result(number, sr, adapting + time.perf_counter() - start)
 
-  return Method(name, steps, solve, lambda solver, case: solver.warm_up(params, case.lr.shape[:2], case.kind, case.scale))
+  def warm_up(solver: Solver, case: Case):
+    solver.warm_up(params, case.lr.shape[:2], case.kind, case.scale, inner_lrs)
+
+  return Method(name, steps, solve, warm_up)
 
 
 def _zssr(name: str, options: zssr.Options) -> Method:

@@ -21,13 +21,14 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from mzsr_jax import degradation, images, kernels, maml, model, resize, windows
+from mzsr_jax import degradation, images, kernels, model, resize, rules, windows
 from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import EVALUATION_SIZE, Degradation
 from mzsr_jax.model import NET, MZSRNet, Params
 from mzsr_jax.windows import Size, Span
 
+ANY_RATES = np.zeros(1, np.float32)  # of a gradient step
 _AXIS = "windows"
 _BYTES_PER_PIXEL = 4200  # of a window in a gradient step, with 64 channels: activations, their gradients and copies
 _LEAST_WINDOW = 64  # pixels, side
@@ -91,16 +92,16 @@ def _share(params: Params, batch: _Batch, targets: Float[Array, "1 p q 3"], weig
 _ON_EACH, _ON_ALL = PartitionSpec(_AXIS), PartitionSpec()
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "net"))
-def _step(params, total, batch, targets, rates, weight, *, mesh: Mesh, net: MZSRNet):
-  """Adds a batch of windows to the gradient `total` of the mean absolute error, and steps by `rates` along the sum.
+@functools.partial(jax.jit, static_argnames=("mesh", "net", "direction"))
+def _step(params, total, batch, targets, rates, weight, *, mesh: Mesh, net: MZSRNet, direction: Callable[[PyTree], PyTree]):
+  """Adds a batch of windows to the gradient `total` of the mean absolute error, and steps by `rates` along the sum's direction.
 
   `weight` is 1 / (number of values in the image). Rates of 0 only add. Returns (params, total).
   """
 
   def local(params, total, batch, targets, rates, weight):
     total = jax.tree.map(jnp.add, total, jax.grad(_share)(params, batch, targets, weight, net))
-    return jax.tree.map(lambda p, rate, g: p - rate * g, params, rates, total), total
+    return jax.tree.map(lambda p, rate, d: p - rate * d, params, rates, direction(total)), total
 
   specs = (_ON_ALL, _ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL, _ON_ALL)
   return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(params, total, batch, targets, rates, weight)
@@ -247,16 +248,17 @@ class Solver:
       lr: LR image, RGB float in [0, 1], on the host.
       kind: its kernel, subsampling, offset and noise.
       scale: scale factor.
-      inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf.
+      inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf; either may be `Orthogonal`.
     """
-    per_leaf = jax.tree.map(lambda rates: np.asarray(rates, np.float32), maml.rates_per_leaf(inner_lrs, params))
+    per_leaf = jax.tree.map(lambda rates: np.asarray(rates, np.float32), rules.per_leaf(inner_lrs, params))
     steps = len(jax.tree.leaves(per_leaf)[0])
     if not steps:
       return params
     support = self._support(params, lr, kind, scale)
     params = self._replicate(params)
     for i in range(steps):
-      params, _ = self._gradient_step(params, support, jax.tree.map(operator.itemgetter(i), per_leaf))
+      rates = jax.tree.map(operator.itemgetter(i), per_leaf)
+      params, _ = self._gradient_step(params, support, rates, rules.direction(inner_lrs))
     return params
 
   def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float) -> float:
@@ -287,7 +289,7 @@ class Solver:
     params = self._replicate(params)
     state = optimizer.init(params)
     while True:
-      _, gradient = self._gradient_step(params, support, support.idle)
+      _, gradient = self._gradient_step(params, support, support.idle, rules.direction(support.idle))
       params, state = _update(params, state, gradient, optimizer=optimizer)
       yield params
 
@@ -308,13 +310,16 @@ class Solver:
     zeros = self._replicate(jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params))
     return _Support(groups, np.float32(1 / lr.size), zeros, jax.tree.map(lambda _: np.float32(0), params))
 
-  def _gradient_step(self, params: Params, support: _Support, rates: PyTree) -> tuple[Params, Params]:
-    """A step by `rates` along the gradient over all windows; returns the parameters after it, and the gradient."""
+  def _gradient_step(
+      self, params: Params, support: _Support, rates: PyTree, direction: Callable[[PyTree], PyTree]
+  ) -> tuple[Params, Params]:
+    """A step by `rates` along what `direction` makes of the gradient over all windows; returns what it leads to, and that."""
     total = support.zeros
+    step = functools.partial(_step, mesh=self._mesh, net=self._net, direction=direction)
     for number, group in enumerate(support.groups, 1):
       rates_now = rates if number == len(support.groups) else support.idle
       batch, targets = self._shard(group)
-      params, total = _step(params, total, batch, targets, rates_now, support.weight, mesh=self._mesh, net=self._net)
+      params, total = step(params, total, batch, targets, rates_now, support.weight)
       if len(support.groups) > 1:
         jax.block_until_ready(total)  # no more than one batch lies on the devices
       self.done(work(1, 0, 1) / len(support.groups))
@@ -398,14 +403,21 @@ class Solver:
     """The size that LR images of `size` are treated as: their own where no sizes were announced."""
     return self._buckets.get(size, size)
 
-  def warm_up(self, params: Params | None, size: Size, kind: Degradation, scale: float) -> None:
-    """Compiles what LR images of `size` and `kind` need, where it is not compiled yet; without `params`, to enlarge alone."""
-    key = (params is None, self.bucket(size), kind.subsample, max(len(kind.kernel), EVALUATION_SIZE), scale)
+  def warm_up(
+      self, params: Params | None, size: Size, kind: Degradation, scale: float, inner_lrs: PyTree = ANY_RATES
+  ) -> None:
+    """Compiles what LR images of `size` and `kind` need, where it is not compiled yet; without `params`, to enlarge alone.
+
+    Of the rates it matters only which kind of step they ask for.
+    """
+    first = jax.tree.map(operator.itemgetter(slice(1)), inner_lrs)
+    shape = max(len(kind.kernel), EVALUATION_SIZE)
+    key = (params is None, self.bucket(size), kind.subsample, shape, scale, rules.direction(inner_lrs))
     if key not in self._warm:
       self._warm.add(key)
       lr = np.zeros((*size, 3), np.float32)
       if params is not None:
-        self.adapt(params, lr, kind, scale, np.zeros(1, np.float32))
+        self.adapt(params, lr, kind, scale, first)
       collections.deque(self.enlarge(params, lr, scale), maxlen=0)
 
   def limit_windows(self, side: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from mzsr_jax import default_config, files, learner, provenance, validate, weights
+from mzsr_jax import default_config, files, learner, provenance, rules, validate, weights
 from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.board import Board
 from mzsr_jax.checkpoint import Checkpoints
@@ -260,7 +260,7 @@ def _initial_state(config) -> TrainState:
   weights.check_network(params, learner.network(config))
   if config.stage != "meta" or not config.meta.init_inner_lrs:
     return learner.init_state(config, params)
-  rates = weights.load_inner_lrs(config.init_weights, config.meta.num_inner_steps)
+  rates = rules.per_leaf(weights.load_inner_lrs(config.init_weights, config.meta.num_inner_steps), None)
   if not isinstance(rates, dict):
     raise UserError(f"config.meta.init_inner_lrs is True, but the weights '{config.init_weights}' come without learned rates")
   return learner.init_state(config, params, rates)
@@ -324,6 +324,8 @@ def export(
       "config": json.dumps(settings),
       "commit": provenance.git_revision(),
   }
+  if config.stage == "meta":
+    metadata["inner_rule"] = config.meta.inner_rule
   rates = state.result.get("inner_lrs")
   if rates is not None:
     metadata["inner_lr_factors"] = json.dumps(list(inner_lr_factors))

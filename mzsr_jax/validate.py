@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import PyTree
 
-from mzsr_jax import benchmark, data, degradation, images, kernels, meta_test, metrics, weights
+from mzsr_jax import benchmark, data, degradation, images, kernels, meta_test, metrics, rules, weights
 from mzsr_jax.kernels import Degradation
 from mzsr_jax.learner import network
 
@@ -42,6 +42,7 @@ def make_validator(config: ml_collections.ConfigDict):
   bicubics = [degradation.enlarge(lr, scale) for lr in inputs]
   net = network(config)
   rates = weights.extend_schedule(config.meta_test.inner_lrs, max(steps))
+  rule = config.meta.inner_rule if config.stage == "meta" else "gradient"
 
   def mean_psnr(srs) -> float:
     """Of float SR images."""
@@ -52,7 +53,7 @@ def make_validator(config: ml_collections.ConfigDict):
   psnr_bicubic = mean_psnr(bicubics)
 
   def validate(learned: dict[str, PyTree]) -> Validation:
-    inner_lrs = learned.get("inner_lrs", rates)
+    inner_lrs = rules.rates_of(rule, learned.get("inner_lrs", rates))
     adapted = lambda lr: meta_test.trajectory(
         learned["params"], lr, kind.kernel, steps, scale, inner_lrs, kind.subsample, net
     )

@@ -15,10 +15,10 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float, PyTree
 
-from mzsr_jax import files, provenance
+from mzsr_jax import files, provenance, rules
 from mzsr_jax.errors import UserError
-from mzsr_jax.maml import Rates
 from mzsr_jax.model import NET, MZSRNet, Params, init
+from mzsr_jax.rules import Orthogonal, Rates
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
@@ -66,21 +66,31 @@ def load_arrays(name_or_path: str | os.PathLike) -> dict:
   return _nest(_read(name_or_path)[0])
 
 
-def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates:
+def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates | Orthogonal:
   """Learning rates for the first `num_steps` steps of the meta-test; beyond those that the weights know, the last repeats.
 
   Returns:
     (num_steps,) float32; or, where training learned them, a tree shaped like the parameters with a (num_steps,) array for
-    each leaf. Weights that know none get the paper's alpha, 0.01.
+    each leaf. Weights that know none get the paper's alpha, 0.01. `Orthogonal`, where training stepped like that.
 
   Raises:
-    UserError: no such file, or not a safetensors file.
+    UserError: no such file, not a safetensors file, or steps of a kind that this version does not know.
   """
   tensors, metadata = _read(name_or_path)
   learned = {k.removeprefix(_RATES): v.tolist() for k, v in tensors.items() if k.startswith(_RATES)}
   if learned:
-    return _nest({key: extend_schedule(lrs, num_steps) for key, lrs in learned.items()})
-  return extend_schedule(_numbers(metadata, "inner_lrs") or [0.01], num_steps)
+    rates = _nest({key: extend_schedule(lrs, num_steps) for key, lrs in learned.items()})
+  else:
+    rates = extend_schedule(_numbers(metadata, "inner_lrs") or [0.01], num_steps)
+  return rules.rates_of(inner_rule(metadata), rates)
+
+
+def inner_rule(metadata: dict[str, str]) -> str:
+  """How weights are to be adapted, one of `rules.RULES`. Raises UserError where this version does not know it."""
+  rule = metadata.get("inner_rule", "gradient")
+  if rule not in rules.RULES:
+    raise UserError(f"weights are to be adapted by the rule '{rule}', and this version knows {', '.join(rules.RULES)} alone")
+  return rule
 
 
 def extend_schedule(lrs: Sequence[float], num_steps: int) -> Float[np.ndarray, " n"]:
@@ -128,7 +138,8 @@ def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
 
   Returns:
     Strings, among them "stage" (pretrain or meta), "scales" (JSON list), "subsample", "inner_lrs" (JSON list: meta-test
-    learning rate of each step, the last one repeating), "steps", "data", "config" (JSON), "commit".
+    learning rate of each step, the last one repeating), "inner_rule" (one of `rules.RULES`; gradient steps where it is
+    missing), "steps", "data", "config" (JSON), "commit".
   """
   return _read(name_or_path)[1]
 

@@ -30,6 +30,7 @@ from configs import (
 from mzsr_jax import default_config, files, learner, train, weights
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.errors import UserError
+from mzsr_jax.rules import Orthogonal
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 CONFIGS = (meta_first_order, meta_multiscale, meta_no_pretrain, meta_reptile, meta_x2, meta_x2_bicubic, meta_x4)
@@ -150,7 +151,8 @@ def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_pa
 
 
 def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_path):
-  changes = {"optimizer.algorithm": "muon", "meta.learn_inner_lrs": True, "model.depth": 2, "run.checkpoint_every": 1}
+  changes = {"optimizer.algorithm": "muon", "meta.learn_inner_lrs": True, "meta.inner_rule": "orthogonal"}
+  changes |= {"model.depth": 2, "run.checkpoint_every": 1}
   one = train.train(tiny(meta_x2, 1, **changes), tmp_path / "one")
   before = learner.init_params(tiny(meta_x2, 1, **changes))["conv1"]["kernel"]  # (3, 3, 3, 8): 27 inputs to 8 outputs
   update = (before - np.asarray(one.learned["params"]["conv1"]["kernel"])).reshape(27, 8)
@@ -167,6 +169,7 @@ def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_
   idle = train.train(tiny(meta_x2, 1, **changes, **{"optimizer.learning_rate": 0.0}), tmp_path / "idle")
   for a, b in zip(leaves(idle.learned), leaves(whole.learned), strict=True):
     np.testing.assert_array_equal(a, b)
+  assert isinstance(weights.load_inner_lrs(tmp_path / "idle" / train.WEIGHTS_NAME, 1), Orthogonal)
 
 
 def test_rates_to_go_on_with_must_be_there(tmp_path):
