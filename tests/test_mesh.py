@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import meta_multiscale, pretrain_all_kernels, pretrain_x2
+from configs import meta_multiscale, meta_x2, pretrain_all_kernels, pretrain_x2
 from mzsr_jax import devices, learner, train, weights
 from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.errors import UserError
@@ -114,20 +114,21 @@ def test_one_process_is_one_process(monkeypatch):
   assert not devices.initialize_distributed()
 
 
-def launch(workdir, num_processes, **overrides):
+OVERRIDES = {
+    "data.patch_size": 16, "model.features": 8, "model.depth": 2, "run.eval_every": 0, "run.checkpoint_every": 2,
+    "run.log_every": 1,
+}  # fmt: skip
+
+
+def launch(workdir, num_processes, num_steps):
   """The command line, as `num_processes` processes of one CPU device each."""
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
-  overrides = {
-      "data.patch_size": 16, "model.features": 8, "model.depth": 2, "run.eval_every": 0, "run.checkpoint_every": 2,
-      "run.log_every": 2, **overrides,
-  }  # fmt: skip
   command = [sys.executable, "-m", "mzsr_jax.main", "--config=configs/meta_x2.py:smoke", f"--workdir={workdir}"]
-  command += ["--cpu_devices=1", *(f"--config.{k}={v}" for k, v in overrides.items())]
-  if num_processes > 1:
-    command += [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={num_processes}"]
-  ids = [[f"--process_id={i}"] if num_processes > 1 else [] for i in range(num_processes)]
+  command += ["--cpu_devices=1", f"--config.run.num_steps={num_steps}", *(f"--config.{k}={v}" for k, v in OVERRIDES.items())]
+  command += [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={num_processes}"]
+  ids = [[f"--process_id={i}"] for i in range(num_processes)]
   env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
   pipe = subprocess.PIPE
   return [subprocess.Popen(command + i, cwd=REPOSITORY, env=env, stderr=pipe, stdout=pipe, text=True) for i in ids]
@@ -143,28 +144,26 @@ def weights_of(workdir):
   return np.concatenate([np.ravel(x) for x in jax.tree.leaves(weights.load_weights(workdir / train.WEIGHTS_NAME))])
 
 
-def test_two_processes_end_as_one_does_and_go_on_where_they_were(tmp_path):
+def test_two_processes_stop_after_the_same_step_go_on_there_and_end_as_one_does(tmp_path):
+  """A signal to one of them stops both. The reference runs in this process, on its two devices."""
   one, two = tmp_path / "one", tmp_path / "two"
-  alone = launch(one, 1, **{"run.num_steps": 4})
-  finish(launch(two, 2, **{"run.num_steps": 2}))
-  outputs = finish(launch(two, 2, **{"run.num_steps": 4}))
-  finish(alone)
-  assert "Going on from step 2" in outputs[0] and "step 4/4" in outputs[0]
-  assert "step 4/4" not in outputs[1], "one process logs"
-  reference = weights_of(one)
-  assert np.linalg.norm(weights_of(two) - reference) < 1e-5 * np.linalg.norm(reference)
-  assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
-  assert len(list((two / "tensorboard").iterdir())) == 2, "one file for each start"
-
-
-def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
-  processes = launch(tmp_path, 2, **{"run.num_steps": 100_000})
+  processes = launch(two, 2, 100_000)
   deadline = time.monotonic() + 90
-  while not list(tmp_path.glob("checkpoints/*/_CHECKPOINT_METADATA")):
+  while not list(two.glob("checkpoints/*/_CHECKPOINT_METADATA")):
     assert time.monotonic() < deadline and all(p.poll() is None for p in processes)
-    time.sleep(0.05)
+    time.sleep(0.01)
   processes[1].send_signal(signal.SIGTERM)
   outputs = finish(processes)
-  assert "Stopped after step" in outputs[0]
   step = int(outputs[0].split("Stopped after step ")[1].split(";")[0])
-  assert (tmp_path / "checkpoints" / str(step)).is_dir()
+  assert (two / "checkpoints" / str(step)).is_dir()
+  outputs = finish(launch(two, 2, step + 2))
+  last = f"step {step + 2}/{step + 2}"
+  assert f"Going on from step {step}" in outputs[0] and last in outputs[0]
+  assert last not in outputs[1], "one process logs"
+  config = meta_x2.get_config("smoke")
+  config.update_from_flattened_dict(OVERRIDES | {"run.num_steps": step + 2})
+  train.train(config, one)
+  reference = weights_of(one)
+  assert np.linalg.norm(weights_of(two) - reference) < 1e-5 * np.linalg.norm(reference)
+  assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
+  assert len(list((two / "tensorboard").iterdir())) == 2, "one file for each start"
