@@ -17,8 +17,17 @@ def cpu(c):
   return c
 
 
+def cpu_orthogonal(c):
+  """Goes on from what `:cpu` gave, with orthogonalised inner steps."""
+  c = default_config.meta_orthogonal(c)
+  c.degradation.min_variance = 0.05
+  c.optimizer.halve_every = 120
+  c.run.num_steps = 480
+  return c
+
+
 def get_config(variant=None):
   c = default_config.meta(scale=2.0)
   c.degradation.subsample = "bicubic"
   c.meta_test.inner_lrs = 3 * (0.01,) + (0.001,)
-  return default_config.variant(c, variant, cpu=cpu)
+  return default_config.variant(c, variant, cpu=cpu, cpu_orthogonal=cpu_orthogonal)

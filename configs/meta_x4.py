@@ -17,7 +17,15 @@ def cpu(c):
   return c
 
 
+def cpu_orthogonal(c):
+  """Goes on from what `:cpu` gave, with orthogonalised inner steps."""
+  c = default_config.meta_orthogonal(c)
+  c.optimizer.halve_every = 60
+  c.run.num_steps = 240
+  return c
+
+
 def get_config(variant=None):
   c = default_config.meta(scale=4.0)
   c.meta_test.inner_lrs = (0.01,) + 4 * (0.005,) + (0.001,)
-  return default_config.variant(c, variant, cpu=cpu)
+  return default_config.variant(c, variant, cpu=cpu, cpu_orthogonal=cpu_orthogonal)

@@ -183,6 +183,25 @@ def meta_like_meta_test(c: ml_collections.ConfigDict) -> ml_collections.ConfigDi
   return c
 
 
+def meta_orthogonal(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Stage 2 at a size for one CPU core, with orthogonalised inner steps, in first order, by Muon: 2.3 seconds a meta-step.
+
+  It goes on from weights of a stage 2 with learned rates; `init_weights`, and `init_inner_lrs` where those rates are for
+  orthogonalised steps already, are left to the command.
+  """
+  c = meta_like_meta_test(c)
+  c.data.patch_size = round(64 * c.degradation.scales[0])
+  c.degradation.min_variance = 0.2
+  c.meta.inner_rule = "orthogonal"
+  c.meta.first_order_until_step = 10**6
+  c.optimizer.algorithm = "muon"
+  c.optimizer.learning_rate = 2e-4
+  c.optimizer.min_learning_rate = 2e-5
+  c.optimizer.halve_every = 180
+  c.run.num_steps = 720
+  return c
+
+
 def meta_ablation(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Ablations of the meta-learner at a size for two CPU cores: `meta_like_meta_test` on small images, from a blind network."""
   c = meta_like_meta_test(c)
