@@ -18,7 +18,16 @@ def cpu_sons(c):
   return c
 
 
+def cpu_orthogonal(c):
+  """Orthogonalised inner steps for what `:cpu` gave."""
+  c = default_config.meta_orthogonal(c)
+  c.init_weights = "x2_direct"
+  c.optimizer.halve_every = 50
+  c.run.num_steps = 200
+  return c
+
+
 def get_config(variant=None):
   sizes = dict(cpu=default_config.meta_cpu, cpu_sons=cpu_sons, cpu_ablation=default_config.meta_ablation)
-  sizes["cpu_orthogonal"] = default_config.meta_orthogonal
+  sizes["cpu_orthogonal"] = cpu_orthogonal
   return default_config.variant(default_config.meta(scale=2.0), variant, **sizes)

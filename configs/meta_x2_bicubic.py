@@ -18,11 +18,12 @@ def cpu(c):
 
 
 def cpu_orthogonal(c):
-  """Goes on from what `:cpu` gave, with orthogonalised inner steps."""
+  """Orthogonalised inner steps for what `:cpu` gave."""
   c = default_config.meta_orthogonal(c)
+  c.init_weights = "x2_bicubic"
   c.degradation.min_variance = 0.05
-  c.optimizer.halve_every = 120
-  c.run.num_steps = 480
+  c.optimizer.halve_every = 30
+  c.run.num_steps = 110
   return c
 
 

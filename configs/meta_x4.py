@@ -18,10 +18,11 @@ def cpu(c):
 
 
 def cpu_orthogonal(c):
-  """Goes on from what `:cpu` gave, with orthogonalised inner steps."""
+  """Orthogonalised inner steps for what `:cpu` gave."""
   c = default_config.meta_orthogonal(c)
-  c.optimizer.halve_every = 60
-  c.run.num_steps = 240
+  c.init_weights = "x4_direct"
+  c.optimizer.halve_every = 30
+  c.run.num_steps = 110
   return c
 
 

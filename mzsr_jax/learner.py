@@ -64,9 +64,14 @@ def _optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformatio
   clip = [optax.clip_by_global_norm(config.optimizer.clip_norm)] if config.optimizer.clip_norm else []
   rate = lambda step: learning_rate(config, step)
   if config.optimizer.algorithm == "adam":
-    return optax.chain(*clip, optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
-  muon = optax.contrib.muon(rate, consistent_rms=0.2, muon_weight_dimension_numbers=_as_matrices)
-  return optax.chain(*clip, muon)
+    optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
+  else:
+    optimizer = optax.contrib.muon(rate, consistent_rms=0.2, muon_weight_dimension_numbers=_as_matrices)
+  factor = config.optimizer.inner_lrs_factor
+  if factor == 1:
+    return optax.chain(*clip, optimizer)
+  scaled = optax.masked(optax.scale(factor), lambda learned: {k: k == "inner_lrs" for k in learned})
+  return optax.chain(*clip, optimizer, scaled)
 
 
 def _as_matrices(learned: PyTree) -> PyTree:
