@@ -27,6 +27,7 @@ from mzsr_jax.demo_jobs import AUTO, CUSTOM, FILE, MAX_STEPS, Limits, Order, Wor
 from mzsr_jax.solver import Solver
 
 RNG = np.random.default_rng(0)
+CHOSEN = enhance.choose_weights(2, "g20d", "direct")
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -75,8 +76,8 @@ def test_a_job_from_photo_to_file(workshop):
   assert len({view.pair[1] for view in seen}) == 4 and seen[-1].kernel_text == "Gaussian, variance 2.0"
   assert not seen[-1].kernel_file and images.image_size(seen[-1].kernel)
 
-  photo, params = photos.read(source), weights.load_weights("x2_direct")
-  rates = weights.load_inner_lrs("x2_direct", 2)
+  photo, params = photos.read(source), weights.load_weights(CHOSEN)
+  rates = weights.load_inner_lrs(CHOSEN, 2)
   kind = kernels.load_degradation("g20d")._replace(noise_std=1 / 255)
   recipe = enhance.Recipe(params, rates, kind, 2.0, 2.0)
   solver = Solver()
@@ -218,8 +219,8 @@ def test_few_may_wait(workshop):
 
 @pytest.mark.parametrize("rate", [1e4, 1e30])
 def test_of_steps_that_diverge_the_best_state_before_is_shown(workshop, caplog, rate):
-  params, metadata, _ = workshop._load("x2_direct")
-  workshop._weights["x2_direct"] = params, metadata, np.full(MAX_STEPS, rate, np.float32)
+  params, metadata, _ = workshop._load(CHOSEN)
+  workshop._weights[CHOSEN] = params, metadata, np.full(MAX_STEPS, rate, np.float32)
   view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
   assert "diverged" in caplog.text and not view.failed
   plain = run(workshop, Order(give_photo(workshop), "g20d", steps=0))[-1]
@@ -228,8 +229,8 @@ def test_of_steps_that_diverge_the_best_state_before_is_shown(workshop, caplog, 
 
 def test_a_result_without_likeness_is_none(workshop, monkeypatch):
   monkeypatch.setattr(enhance, "_DIVERGED", np.inf)
-  params, metadata, _ = workshop._load("x2_direct")
-  workshop._weights["x2_direct"] = params, metadata, np.full(MAX_STEPS, 1e4, np.float32)
+  params, metadata, _ = workshop._load(CHOSEN)
+  workshop._weights[CHOSEN] = params, metadata, np.full(MAX_STEPS, 1e4, np.float32)
   view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
   assert view.failed and "diverged at step" in view.status and view.result is None
 
