@@ -20,10 +20,11 @@ def cpu(c):
 def cpu_orthogonal(c):
   """Orthogonalised inner steps for what `:cpu` gave."""
   c = default_config.meta_orthogonal(c)
+  c.meta.inner_lr = 0.05
   c.init_weights = "x2_bicubic"
   c.degradation.min_variance = 0.05
   c.optimizer.halve_every = 30
-  c.run.num_steps = 110
+  c.run.num_steps = 90
   return c
 
 

@@ -20,9 +20,10 @@ def cpu(c):
 def cpu_orthogonal(c):
   """Orthogonalised inner steps for what `:cpu` gave."""
   c = default_config.meta_orthogonal(c)
+  c.meta.inner_lr = 0.05
   c.init_weights = "x4_direct"
   c.optimizer.halve_every = 30
-  c.run.num_steps = 110
+  c.run.num_steps = 90
   return c
 
 
