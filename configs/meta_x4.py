@@ -17,17 +17,7 @@ def cpu(c):
   return c
 
 
-def cpu_orthogonal(c):
-  """Orthogonalised inner steps for what `:cpu` gave."""
-  c = default_config.meta_orthogonal(c)
-  c.meta.inner_lr = 0.05
-  c.init_weights = "x4_direct"
-  c.optimizer.halve_every = 30
-  c.run.num_steps = 90
-  return c
-
-
 def get_config(variant=None):
   c = default_config.meta(scale=4.0)
   c.meta_test.inner_lrs = (0.01,) + 4 * (0.005,) + (0.001,)
-  return default_config.variant(c, variant, cpu=cpu, cpu_orthogonal=cpu_orthogonal)
+  return default_config.variant(c, variant, cpu=cpu)

@@ -44,7 +44,7 @@ TABLES = {
         Part(2, ("g13b",), {"x2_bicubic": (0, 1, 10), "x2_bicubic_orthogonal": (0, 1, 10)}),
     ],
     "3": [Part(2, ("g02d", "g20d", "gani"), {"x2_direct": (10,), "multiscale": (10,)})],
-    "5": [Part(4, ("g20d",), {"multiscale": (1, 10), "x4_direct": (1, 10), "x4_direct_orthogonal": (1, 10)})],
+    "5": [Part(4, ("g20d",), {"multiscale": (1, 10), "x4_direct": (1, 10)})],
 }
 
 

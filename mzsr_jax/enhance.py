@@ -60,7 +60,7 @@ def choose_weights(scale: float, kernel: str, subsample: str) -> str:
     return "x2_bicubic_orthogonal"
   if scale <= 2:
     return "x2_direct_orthogonal"
-  return "multiscale" if scale < 4 else "x4_direct_orthogonal"
+  return "multiscale" if scale < 4 else "x4_direct"
 
 
 def network_scale(metadata: dict[str, str], scale: float) -> float:
