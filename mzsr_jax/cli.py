@@ -126,8 +126,9 @@ def define_adaptation_flags() -> None:
       "measures by how much, and has the network see, and return, the image in its place (plain bicubic stays as it is)",
   )
   define_numbers(
-      "inner_lr", None, "learning rate of the adaptation: one for all steps, or a comma-separated list, the last of "
-      "which holds for all further steps (default: as the weights say)", number=float, minimum=0,
+      "inner_lr", None, "learning rate of the adaptation, by the kind of steps that the weights are for: one for all, or a "
+      "comma-separated list, the last of which holds for all further steps (default: as the weights say)",
+      number=float, minimum=0,
   )
   flags.DEFINE_bool("overwrite", False, "replace output files that exist")
   define_memory_flag()
