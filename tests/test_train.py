@@ -161,7 +161,8 @@ def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_
   singular_values = np.linalg.svd(update, compute_uv=False) / size
   assert 0.6 < np.median(singular_values) and singular_values.max() < 1.3
   rates = np.asarray(one.learned["inner_lrs"]["conv1"]["kernel"])
-  np.testing.assert_allclose(np.abs(rates - 0.01), 3e-4, rtol=0.01)  # Adam's first step, three times as long
+  moved = np.abs(rates - 0.01) / 3e-4  # Adam's first step with Nesterov's momentum is 1.47 times its rate, here tripled
+  assert (1.4 < moved).all() and (moved < 1.5).all()
   resumed = train.train(tiny(meta_x2, 2, **changes), tmp_path / "one")
   whole = train.train(tiny(meta_x2, 2, **changes), tmp_path / "whole")
   for a, b in zip(leaves(resumed), leaves(whole), strict=True):
