@@ -233,6 +233,7 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
     both = tasks.sample(key, jnp.concatenate(patches, axis=1), _distribution(config), task_numbers, numbers)
     pairs = jax.tree.map(lambda x: x[:, :num_support], both), jax.tree.map(lambda x: x[:, num_support:], both)
   learned = mesh_lib.vary(state.learned, "tasks")
+  inner_lrs = lambda learned: rules.rates_of(c.inner_rule, learned.get("inner_lrs", fixed_rates))
 
   def shared_loss(pair):
     return lambda params: lax.pmean(meta_test.l1(mesh_lib.vary(params, "patches"), *pair, net), "patches")
@@ -241,8 +242,7 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
     support, query = task
     if c.algorithm == "reptile":
       losses = shared_loss(support), shared_loss(query)
-      rates = rules.rates_of(c.inner_rule, fixed_rates)
-      value, gradient = maml.reptile_gradient(learned["params"], *losses, rates, inner_loop=c.inner_loop)
+      value, gradient = maml.reptile_gradient(learned["params"], *losses, inner_lrs(learned), inner_loop=c.inner_loop)
       return value, {"params": gradient}
 
     def loss(learned):
@@ -250,7 +250,7 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
           learned["params"],
           shared_loss(support),
           shared_loss(query),
-          rules.rates_of(c.inner_rule, learned.get("inner_lrs", fixed_rates)),
+          inner_lrs(learned),
           weights,
           first_order=first_order,
           inner_loop=c.inner_loop,

@@ -313,7 +313,7 @@ class Solver:
   def _gradient_step(
       self, params: Params, support: _Support, rates: PyTree, direction: Callable[[PyTree], PyTree]
   ) -> tuple[Params, Params]:
-    """A step by `rates` along what `direction` makes of the gradient over all windows; returns what it leads to, and that."""
+    """A step by `rates` along what `direction` makes of the gradient over all windows; returns parameters and gradient."""
     total = support.zeros
     step = functools.partial(_step, mesh=self._mesh, net=self._net, direction=direction)
     for number, group in enumerate(support.groups, 1):

@@ -310,12 +310,18 @@ def server(tmp_path_factory):
     process.wait()
 
 
-def _ask(port, method, path, body=None, **headers) -> int:
-  connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+def _request(port, method, path, body=None, timeout=20, **headers) -> tuple[int, bytes]:
+  """Status and content of the answer."""
+  connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
   connection.request(method, path, body, headers)
-  status = connection.getresponse().status
+  response = connection.getresponse()
+  content = response.read()
   connection.close()
-  return status
+  return response.status, content
+
+
+def _ask(port, method, path, body=None, **headers) -> int:
+  return _request(port, method, path, body, **headers)[0]
 
 
 def test_the_server_gives_no_more_than_the_page(server):
@@ -357,12 +363,7 @@ class _Visitor:
     self._work = find(lambda d: d["trigger_after"] == self._begin)
 
   def _request(self, method, path, body=None, **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
-    connection.request(method, path, body, headers)
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, content
+    return _request(self._port, method, path, body, timeout=120, **headers)
 
   def _call(self, to, number, data):
     body = json.dumps({"data": data, "fn_index": number, "session_hash": self._session})
