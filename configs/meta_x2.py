@@ -3,8 +3,8 @@
 python -m mzsr_jax.main --config=configs/meta_x2.py --workdir=runs/meta_x2 --config.data.root=/path/to/HR
 
 The full length, 100,000 meta-steps of 4.4 TFLOP each, wants a GPU; the paper reaches 35.20 dB after one step and 36.05 after
-ten on Set5 with g^d_2.0. `:cpu`, and `:cpu_sons` or `:cpu_orthogonal` after it, are sizes for two CPU cores, `:cpu_ablation`
-what the ablations of the meta-learner are compared with at such a size, `:smoke` a minute's run of the whole path.
+ten on Set5 with g^d_2.0. `:cpu`, and `:cpu_sons` after it, are sizes for two CPU cores, `:cpu_ablation` what the ablations of
+the meta-learner are compared with at such a size, `:smoke` a minute's run of the whole path.
 """
 
 from mzsr_jax import default_config
@@ -18,16 +18,6 @@ def cpu_sons(c):
   return c
 
 
-def cpu_orthogonal(c):
-  """Orthogonalised inner steps for what `:cpu` gave."""
-  c = default_config.meta_orthogonal(c)
-  c.init_weights = "x2_direct"
-  c.optimizer.halve_every = 50
-  c.run.num_steps = 200
-  return c
-
-
 def get_config(variant=None):
   sizes = dict(cpu=default_config.meta_cpu, cpu_sons=cpu_sons, cpu_ablation=default_config.meta_ablation)
-  sizes["cpu_orthogonal"] = cpu_orthogonal
   return default_config.variant(default_config.meta(scale=2.0), variant, **sizes)

@@ -17,19 +17,8 @@ def cpu(c):
   return c
 
 
-def cpu_orthogonal(c):
-  """Orthogonalised inner steps for what `:cpu` gave."""
-  c = default_config.meta_orthogonal(c)
-  c.meta.inner_lr = 0.05
-  c.init_weights = "x2_bicubic"
-  c.degradation.min_variance = 0.05
-  c.optimizer.halve_every = 30
-  c.run.num_steps = 90
-  return c
-
-
 def get_config(variant=None):
   c = default_config.meta(scale=2.0)
   c.degradation.subsample = "bicubic"
   c.meta_test.inner_lrs = 3 * (0.01,) + (0.001,)
-  return default_config.variant(c, variant, cpu=cpu, cpu_orthogonal=cpu_orthogonal)
+  return default_config.variant(c, variant, cpu=cpu)

@@ -2,9 +2,10 @@
 
     python -m experiments.figures --figure=3 --hr_dir=Set5/GT --out=runs/figure3.json
 
-writes JSON, and a PNG beside it. Figures: 3, PSNR over the steps of MZSR by its own rates, and of the networks of the ablations
-by Adam; 4, a picture of each at the start and after one step; 5, bicubic, MZSR and the truth side by side; 6, what MZSR makes
-of an image when it is told a wrong kernel. For 4 to 6 the first image of the folder is taken, or that which `--image` names.
+writes JSON, and a PNG beside it. Figures: 3, PSNR over the steps of MZSR, by its own rates and by spectral steps, and of the
+networks of the ablations by Adam; 4, a picture of each at the start and after one step; 5, bicubic, MZSR and the truth side by
+side; 6, what MZSR makes of an image when it is told a wrong kernel. For 4 to 6 the first image of the folder is taken, or that
+which `--image` names.
 """
 
 import io
@@ -36,6 +37,7 @@ SCALE = 2
 # Legend of the paper to methods: the first adapts by its own rates, the others by Adam.
 METHODS = {
     "MZSR": "mzsr:x2_direct",
+    "MZSR, spectral steps": "mzsr:spectral:x2_direct",
     "Meta-Learning": "adam:meta_no_pretrain",
     "Pre-train (All)": "adam:pretrain_all_kernels",
     "Pre-train (Bicubic)": "adam:pretrain_x2",
@@ -45,7 +47,7 @@ ASSUMED = ("g02d", "g20d", "gani", "gani5")
 
 def weights_of(method: str) -> str:
   """The name of a method's weights."""
-  return METHODS[method].partition(":")[2]
+  return METHODS[method].rpartition(":")[2]
 
 
 def adapted(solver: Solver, method: str, lr: np.ndarray, kind: Degradation, shown: Sequence[int]) -> list[Pixels]:

@@ -5,11 +5,8 @@
 
 import pathlib
 
-import skimage.data
-
-from mzsr_jax import benchmark, images, kernels
+from mzsr_jax import demo_jobs, images
 
 if __name__ == "__main__":
   path = pathlib.Path(__file__).with_name("photo.png")
-  face = skimage.data.astronaut()[:320, 90:410]
-  images.write_png(path, benchmark.make_lr(face, kernels.load_degradation("g20d"), 2), overwrite=True)
+  images.write_png(path, demo_jobs.example_photo(), overwrite=True)

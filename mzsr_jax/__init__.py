@@ -18,14 +18,14 @@ from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation, gaussian, load_degradation
 from mzsr_jax.meta_test import adapt, lr_son, super_resolve
 from mzsr_jax.model import MZSRNet
-from mzsr_jax.rules import Orthogonal
+from mzsr_jax.rules import Spectral
 from mzsr_jax.solver import Solver
 from mzsr_jax.weights import load_inner_lrs, load_weights, read_metadata, save_weights
 
 __all__ = [
     "Degradation",
     "MZSRNet",
-    "Orthogonal",
+    "Spectral",
     "Solver",
     "UserError",
     "adapt",

@@ -115,7 +115,10 @@ def define_numbers(name: str, default: list | None, help_text: str, *, number: t
 
 def define_adaptation_flags() -> None:
   """Defines the flags of every entry that runs the meta-test."""
-  flags.DEFINE_string("weights", None, "shipped weights by name, or the path of a .safetensors file")
+  flags.DEFINE_string(
+      "weights", None,
+      "shipped weights by name, or the path of a .safetensors file; 'spectral:' before either adapts them by spectral steps",
+  )  # fmt: skip
   flags.DEFINE_enum(
       "subsample", None, kernels.SUBSAMPLINGS,
       "how the LR image was subsampled after the blur (default: as the named kernel goes; direct for a file or gaussian:)",

@@ -99,8 +99,8 @@ def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   # meta-test: the LR patches of the query's own images, made of their sons. The query then is a part of them as large.
   c.meta.support = "patches"
   c.meta.num_inner_steps = 5
-  # "gradient", plain gradient steps, as in the paper; or "orthogonal", along gradients that are made orthogonal matrices, each
-  # as large as the other (mzsr_jax/rules.py).
+  # "gradient", plain gradient steps, as in the paper; or "spectral", steepest descent under the spectral norm, with a
+  # line search (mzsr_jax/rules.py).
   c.meta.inner_rule = "gradient"
   c.meta.inner_lr = 0.01  # alpha
   c.meta.learn_inner_lrs = False  # learn a rate for each layer's weights and biases and each step
@@ -181,27 +181,6 @@ def meta_like_meta_test(c: ml_collections.ConfigDict) -> ml_collections.ConfigDi
   c.run.checkpoint_every = 100
   c.run.eval_every = 100
   c.run.eval_size = 256
-  return c
-
-
-def meta_orthogonal(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Orthogonalised inner steps for parameters that a stage 2 of plain ones has made: their rates above all, in first order.
-
-  `init_weights` is left to the config. A meta-step takes 4.5 seconds on one CPU core.
-  """
-  c = meta_like_meta_test(c)
-  c.data.patch_size = round(64 * c.degradation.scales[0])
-  c.degradation.min_variance = 0.2
-  c.meta.inner_rule = "orthogonal"
-  c.meta.inner_lr = 0.02
-  c.meta.num_inner_steps = 10
-  c.meta.first_order_until_step = 10**6
-  c.optimizer.algorithm = "muon"
-  c.optimizer.learning_rate = 2e-5  # two images a meta-step are too few to move the parameters by more
-  c.optimizer.min_learning_rate = 5e-6
-  c.optimizer.inner_lrs_factor = 50.0
-  c.optimizer.average_decay = 0.95
-  c.run.eval_every = 50
   return c
 
 

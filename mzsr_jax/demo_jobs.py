@@ -122,6 +122,12 @@ class _Visit:
     self.stop = threading.Event()
 
 
+def example_photo() -> images.Pixels:
+  """A part of scikit-image's astronaut (NASA, public domain), degraded by the kernel "g20d" at x2."""
+  face = skimage.data.astronaut()[:320, 90:410] / 255
+  return images.to_uint8(solver.degrade(face, kernels.load_degradation(EXAMPLE_KERNEL), 2, dtype=np.float64))
+
+
 class Workshop:
   """One solver and the weights that were used so far, for one job at a time; and the files of the pages that are open."""
 
@@ -162,13 +168,7 @@ class Workshop:
     """A photo to try, blurred by the kernel "g20d", as if the page had given it."""
     visit = self._visit(visit_id)
     path = visit.folder / "example" / "astronaut.png"
-    shipped = pathlib.Path(__file__).parents[1] / "experiments" / "photo.png"
-    if shipped.is_file():
-      data = shipped.read_bytes()
-    else:  # what that file is made of
-      face = images.to_float(skimage.data.astronaut()[:320, 90:410])
-      data = images.encode_png(images.to_uint8(solver.degrade(face, kernels.load_degradation(EXAMPLE_KERNEL), 2)))
-    files.write_whole(path, data, overwrite=True)
+    images.write_png(path, example_photo(), overwrite=True)
     return path
 
   def begin(self, visit_id: str) -> None:

@@ -57,10 +57,10 @@ def choose_weights(scale: float, kernel: str, subsample: str) -> str:
   if kernel == "bicubic":
     return "pretrain_x4" if scale >= 4 else "pretrain_x2"
   if subsample == "bicubic":
-    return "x2_bicubic_orthogonal"
+    return "spectral:x2_bicubic"
   if scale <= 2:
-    return "x2_direct_orthogonal"
-  return "multiscale" if scale < 4 else "x4_direct"
+    return "spectral:x2_direct"
+  return "spectral:multiscale" if scale < 4 else "spectral:x4_direct"
 
 
 def network_scale(metadata: dict[str, str], scale: float) -> float:

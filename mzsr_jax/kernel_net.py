@@ -48,9 +48,7 @@ class Prediction(NamedTuple):
 
 def draw(rng: np.random.Generator, scale: float, count: int, least: float = LEAST_VARIANCE) -> Gaussian:
   """Kernels of the distribution that `kernels.sample` draws from, as their parameters."""
-  u1, u2, u3 = rng.random((3, count))
-  lambda1 = least + (2.5 * scale - least) * u1
-  return Gaussian(lambda1, least + (lambda1 - least) * u2, np.pi * u3)
+  return Gaussian(*kernels.shapes(rng.random((3, count)), scale, least))
 
 
 def encode(shape: Gaussian, scale: float) -> Float[np.ndarray, "*b 3"]:

@@ -87,10 +87,14 @@ def sample(
     min_variance: m, pixels^2, above 0; 1 in the paper. Less lets the network see what is hardly blurred.
     size: side length, pixels.
   """
-  u1, u2, u3 = jax.random.uniform(key, (3,))
+  return gaussian(*shapes(jax.random.uniform(key, (3,)), scale, min_variance), size)
+
+
+def shapes(u: Float[ArrayLike, "3 *n"], scale: Scalar, min_variance: float) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+  """lambda1, lambda2 and theta of `sample`, of numbers from [0, 1)."""
+  u1, u2, u3 = u
   lambda1 = min_variance + (2.5 * scale - min_variance) * u1
-  lambda2 = min_variance + (lambda1 - min_variance) * u2
-  return gaussian(lambda1, lambda2, jnp.pi * u3, size)
+  return lambda1, min_variance + (lambda1 - min_variance) * u2, np.pi * u3
 
 
 def shrunk(kernel: Float[np.ndarray, "k k"], ratios: tuple[float, float]) -> Float[np.ndarray, "k k"]:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from mzsr_jax import rules
-from mzsr_jax.rules import Orthogonal, Rates
+from mzsr_jax.rules import Rates, Spectral
 
 Loss = Callable[[PyTree], Float[Array, ""]]
 TASK_BATCHINGS = ("vmap", "map", "chunks", "unroll")
@@ -26,7 +26,7 @@ WEIGHT_SCHEDULES = ("annealed", "constant", "last")
 def adapt(
     loss: Loss,
     params: PyTree,
-    inner_lrs: Rates | Orthogonal,
+    inner_lrs: Rates | Spectral,
     *,
     first_order: bool = False,
     observe: Callable[[PyTree], PyTree] | None = None,
@@ -35,7 +35,7 @@ def adapt(
 ) -> tuple[PyTree, tuple[Float[Array, " n"], PyTree]]:
   """Plain gradient descent, theta <- theta - alpha_i grad loss(theta), for i = 1..n (Alg. 1 line 7, Alg. 2 line 5).
 
-  Differentiable to any order, as far as `loss` and `observe` are. `Orthogonal` rates step along orthogonalised gradients.
+  Differentiable to any order, as far as `loss` and `observe` are. `Spectral` rates ask for the other steps of `rules`.
 
   Args:
     loss: scalar function of the parameters.
@@ -52,13 +52,16 @@ def adapt(
   """
   if inner_loop not in INNER_LOOPS:
     raise ValueError(f"inner loop must be one of {', '.join(INNER_LOOPS)}, not {inner_loop!r}")
-  direction = rules.direction(inner_lrs)
+  rule = rules.of(inner_lrs)
+  subtract = lambda a, b: jax.tree.map(jnp.subtract, a, b)
 
   def step(theta, rates):
     value, gradient = jax.value_and_grad(loss)(theta)
-    if first_order:
-      gradient = lax.stop_gradient(gradient)
-    theta = jax.tree.map(lambda p, lr, d: p - lr * d, theta, rates, direction(gradient))
+    at, before, gradient = lax.stop_gradient((theta, value, gradient)) if first_order else (theta, value, gradient)
+    change = rule.change(gradient, rates)
+    if rule.searches:
+      change = rules.searched(change, gradient, before, loss(subtract(at, change)))
+    theta = subtract(theta, change)
     return theta, (value, observe(theta) if observe else None)
 
   per_leaf = rules.per_leaf(inner_lrs, params)
@@ -110,7 +113,7 @@ def meta_loss(
     params: PyTree,
     support_loss: Loss,
     query_loss: Loss,
-    inner_lrs: Rates | Orthogonal,
+    inner_lrs: Rates | Spectral,
     weights: Float[ArrayLike, " n"],
     *,
     first_order: bool = False,
@@ -144,7 +147,7 @@ def meta_loss(
 
 
 def reptile_gradient(
-    params: PyTree, support_loss: Loss, query_loss: Loss, inner_lrs: Rates | Orthogonal, *, inner_loop: str = "scan"
+    params: PyTree, support_loss: Loss, query_loss: Loss, inner_lrs: Rates | Spectral, *, inner_loop: str = "scan"
 ) -> tuple[tuple[Float[Array, ""], dict[str, Array]], PyTree]:
   """theta_0 - theta_n of one task, which an outer optimizer takes for a gradient (Reptile: Nichol, Achiam and Schulman, 2018).
 

@@ -17,7 +17,7 @@ from mzsr_jax import maml
 from mzsr_jax import model as model_lib
 from mzsr_jax.degradation import degrade, enlarge
 from mzsr_jax.model import NET, MZSRNet, Params
-from mzsr_jax.rules import Orthogonal, Rates
+from mzsr_jax.rules import Rates, Spectral
 
 
 def l1(
@@ -77,7 +77,7 @@ def adapt(
     kernel: Float[ArrayLike, "k k"],
     scale: float = 2,
     num_steps: int = 5,
-    inner_lrs: float | Rates | Orthogonal = 0.01,
+    inner_lrs: float | Rates | Spectral = 0.01,
     subsample: str = "direct",
     model: MZSRNet = NET,
     offset: tuple[float, float] = (0.0, 0.0),
@@ -97,7 +97,7 @@ def adapt(
     scale: scale factor.
     num_steps: gradient steps; 0 returns `params`.
     inner_lrs: learning rate of every step, or (num_steps,) of each, or a tree shaped like `params` with (num_steps,) for each
-      leaf (see `weights.load_inner_lrs`); `Orthogonal`, for steps along orthogonalised gradients.
+      leaf (see `weights.load_inner_lrs`); `Spectral`, for the other steps of `rules`.
     subsample: how the LR image was subsampled, "direct" or "bicubic".
     model: the network.
     offset: (dy, dx) of the kernel's centre from its middle, in its pixels, to make up for (see `degradation.enlarge`); give
@@ -148,7 +148,7 @@ def trajectory(
     kernel: Float[ArrayLike, "k k"],
     shown: Sequence[int],
     scale: float,
-    inner_lrs: Rates | Orthogonal,
+    inner_lrs: Rates | Spectral,
     subsample: str = "direct",
     model: MZSRNet = NET,
     offset: tuple[float, float] = (0.0, 0.0),

@@ -1,7 +1,8 @@
 """Methods that a benchmark compares, and the names that they go by. A new one is a function and a line in `parse`.
 
     bicubic          plain enlargement, MATLAB's `imresize`
-    mzsr:WEIGHTS     the weights, adapted by gradient steps at their own rates (Algorithm 2)
+    mzsr:WEIGHTS     the weights, adapted by gradient steps at their own rates (Algorithm 2); mzsr:spectral:WEIGHTS, by the
+                     other steps of `rules`
     adam:WEIGHTS     the weights, fine-tuned on LR son -> LR image by Adam, learning rate 1e-3 (Figure 3)
     sgd:WEIGHTS      the same by plain gradient descent, learning rate 1e-2
     ...+back_projection=N   any of the three above, and N iterations of back-projection on what it makes

@@ -1,9 +1,10 @@
-"""How the inner loop steps: along the gradient, or along the orthogonal matrices that are nearest to it.
+"""How the inner loop steps: along the gradient, or by steepest descent under the spectral norm with a line search.
 
-Wherever learning rates are taken, plain ones ask for gradient steps, and `Orthogonal` ones for the other kind.
+Wherever learning rates are taken, plain ones ask for gradient steps, and `Spectral` ones for the other kind.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -13,45 +14,91 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 Rates = Float[ArrayLike, " n"] | PyTree[Float[ArrayLike, " n"]]  # for all parameters, or for each leaf of them
-RULES = ("gradient", "orthogonal")
-_UNIT = 0.01  # root mean square of a direction: rates are then about as large as those of gradient steps
+RULES = ("gradient", "spectral")
+LONGEST = 16.0  # that a line search makes of a step
+_UNIT = 0.02  # root mean square of an orthogonal direction: rates are then about as large as those of gradient steps
 _NEWTON_SCHULZ = 5 * ((3.4445, -4.775, 2.0315),)  # of Muon (Jordan et al., 2024): singular values end from 0.7 to 1.2
 _TINY = 1e-20  # of a gradient that is zero, as in flat images
 
 
 @flax.struct.dataclass
-class Orthogonal:
-  """Rates of steps along orthogonalised gradients.
+class Spectral:
+  """Rates of steps of steepest descent under the spectral norm (that of the layer which changes most), with a line search.
+
+  Such a step goes along the orthogonal matrix that is nearest to each layer's gradient (as in Muon), and is in proportion to
+  how steeply the loss falls that way (the dual norm of the gradient: Bernstein and Newhouse, 2024). Orthogonal matrices
+  change all that a layer sees, where the gradients of one image have few directions. Its length is then set right by one more
+  pass through the network (`searched`), so that parameters far from an image go further than those that are near.
 
   Attributes:
-    rates: as they would be for gradient steps, but of directions whose root mean square is 0.01 whatever the gradient's size.
+    rates: of the step that is tried, as they would be for gradient steps; it may end up to `LONGEST` times as long.
   """
 
   rates: Rates
 
 
-def rates_of(rule: str, rates: Rates) -> Rates | Orthogonal:
+class Rule(NamedTuple):
+  """How a step is made.
+
+  Attributes:
+    change: function of the gradient and its leaves' rates, to what is subtracted from the parameters; differentiable.
+    searches: that change is one to try, of which `searched` makes the one to take.
+  """
+
+  change: Callable[[PyTree, PyTree], PyTree]
+  searches: bool
+
+
+def rates_of(rule: str, rates: Rates) -> Rates | Spectral:
   """Rates that ask for one of `RULES`."""
-  return Orthogonal(rates) if rule == "orthogonal" else rates
+  return Spectral(rates) if rule == "spectral" else rates
 
 
-def per_leaf(inner_lrs: Rates | Orthogonal, params: PyTree) -> PyTree[Float[ArrayLike, " n"]]:
+def per_leaf(inner_lrs: Rates | Spectral, params: PyTree) -> PyTree[Float[ArrayLike, " n"]]:
   """The rates alone, as a tree shaped like the parameters, whichever way they were given."""
-  rates = inner_lrs.rates if isinstance(inner_lrs, Orthogonal) else inner_lrs
+  rates = inner_lrs.rates if isinstance(inner_lrs, Spectral) else inner_lrs
   return jax.tree.map(lambda _: rates, params) if isinstance(rates, (jax.Array, np.ndarray)) else rates
 
 
-def direction(inner_lrs: Rates | Orthogonal) -> Callable[[PyTree], PyTree]:
-  """The function from a gradient to what rates multiply, one object for a rule; differentiable."""
-  return _orthogonalised if isinstance(inner_lrs, Orthogonal) else _plain
+def of(inner_lrs: Rates | Spectral) -> Rule:
+  """The rule that rates ask for, always the same object for one."""
+  return _SPECTRAL if isinstance(inner_lrs, Spectral) else _GRADIENT
 
 
-def _plain(gradient: PyTree) -> PyTree:
-  return gradient
+@jax.jit
+def searched(change: PyTree, gradient: PyTree, value: Float[ArrayLike, ""], tried: Float[ArrayLike, ""]) -> PyTree:
+  """A change as long as takes the loss to the bottom of a parabola, and at most `LONGEST` times as long.
+
+  Args:
+    change: what was tried, subtracted from the parameters.
+    gradient: of the loss before that.
+    value: the loss before that.
+    tried: the loss after it.
+  """
+  slope = _dot(gradient, change)  # by which the loss would fall along a straight line
+  bend = tried - value + slope
+  long = bend <= slope / (2 * LONGEST)  # NaN makes NaN, which is told from a step that came to nothing
+  length = jnp.where(long, LONGEST, slope / (2 * jnp.where(long, 1, bend)))
+  return jax.tree.map(lambda c: length * c, change)
 
 
-def _orthogonalised(gradient: PyTree) -> PyTree:
-  return jax.tree.map(lambda g: _orthogonal(g) if g.ndim > 1 else _scaled(g), gradient)
+def _dot(a: PyTree, b: PyTree) -> Float[Array, ""]:
+  return sum(jax.tree.leaves(jax.tree.map(lambda x, y: (x * y).sum(), a, b)))
+
+
+@jax.jit
+def _plain(gradient: PyTree, rates: PyTree) -> PyTree:
+  return jax.tree.map(lambda rate, g: rate * g, rates, gradient)
+
+
+@jax.jit
+def _steepest(gradient: PyTree, rates: PyTree) -> PyTree:
+  directions = jax.tree.map(lambda g: _orthogonal(g) if g.ndim > 1 else _scaled(g), gradient)
+  slope = _dot(gradient, directions)
+  return jax.tree.map(lambda rate, d: rate * slope * d, rates, directions)
+
+
+_GRADIENT, _SPECTRAL = Rule(_plain, searches=False), Rule(_steepest, searches=True)
 
 
 def _scaled(g: Float[Array, "..."]) -> Float[Array, "..."]:

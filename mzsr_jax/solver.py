@@ -59,14 +59,12 @@ class _Support(NamedTuple):
   Attributes:
     groups: (batch of the son, windows of the LR image), each of as many windows as there are devices.
     weight: 1 / (number of values in the LR image).
-    zeros: shaped like the parameters, on the devices: where a gradient begins.
-    idle: rates of 0 for each leaf.
+    zeros: an error of 0 and a gradient of 0, on the devices: where sums begin.
   """
 
   groups: list[tuple[_Batch, Float[Array, "d p q 3"]]]
   weight: np.float32
-  zeros: PyTree
-  idle: PyTree
+  zeros: tuple[Float[Array, ""], Params]
 
 
 def _inside(size: Size, bounds: Int[Array, " 4"]) -> Bool[Array, "h w 1"]:
@@ -92,19 +90,20 @@ def _share(params: Params, batch: _Batch, targets: Float[Array, "1 p q 3"], weig
 _ON_EACH, _ON_ALL = PartitionSpec(_AXIS), PartitionSpec()
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "net", "direction"))
-def _step(params, total, batch, targets, rates, weight, *, mesh: Mesh, net: MZSRNet, direction: Callable[[PyTree], PyTree]):
-  """Adds a batch of windows to the gradient `total` of the mean absolute error, and steps by `rates` along the sum's direction.
+@functools.partial(jax.jit, static_argnames=("mesh", "net"))
+def _add(total, params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
+  """Adds a batch of windows to `total`, the mean absolute error and its gradient; `weight` is 1 / (number of values)."""
 
-  `weight` is 1 / (number of values in the image). Rates of 0 only add. Returns (params, total).
-  """
+  def local(total, params, batch, targets, weight):
+    return jax.tree.map(jnp.add, total, jax.value_and_grad(_share)(params, batch, targets, weight, net))
 
-  def local(params, total, batch, targets, rates, weight):
-    total = jax.tree.map(jnp.add, total, jax.grad(_share)(params, batch, targets, weight, net))
-    return jax.tree.map(lambda p, rate, d: p - rate * d, params, rates, direction(total)), total
+  specs = (_ON_ALL, _ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL)
+  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(total, params, batch, targets, weight)
 
-  specs = (_ON_ALL, _ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL, _ON_ALL)
-  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(params, total, batch, targets, rates, weight)
+
+@jax.jit
+def _subtract(params, change):
+  return jax.tree.map(jnp.subtract, params, change)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
@@ -248,25 +247,27 @@ class Solver:
       lr: LR image, RGB float in [0, 1], on the host.
       kind: its kernel, subsampling, offset and noise.
       scale: scale factor.
-      inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf; either may be `Orthogonal`.
+      inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf; either may be `Spectral`.
     """
     per_leaf = jax.tree.map(lambda rates: np.asarray(rates, np.float32), rules.per_leaf(inner_lrs, params))
     steps = len(jax.tree.leaves(per_leaf)[0])
     if not steps:
       return params
-    support = self._support(params, lr, kind, scale)
+    support, rule = self._support(params, lr, kind, scale), rules.of(inner_lrs)
     params = self._replicate(params)
     for i in range(steps):
       rates = jax.tree.map(operator.itemgetter(i), per_leaf)
-      params, _ = self._gradient_step(params, support, rates, rules.direction(inner_lrs))
+      error, gradient = self._gradient(params, support)
+      change = rule.change(gradient, rates)
+      if rule.searches:
+        tried = np.float32(self._error(_subtract(params, change), support))
+        change = rules.searched(change, gradient, error, tried)
+      params = _subtract(params, change)
     return params
 
   def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float) -> float:
     """The mean absolute error of LR son -> LR image, which `adapt` lowers. Args: see `adapt`."""
-    support = self._support(params, lr, kind, scale)
-    params = self._replicate(params)
-    # Each is fetched before the next is sent: no more than one batch of windows lies on the devices.
-    return sum(float(_error(params, *self._shard(g), support.weight, mesh=self._mesh, net=self._net)) for g in support.groups)
+    return self._error(self._replicate(params), self._support(params, lr, kind, scale))
 
   def fine_tune(
       self,
@@ -289,7 +290,7 @@ class Solver:
     params = self._replicate(params)
     state = optimizer.init(params)
     while True:
-      _, gradient = self._gradient_step(params, support, support.idle, rules.direction(support.idle))
+      _, gradient = self._gradient(params, support)
       params, state = _update(params, state, gradient, optimizer=optimizer)
       yield params
 
@@ -307,23 +308,23 @@ class Solver:
     ]
     if len(groups) == 1:  # kept on the devices from step to step
       groups = [self._shard(groups[0])]
-    zeros = self._replicate(jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params))
-    return _Support(groups, np.float32(1 / lr.size), zeros, jax.tree.map(lambda _: np.float32(0), params))
+    zeros = self._replicate((np.float32(0), jax.tree.map(lambda p: np.zeros(p.shape, np.float32), params)))
+    return _Support(groups, np.float32(1 / lr.size), zeros)
 
-  def _gradient_step(
-      self, params: Params, support: _Support, rates: PyTree, direction: Callable[[PyTree], PyTree]
-  ) -> tuple[Params, Params]:
-    """A step by `rates` along what `direction` makes of the gradient over all windows; returns parameters and gradient."""
+  def _gradient(self, params: Params, support: _Support) -> tuple[Float[Array, ""], Params]:
+    """The mean absolute error over all windows, and its gradient."""
     total = support.zeros
-    step = functools.partial(_step, mesh=self._mesh, net=self._net, direction=direction)
-    for number, group in enumerate(support.groups, 1):
-      rates_now = rates if number == len(support.groups) else support.idle
-      batch, targets = self._shard(group)
-      params, total = step(params, total, batch, targets, rates_now, support.weight)
+    for group in support.groups:
+      total = _add(total, params, *self._shard(group), support.weight, mesh=self._mesh, net=self._net)
       if len(support.groups) > 1:
         jax.block_until_ready(total)  # no more than one batch lies on the devices
       self.done(work(1, 0, 1) / len(support.groups))
-    return params, total
+    return total
+
+  def _error(self, params: Params, support: _Support) -> float:
+    """The mean absolute error over all windows."""
+    # Each is fetched before the next is sent: no more than one batch of windows lies on the devices.
+    return sum(float(_error(params, *self._shard(g), support.weight, mesh=self._mesh, net=self._net)) for g in support.groups)
 
   def enlarge(
       self,
@@ -412,7 +413,7 @@ class Solver:
     """
     first = jax.tree.map(operator.itemgetter(slice(1)), inner_lrs)
     shape = max(len(kind.kernel), EVALUATION_SIZE)
-    key = (params is None, self.bucket(size), kind.subsample, shape, scale, rules.direction(inner_lrs))
+    key = (params is None, self.bucket(size), kind.subsample, shape, scale, rules.of(inner_lrs))
     if key not in self._warm:
       self._warm.add(key)
       lr = np.zeros((*size, 3), np.float32)

@@ -59,7 +59,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_enum("preset", None, [name for name in PRESETS if name], "settings for the flags below that are not given")
   flags.DEFINE_integer(
-      "steps", None, "adaptation steps; 0 is without (default: 10 without --preset; 0 for weights of stage 1)", lower_bound=0
+      "steps", None, "adaptation steps; 0 is without (default: 10 without --preset; 0 for stage 1 weights)", lower_bound=0
   )
   flags.DEFINE_bool("self_ensemble", None, "the mean over the image turned in all ways that its kernel does not tell apart")
   flags.DEFINE_integer(
@@ -100,8 +100,9 @@ def main(argv: list[str]) -> None:
   subsample = kind.subsample if kind else args.subsample or "direct"
   if not args.weights:
     args.weights = enhance.choose_weights(args.scale, args.kernel, subsample)
-  if "steps" not in given and weights.read_metadata(args.weights).get("stage") == "pretrain":
-    settings["steps"] = 0  # such weights are for what is not blurred, and gain nothing by plain gradient steps
+  metadata = weights.read_metadata(args.weights)
+  if "steps" not in given and metadata.get("stage") == "pretrain" and weights.inner_rule(metadata) == "gradient":
+    settings["steps"] = 0  # such weights gain nothing by plain gradient steps
   params, metadata, inner_lrs = cli.load_weights(settings["steps"])
   net_scale = enhance.network_scale(metadata, args.scale)
   recipe = Recipe(

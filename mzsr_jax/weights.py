@@ -18,11 +18,13 @@ from jaxtyping import Float, PyTree
 from mzsr_jax import files, provenance, rules
 from mzsr_jax.errors import UserError
 from mzsr_jax.model import NET, MZSRNet, Params, init
-from mzsr_jax.rules import Orthogonal, Rates
+from mzsr_jax.rules import Rates, Spectral
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
 KERNEL_ESTIMATOR = "kernel_estimator"  # shipped beside the others, but no network that enlarges: see `kernel_net`
+SPECTRAL = "spectral:"  # before a name or path: the same parameters, adapted by such steps (`rules.Spectral`)
+SPECTRAL_RATE = 0.04  # of them all, where training learned none of this kind
 _RATES = "inner_lrs."  # before the names of learned rates
 _DIGEST = "content_sha256"  # of everything else in a file; what others wrote may lack it
 
@@ -33,11 +35,12 @@ def names() -> list[str]:
 
 
 def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
-  """The file behind a shipped name or a path. Raises UserError where there is none."""
-  shipped = SHIPPED / f"{name_or_path}{SUFFIX}"
+  """The file behind a shipped name or a path, after `SPECTRAL` or not. Raises UserError where there is none."""
+  name = os.fspath(name_or_path).removeprefix(SPECTRAL)
+  shipped = SHIPPED / f"{name}{SUFFIX}"
   if shipped.is_file():
     return shipped
-  path = pathlib.Path(name_or_path)
+  path = pathlib.Path(name)
   if path.is_file():
     return path
   raise UserError(f"no weights '{name_or_path}': neither a file nor one of {', '.join(names()) or 'the shipped names'}")
@@ -47,7 +50,8 @@ def load_weights(name_or_path: str | os.PathLike) -> Params:
   """Reads parameters.
 
   Args:
-    name_or_path: shipped name, such as "x2_direct", or the path of a .safetensors file.
+    name_or_path: shipped name, such as "x2_direct", or the path of a .safetensors file; `SPECTRAL` before it changes nothing
+      of the parameters.
 
   Returns:
     Nested dict of float32 arrays, {"conv1": {"kernel": (3, 3, 3, 64), "bias": (64,)}, ...}.
@@ -66,12 +70,13 @@ def load_arrays(name_or_path: str | os.PathLike) -> dict:
   return _nest(_read(name_or_path)[0])
 
 
-def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates | Orthogonal:
+def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates | Spectral:
   """Learning rates for the first `num_steps` steps of the meta-test; beyond those that the weights know, the last repeats.
 
   Returns:
     (num_steps,) float32; or, where training learned them, a tree shaped like the parameters with a (num_steps,) array for
-    each leaf. Weights that know none get the paper's alpha, 0.01. `Orthogonal`, where training stepped like that.
+    each leaf. Weights that know none get the paper's alpha, 0.01. `Spectral`, where training stepped like that, or where the
+    name begins with `SPECTRAL`.
 
   Raises:
     UserError: no such file, not a safetensors file, or steps of a kind that this version does not know.
@@ -126,6 +131,9 @@ def _read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[
   expected = metadata.pop(_DIGEST, None)
   if expected is not None and expected != provenance.digest([tensors, metadata]):
     raise UserError(f"weights '{path}' are damaged: their content does not have the checksum that they were written with")
+  if os.fspath(name_or_path).startswith(SPECTRAL) and metadata.get("inner_rule") != "spectral":
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(_RATES)}
+    metadata |= {"inner_rule": "spectral", "inner_lrs": json.dumps([SPECTRAL_RATE])}
   return tensors, metadata
 
 

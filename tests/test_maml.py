@@ -145,7 +145,7 @@ def test_one_step_of_the_inner_loop_is_gradient_descent_and_rates_may_differ_by_
 
 def test_loss_weights_are_annealed_to_the_last_step():
   at = lambda step, schedule: np.asarray(maml.loss_weights(step, 5, schedule, 3300, 0.03))
-  for schedule in ("annealed", "constant", "last"):
+  for schedule in maml.WEIGHT_SCHEDULES:
     for step in (0, 1000, 3300, 10**6):
       np.testing.assert_allclose(at(step, schedule).sum(), 1, rtol=1e-6)
   np.testing.assert_allclose(at(0, "annealed"), np.full(5, 0.2), rtol=1e-6)

@@ -7,11 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
 import pytest
+from test_train import wait_for_checkpoint
 
 from configs import meta_multiscale, meta_x2, pretrain_all_kernels, pretrain_x2
 from mzsr_jax import devices, learner, train, weights
@@ -148,10 +148,7 @@ def test_two_processes_stop_after_the_same_step_go_on_there_and_end_as_one_does(
   """A signal to one of them stops both. The reference runs in this process, on its two devices."""
   one, two = tmp_path / "one", tmp_path / "two"
   processes = launch(two, 2, 100_000)
-  deadline = time.monotonic() + 90
-  while not list(two.glob("checkpoints/*/_CHECKPOINT_METADATA")):
-    assert time.monotonic() < deadline and all(p.poll() is None for p in processes)
-    time.sleep(0.01)
+  wait_for_checkpoint(two, *processes)
   processes[1].send_signal(signal.SIGTERM)
   outputs = finish(processes)
   step = int(outputs[0].split("Stopped after step ")[1].split(";")[0])

@@ -99,7 +99,7 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   tiny = model.MZSRNet(depth=2, features=2)  # a program is as many programs as it is for the real network
   params = model.init(jax.random.key(0), tiny)
   assert len(set(BENCHMARK_SIZES)) > 10
-  programs = (solver._step, solver._run, solver._degrade)
+  programs = (solver._add, solver._run, solver._degrade)
   before = [program._cache_size() for program in programs]
   solver_ = Solver(sizes=BENCHMARK_SIZES, net=tiny)
   for i, size in enumerate(BENCHMARK_SIZES):

@@ -30,7 +30,7 @@ from configs import (
 from mzsr_jax import default_config, files, learner, train, weights
 from mzsr_jax.checkpoint import Checkpoints
 from mzsr_jax.errors import UserError
-from mzsr_jax.rules import Orthogonal
+from mzsr_jax.rules import Spectral
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 CONFIGS = (meta_first_order, meta_multiscale, meta_no_pretrain, meta_reptile, meta_x2, meta_x2_bicubic, meta_x4)
@@ -75,8 +75,8 @@ def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
 
 
 @pytest.mark.parametrize("module,variant", [
-    (meta_x2, "cpu"), (meta_x2, "cpu_sons"), (meta_x2, "cpu_ablation"), (meta_x2, "cpu_orthogonal"),
-    (meta_x2_bicubic, "cpu"), (meta_x2_bicubic, "cpu_orthogonal"), (meta_x4, "cpu"),
+    (meta_x2, "cpu"), (meta_x2, "cpu_sons"), (meta_x2, "cpu_ablation"),
+    (meta_x2_bicubic, "cpu"), (meta_x4, "cpu"),
     (pretrain_x2, "cpu"), (pretrain_x4, "cpu"), (pretrain_all_kernels, "cpu"), (meta_first_order, "cpu"), (meta_reptile, "cpu"),
     (meta_multiscale, "cpu"), (meta_no_pretrain, "cpu"),
 ])  # fmt: skip
@@ -152,7 +152,7 @@ def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_pa
 
 
 def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_path):
-  changes = {"optimizer.algorithm": "muon", "meta.learn_inner_lrs": True, "meta.inner_rule": "orthogonal"}
+  changes = {"optimizer.algorithm": "muon", "meta.learn_inner_lrs": True, "meta.inner_rule": "spectral"}
   changes |= {"model.depth": 2, "run.checkpoint_every": 1, "optimizer.inner_lrs_factor": 3.0}
   one = train.train(tiny(meta_x2, 1, **changes), tmp_path / "one")
   before = learner.init_params(tiny(meta_x2, 1, **changes))["conv1"]["kernel"]  # (3, 3, 3, 8): 27 inputs to 8 outputs
@@ -171,7 +171,7 @@ def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_
   idle = train.train(tiny(meta_x2, 1, **changes, **{"optimizer.learning_rate": 0.0}), tmp_path / "idle")
   for a, b in zip(leaves(idle.learned), leaves(whole.learned), strict=True):
     np.testing.assert_array_equal(a, b)
-  assert isinstance(weights.load_inner_lrs(tmp_path / "idle" / train.WEIGHTS_NAME, 1), Orthogonal)
+  assert isinstance(weights.load_inner_lrs(tmp_path / "idle" / train.WEIGHTS_NAME, 1), Spectral)
 
 
 def test_rates_to_go_on_with_must_be_there(tmp_path):
@@ -179,6 +179,9 @@ def test_rates_to_go_on_with_must_be_there(tmp_path):
   config = tiny(meta_x2, init_weights=str(tmp_path / "one" / train.WEIGHTS_NAME), **{"meta.learn_inner_lrs": True})
   config.meta.init_inner_lrs = True
   with pytest.raises(UserError, match="without learned rates"):
+    train.train(config, tmp_path / "two")
+  config.meta.inner_rule = "spectral"
+  with pytest.raises(UserError, match="are of the rule 'gradient', and config.meta.inner_rule is 'spectral'"):
     train.train(config, tmp_path / "two")
   config.meta.learn_inner_lrs = False
   with pytest.raises(UserError, match="init_inner_lrs is True: it needs meta.learn_inner_lrs"):
@@ -231,10 +234,10 @@ def checkpoint_steps(workdir):
   return [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
 
 
-def wait_for_checkpoint(workdir, process):
+def wait_for_checkpoint(workdir, *processes):
   deadline = time.monotonic() + 90
   while not checkpoint_steps(workdir):
-    assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+    assert time.monotonic() < deadline and all(p.poll() is None for p in processes), processes[0].stderr.read()
     time.sleep(0.02)
 
 
