@@ -17,7 +17,7 @@ from mzsr_jax import train
 from mzsr_jax.board import Board
 from mzsr_jax.errors import UserError
 
-KILLS = int(os.environ.get("MZSR_KILLS", 5))  # 25 take a minute and a half
+KILLS = int(os.environ.get("MZSR_KILLS", 4))  # 25 take a minute and a half
 
 
 def _train(workdir: pathlib.Path, num_steps: int, devices: int) -> None:

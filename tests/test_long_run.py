@@ -62,7 +62,7 @@ def test_meta_steps(tmp_path, monkeypatch):
 def test_upscales(tmp_path, monkeypatch):
   """Images of five sizes, whose kernels are estimated."""
   weights.save_weights(tmp_path / "w.safetensors", model.init(jax.random.key(0)), {"stage": "meta", "scales": "[2.0]"})
-  rng, count = np.random.default_rng(0), 1000 if LONG else 40
+  rng, count = np.random.default_rng(0), 1000 if LONG else 24
   for i in range(count):
     images.write_png(tmp_path / "photos" / f"{i:04}.png", rng.integers(0, 256, (40 + 4 * (i % 5), 44, 3), dtype=np.uint8))
   watch, original = Watch(), upscale._run

@@ -68,7 +68,7 @@ def compare(name):
 def test_devices_do_not_change_the_result(name):
   script = (
       "import jax; jax.config.update('jax_num_cpu_devices', 8);"
-      f"from tests import test_mesh; test_mesh.compare({name!r})"
+      f"import sys; sys.path.append('tests'); import test_mesh; test_mesh.compare({name!r})"
   )
   done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
