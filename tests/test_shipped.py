@@ -35,7 +35,8 @@ def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
 
 
 @pytest.mark.parametrize("name,kernel,scale", [
-    ("x2_bicubic", "g13b", 2), ("spectral:x2_bicubic", "bicubic", 2), ("x4_direct", "g20d", 4), ("spectral:multiscale", "g20d", 3),
+    ("x2_bicubic", "g13b", 2), ("spectral:x2_bicubic", "bicubic", 2), ("x4_direct", "g20d", 4),
+    ("spectral:multiscale", "g20d", 3),
 ])  # fmt: skip
 def test_other_models_beat_bicubic_by_1_db_in_one_step(data_dir, name, kernel, scale):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)[2:3]  # butterfly
