@@ -52,7 +52,7 @@ def test_meta_steps(tmp_path, monkeypatch):
     original(progress, number, metrics)
 
   monkeypatch.setattr(train._Progress, "pend", pend)
-  steps = 2000 if LONG else 100
+  steps = 2000 if LONG else 60
   regular = {"run.checkpoint_every": steps // 20, "run.eval_every": steps // 10, "run.eval_size": 32, "run.eval_images": 1}
   train.train(tiny(meta_x2, steps, **regular), tmp_path)
   assert len(watch.memory) == steps
