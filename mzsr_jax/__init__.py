@@ -25,8 +25,8 @@ from mzsr_jax.weights import load_inner_lrs, load_weights, read_metadata, save_w
 __all__ = [
     "Degradation",
     "MZSRNet",
-    "Spectral",
     "Solver",
+    "Spectral",
     "UserError",
     "adapt",
     "degrade",

@@ -52,16 +52,11 @@ def adapt(
   """
   if inner_loop not in INNER_LOOPS:
     raise ValueError(f"inner loop must be one of {', '.join(INNER_LOOPS)}, not {inner_loop!r}")
-  rule = rules.of(inner_lrs)
-  subtract = lambda a, b: jax.tree.map(jnp.subtract, a, b)
 
   def step(theta, rates):
     value, gradient = jax.value_and_grad(loss)(theta)
     at, before, gradient = lax.stop_gradient((theta, value, gradient)) if first_order else (theta, value, gradient)
-    change = rule.change(gradient, rates)
-    if rule.searches:
-      change = rules.searched(change, gradient, before, loss(subtract(at, change)))
-    theta = subtract(theta, change)
+    theta = rules.subtract(theta, rules.change(inner_lrs, rates, loss, at, before, gradient))
     return theta, (value, observe(theta) if observe else None)
 
   per_leaf = rules.per_leaf(inner_lrs, params)

@@ -4,7 +4,6 @@ Wherever learning rates are taken, plain ones ask for gradient steps, and `Spect
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -37,18 +36,6 @@ class Spectral:
   rates: Rates
 
 
-class Rule(NamedTuple):
-  """How a step is made.
-
-  Attributes:
-    change: function of the gradient and its leaves' rates, to what is subtracted from the parameters; differentiable.
-    searches: that change is one to try, of which `searched` makes the one to take.
-  """
-
-  change: Callable[[PyTree, PyTree], PyTree]
-  searches: bool
-
-
 def rates_of(rule: str, rates: Rates) -> Rates | Spectral:
   """Rates that ask for one of `RULES`."""
   return Spectral(rates) if rule == "spectral" else rates
@@ -60,9 +47,34 @@ def per_leaf(inner_lrs: Rates | Spectral, params: PyTree) -> PyTree[Float[ArrayL
   return jax.tree.map(lambda _: rates, params) if isinstance(rates, (jax.Array, np.ndarray)) else rates
 
 
-def of(inner_lrs: Rates | Spectral) -> Rule:
-  """The rule that rates ask for, always the same object for one."""
-  return _SPECTRAL if isinstance(inner_lrs, Spectral) else _GRADIENT
+def change(
+    inner_lrs: Rates | Spectral,
+    rates: PyTree[Float[ArrayLike, ""]],
+    loss: Callable[[PyTree], Float[ArrayLike, ""]],
+    params: PyTree,
+    value: Float[ArrayLike, ""],
+    gradient: PyTree,
+) -> PyTree:
+  """What a step subtracts from the parameters.
+
+  Args:
+    inner_lrs: say by their type how to step.
+    rates: this step's, of each leaf.
+    loss: that is lowered; called once more where there is a line search, on the host or under jit as this is.
+    params: before the step.
+    value: of the loss there.
+    gradient: there.
+  """
+  if not isinstance(inner_lrs, Spectral):
+    return _plain(gradient, rates)
+  trial = _steepest(gradient, rates)
+  return searched(trial, gradient, value, loss(subtract(params, trial)))
+
+
+@jax.jit
+def subtract(params: PyTree, change: PyTree) -> PyTree:
+  """The parameters after a step."""
+  return jax.tree.map(jnp.subtract, params, change)
 
 
 @jax.jit
@@ -96,9 +108,6 @@ def _steepest(gradient: PyTree, rates: PyTree) -> PyTree:
   directions = jax.tree.map(lambda g: _orthogonal(g) if g.ndim > 1 else _scaled(g), gradient)
   slope = _dot(gradient, directions)
   return jax.tree.map(lambda rate, d: rate * slope * d, rates, directions)
-
-
-_GRADIENT, _SPECTRAL = Rule(_plain, searches=False), Rule(_steepest, searches=True)
 
 
 def _scaled(g: Float[Array, "..."]) -> Float[Array, "..."]:

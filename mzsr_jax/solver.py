@@ -101,11 +101,6 @@ def _add(total, params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
   return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(total, params, batch, targets, weight)
 
 
-@jax.jit
-def _subtract(params, change):
-  return jax.tree.map(jnp.subtract, params, change)
-
-
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
 def _error(params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
   """`_share` of windows that lie on the devices."""
@@ -253,16 +248,13 @@ class Solver:
     steps = len(jax.tree.leaves(per_leaf)[0])
     if not steps:
       return params
-    support, rule = self._support(params, lr, kind, scale), rules.of(inner_lrs)
+    support = self._support(params, lr, kind, scale)
+    loss = lambda params: np.float32(self._error(params, support))
     params = self._replicate(params)
     for i in range(steps):
       rates = jax.tree.map(operator.itemgetter(i), per_leaf)
-      error, gradient = self._gradient(params, support)
-      change = rule.change(gradient, rates)
-      if rule.searches:
-        tried = np.float32(self._error(_subtract(params, change), support))
-        change = rules.searched(change, gradient, error, tried)
-      params = _subtract(params, change)
+      change = rules.change(inner_lrs, rates, loss, params, *self._gradient(params, support))
+      params = rules.subtract(params, change)
     return params
 
   def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float) -> float:
@@ -413,7 +405,7 @@ class Solver:
     """
     first = jax.tree.map(operator.itemgetter(slice(1)), inner_lrs)
     shape = max(len(kind.kernel), EVALUATION_SIZE)
-    key = (params is None, self.bucket(size), kind.subsample, shape, scale, rules.of(inner_lrs))
+    key = (params is None, self.bucket(size), kind.subsample, shape, scale, isinstance(inner_lrs, rules.Spectral))
     if key not in self._warm:
       self._warm.add(key)
       lr = np.zeros((*size, 3), np.float32)

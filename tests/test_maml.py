@@ -70,7 +70,7 @@ def test_jit_equals_no_jit():
   assert relative_difference(jitted, plain) < 1e-5
 
 
-@pytest.mark.parametrize("convolution,first_order", [("im2col", True), *((name, False) for name in model.CONVOLUTIONS)])
+@pytest.mark.parametrize("convolution,first_order", [("closed", True), *((name, False) for name in model.CONVOLUTIONS)])
 def test_all_task_batchings_and_convolutions_agree(convolution, first_order):
   params, tasks = random_params(), make_tasks()
   run = jax.jit(meta_gradient, static_argnums=(2, 3, 4))

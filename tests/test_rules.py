@@ -13,8 +13,7 @@ from mzsr_jax.rules import Spectral
 from mzsr_jax.solver import Solver
 
 RNG = np.random.default_rng(0)
-RULE = rules.of(Spectral(1.0))
-STEEPEST = lambda gradient: RULE.change(gradient, jax.tree.map(lambda _: np.float32(1), gradient))
+STEEPEST = lambda gradient: rules._steepest(gradient, jax.tree.map(lambda _: np.float32(1), gradient))
 UNIT = 0.02
 
 
