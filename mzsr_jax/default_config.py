@@ -99,7 +99,7 @@ def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   # meta-test: the LR patches of the query's own images, made of their sons. The query then is a part of them as large.
   c.meta.support = "patches"
   c.meta.num_inner_steps = 5
-  # "gradient", plain gradient steps, as in the paper; or "spectral", steepest descent under the spectral norm, with a
+  # "gradient", plain gradient steps, as in the paper; or "spectral", conjugate gradients under the spectral norm, with a
   # line search (mzsr_jax/rules.py).
   c.meta.inner_rule = "gradient"
   c.meta.inner_lr = 0.01  # alpha

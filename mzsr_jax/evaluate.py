@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from mzsr_jax import benchmark, cli, files, kernels, methods, metrics, provenance, spread, weights
+from mzsr_jax import benchmark, cli, files, kernels, methods, metrics, provenance, rules, spread, weights
 from mzsr_jax.errors import UserError
 
 
@@ -158,7 +158,7 @@ def _methods(args: flags.FlagValues) -> tuple[list[methods.Method | _Folder], di
       params, metadata, inner_lrs = cli.load_weights(settings["steps"][-1])
       weights.check_scale(metadata, args.scale)
       settings["weights"] = args.weights
-      rates = getattr(inner_lrs, "rates", inner_lrs)  # of `Spectral` ones
+      rates = rules.bare(inner_lrs)
       settings["inner_rule"] = weights.inner_rule(metadata)
       settings["inner_lrs"] = rates.tolist() if isinstance(rates, np.ndarray) else "learned, in the weights"
       chosen.append(methods.mzsr(params, inner_lrs, settings["steps"]))

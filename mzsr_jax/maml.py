@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from mzsr_jax import rules
-from mzsr_jax.rules import Rates, Spectral
+from mzsr_jax.rules import Memory, Rates, Spectral
 
 Loss = Callable[[PyTree], Float[Array, ""]]
 TASK_BATCHINGS = ("vmap", "map", "chunks", "unroll")
@@ -53,14 +53,33 @@ def adapt(
   if inner_loop not in INNER_LOOPS:
     raise ValueError(f"inner loop must be one of {', '.join(INNER_LOOPS)}, not {inner_loop!r}")
 
-  def step(theta, rates):
-    value, gradient = jax.value_and_grad(loss)(theta)
-    at, before, gradient = lax.stop_gradient((theta, value, gradient)) if first_order else (theta, value, gradient)
-    theta = rules.subtract(theta, rules.change(inner_lrs, rates, loss, at, before, gradient))
-    return theta, (value, observe(theta) if observe else None)
+  def body(state, rates):
+    (theta, memory), value = step(loss, rates, state, first_order=first_order)
+    return (theta, memory), (value, observe(theta) if observe else None)
 
-  per_leaf = rules.per_leaf(inner_lrs, params)
-  return lax.scan(jax.checkpoint(step) if remat else step, params, per_leaf, unroll=inner_loop == "unroll")
+  start, per_leaf = (params, rules.begin(inner_lrs, params)), rules.per_leaf(inner_lrs, params)
+  (theta, _), out = lax.scan(jax.checkpoint(body) if remat else body, start, per_leaf, unroll=inner_loop == "unroll")
+  return theta, out
+
+
+def step(
+    loss: Loss, rates: PyTree | Spectral, state: tuple[PyTree, Memory | None], *, first_order: bool = False
+) -> tuple[tuple[PyTree, Memory | None], Float[Array, ""]]:
+  """One step of `adapt`.
+
+  Args:
+    loss, first_order: see `adapt`.
+    rates: this step's, for each leaf of the parameters.
+    state: the parameters, and what the step before left (at first `rules.begin`).
+
+  Returns:
+    (state, loss): the loss is that before the step.
+  """
+  theta, memory = state
+  value, gradient = jax.value_and_grad(loss)(theta)
+  at, before, gradient = lax.stop_gradient((theta, value, gradient)) if first_order else (theta, value, gradient)
+  change, memory = rules.change(rates, loss, at, before, gradient, memory)
+  return (rules.subtract(theta, change), memory), value
 
 
 def loss_weights(

@@ -5,15 +5,17 @@ kernels or both, and jax.grad with respect to parameters and kernel. An offset i
 one compiles anew (not so with `Solver`).
 """
 
+import collections
 import functools
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mzsr_jax import maml
+from mzsr_jax import maml, rules
 from mzsr_jax import model as model_lib
 from mzsr_jax.degradation import degrade, enlarge
 from mzsr_jax.model import NET, MZSRNet, Params
@@ -28,9 +30,9 @@ def l1(
 
 
 @functools.partial(jax.jit, static_argnames="model", inline=True)
-def _step(params, inputs, targets, inner_lrs, model):
-  adapted, _ = maml.adapt(lambda p: l1(p, inputs, targets, model), params, inner_lrs)
-  return adapted
+def _step(state, inputs, targets, rates, model):
+  state, _ = maml.step(lambda p: l1(p, inputs, targets, model), rates, state)
+  return state
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "subsample", "offset"))
@@ -50,11 +52,6 @@ def _image(lr) -> jax.Array:
   if lr.ndim != 3 or not jnp.issubdtype(lr.dtype, jnp.floating):
     raise ValueError(f"an image must be a float array (H, W, 3) in [0, 1], not {lr.dtype} {lr.shape}")
   return lr
-
-
-def _part(inner_lrs, first, last):
-  """Steps `first` to `last` of learning rates, be they one array or a tree of them."""
-  return jax.tree.map(lambda lrs: lrs[first:last], inner_lrs)
 
 
 def lr_son(
@@ -109,12 +106,21 @@ def adapt(
   Raises:
     ValueError: the image is no float array of three axes.
   """
+  states = _states(params, lr, kernel, num_steps, scale, inner_lrs, subsample, model, offset)
+  return collections.deque(states, maxlen=1).pop()
+
+
+def _states(params, lr, kernel, num_steps, scale, inner_lrs, subsample, model, offset) -> Iterator[Params]:
+  """The parameters before the first step and after each. Args: see `adapt`."""
   lr = _image(lr)
-  inner_lrs = jax.tree.map(lambda lrs: jnp.broadcast_to(jnp.asarray(lrs, lr.dtype), (num_steps,)), inner_lrs)
+  yield params
+  rates = jax.tree.map(lambda lrs: jnp.broadcast_to(jnp.asarray(lrs, lr.dtype), (num_steps,)), inner_lrs)
+  rates = rules.per_leaf(rates, params)
   inputs, targets = lr_son(lr, kernel, scale, subsample, offset)[None], lr[None]
+  state = params, rules.begin(rates, params)
   for i in range(num_steps):
-    params = _step(params, inputs, targets, _part(inner_lrs, i, i + 1), model)
-  return params
+    state = _step(state, inputs, targets, jax.tree.map(operator.itemgetter(i), rates), model)
+    yield state[0]
 
 
 def super_resolve(
@@ -163,8 +169,6 @@ def trajectory(
   Returns:
     By number of steps, (ceil(H * scale), ceil(W * scale), C) in [0, 1].
   """
-  done, results = 0, {}
-  for steps in shown:
-    params = adapt(params, lr, kernel, scale, steps - done, _part(inner_lrs, done, steps), subsample, model, offset)
-    results[steps], done = super_resolve(params, lr, scale, model, offset), steps
-  return results
+  rates = jax.tree.map(operator.itemgetter(slice(shown[-1])), inner_lrs)
+  states = _states(params, lr, kernel, shown[-1], scale, rates, subsample, model, offset)
+  return {i: super_resolve(state, lr, scale, model, offset) for i, state in enumerate(states) if i in shown}

@@ -1,9 +1,10 @@
-"""How the inner loop steps: along the gradient, or by steepest descent under the spectral norm with a line search.
+"""How the inner loop steps: along the gradient, or by conjugate gradients under the spectral norm with a line search.
 
 Wherever learning rates are taken, plain ones ask for gradient steps, and `Spectral` ones for the other kind.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -22,12 +23,14 @@ _TINY = 1e-20  # of a gradient that is zero, as in flat images
 
 @flax.struct.dataclass
 class Spectral:
-  """Rates of steps of steepest descent under the spectral norm (that of the layer which changes most), with a line search.
+  """Rates of steps by conjugate gradients under the spectral norm (that of the layer which changes most), with a line search.
 
-  Such a step goes along the orthogonal matrix that is nearest to each layer's gradient (as in Muon), and is in proportion to
-  how steeply the loss falls that way (the dual norm of the gradient: Bernstein and Newhouse, 2024). Orthogonal matrices
-  change all that a layer sees, where the gradients of one image have few directions. Its length is then set right by one more
-  pass through the network (`searched`), so that parameters far from an image go further than those that are near.
+  The first step is one of steepest descent under that norm. It goes along the orthogonal matrix that is nearest to each
+  layer's gradient (as in Muon), and is in proportion to how steeply the loss falls that way (the dual norm of the gradient:
+  Bernstein and Newhouse, 2024). Orthogonal matrices change all that a layer sees, where the gradients of one image have few
+  directions. Later steps go partly where the one before went, as far as Polak and Ribiere's formula says (nonlinear conjugate
+  gradients, steepest descent in the place of the gradient). The length of each is then set right by one more pass through the
+  network (`searched`), so that parameters far from an image go further than those that are near.
 
   Attributes:
     rates: of the step that is tried, as they would be for gradient steps; it may end up to `LONGEST` times as long.
@@ -36,39 +39,68 @@ class Spectral:
   rates: Rates
 
 
+class Memory(NamedTuple):
+  """What a step leaves to the next, each shaped like the parameters but the last.
+
+  Attributes:
+    gradient: that it was made of.
+    trial: where it went, before its length was set right.
+    slope: along steepest descent, () float.
+  """
+
+  gradient: PyTree
+  trial: PyTree
+  slope: Float[ArrayLike, ""]
+
+
 def rates_of(rule: str, rates: Rates) -> Rates | Spectral:
   """Rates that ask for one of `RULES`."""
   return Spectral(rates) if rule == "spectral" else rates
 
 
-def per_leaf(inner_lrs: Rates | Spectral, params: PyTree) -> PyTree[Float[ArrayLike, " n"]]:
-  """The rates alone, as a tree shaped like the parameters, whichever way they were given."""
-  rates = inner_lrs.rates if isinstance(inner_lrs, Spectral) else inner_lrs
-  return jax.tree.map(lambda _: rates, params) if isinstance(rates, (jax.Array, np.ndarray)) else rates
+def bare(inner_lrs: Rates | Spectral) -> Rates:
+  """The rates alone, whichever way they were given."""
+  return inner_lrs.rates if isinstance(inner_lrs, Spectral) else inner_lrs
+
+
+def per_leaf(inner_lrs: Rates | Spectral, params: PyTree) -> PyTree[Float[ArrayLike, " n"]] | Spectral:
+  """The same rates as a tree shaped like the parameters, in `Spectral` where they were so before."""
+  rates = bare(inner_lrs)
+  if isinstance(rates, (jax.Array, np.ndarray)):
+    rates = jax.tree.map(lambda _: rates, params)
+  return Spectral(rates) if isinstance(inner_lrs, Spectral) else rates
+
+
+def begin(inner_lrs: Rates | Spectral, params: PyTree) -> Memory | None:
+  """What the first step is given to remember."""
+  if not isinstance(inner_lrs, Spectral):
+    return None
+  zeros = jax.tree.map(jnp.zeros_like, params)  # which vary over devices as the parameters do
+  return Memory(zeros, zeros, jnp.zeros_like(jax.tree.leaves(params)[0], shape=()))
 
 
 def change(
-    inner_lrs: Rates | Spectral,
-    rates: PyTree[Float[ArrayLike, ""]],
+    rates: PyTree[Float[ArrayLike, ""]] | Spectral,
     loss: Callable[[PyTree], Float[ArrayLike, ""]],
     params: PyTree,
     value: Float[ArrayLike, ""],
     gradient: PyTree,
-) -> PyTree:
-  """What a step subtracts from the parameters.
+    memory: Memory | None,
+) -> tuple[PyTree, Memory | None]:
+  """What a step subtracts from the parameters, and what it leaves to the next.
 
   Args:
-    inner_lrs: say by their type how to step.
-    rates: this step's, of each leaf.
+    rates: this step's, of each leaf; they say by their type how to step.
     loss: that is lowered; called once more where there is a line search, on the host or under jit as this is.
     params: before the step.
     value: of the loss there.
     gradient: there.
+    memory: what the step before left, or `begin`.
   """
-  if not isinstance(inner_lrs, Spectral):
-    return _plain(gradient, rates)
-  trial = _steepest(gradient, rates)
-  return searched(trial, gradient, value, loss(subtract(params, trial)))
+  if not isinstance(rates, Spectral):
+    return _plain(gradient, rates), None
+  memory = _conjugate(gradient, rates.rates, memory)
+  return searched(memory.trial, gradient, value, loss(subtract(params, memory.trial))), memory
 
 
 @jax.jit
@@ -104,6 +136,16 @@ def _plain(gradient: PyTree, rates: PyTree) -> PyTree:
 
 
 @jax.jit
+def _conjugate(gradient: PyTree, rates: PyTree, last: Memory) -> Memory:
+  steepest = _steepest(gradient, rates)
+  slope = _dot(gradient, steepest)
+  first = last.slope == 0
+  kept = jnp.where(first, 0, (slope - _dot(last.gradient, steepest)) / jnp.where(first, 1, last.slope))
+  trial = jax.tree.map(lambda z, before: z + jnp.clip(kept, 0, 1) * before, steepest, last.trial)
+  falls = _dot(gradient, trial) > 0
+  return Memory(gradient, jax.tree.map(lambda t, z: jnp.where(falls, t, z), trial, steepest), slope)
+
+
 def _steepest(gradient: PyTree, rates: PyTree) -> PyTree:
   directions = jax.tree.map(lambda g: _orthogonal(g) if g.ndim > 1 else _scaled(g), gradient)
   slope = _dot(gradient, directions)

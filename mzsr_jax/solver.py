@@ -8,7 +8,6 @@ the L1 gradient is summed over windows.
 
 import collections
 import functools
-import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -244,18 +243,22 @@ class Solver:
       scale: scale factor.
       inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf; either may be `Spectral`.
     """
-    per_leaf = jax.tree.map(lambda rates: np.asarray(rates, np.float32), rules.per_leaf(inner_lrs, params))
-    steps = len(jax.tree.leaves(per_leaf)[0])
-    if not steps:
-      return params
+    return collections.deque(self._states(params, lr, kind, scale, inner_lrs), maxlen=1).pop()
+
+  def _states(self, params: Params, lr, kind: Degradation, scale: float, inner_lrs: PyTree) -> Iterator[Params]:
+    """The parameters before the first step and after each, made as they are asked for. Args: see `adapt`."""
+    yield params
+    rates = jax.tree.map(lambda rates: np.asarray(rates, np.float32), rules.per_leaf(inner_lrs, params))
+    if not (steps := len(jax.tree.leaves(rates)[0])):
+      return
     support = self._support(params, lr, kind, scale)
     loss = lambda params: np.float32(self._error(params, support))
-    params = self._replicate(params)
+    params, memory = self._replicate((params, rules.begin(rates, params)))
     for i in range(steps):
-      rates = jax.tree.map(operator.itemgetter(i), per_leaf)
-      change = rules.change(inner_lrs, rates, loss, params, *self._gradient(params, support))
+      own = jax.tree.map(operator.itemgetter(i), rates)
+      change, memory = rules.change(own, loss, params, *self._gradient(params, support), memory)
       params = rules.subtract(params, change)
-    return params
+      yield params
 
   def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float) -> float:
     """The mean absolute error of LR son -> LR image, which `adapt` lowers. Args: see `adapt`."""
@@ -387,10 +390,8 @@ class Solver:
 
   def stages(self, params: Params, lr, kind: Degradation, shown: Sequence[int], scale, inner_lrs) -> Iterator[Params]:
     """The parameters after several numbers of steps, each adapted when it is asked for. Args: see `trajectory`."""
-    for done, steps in itertools.pairwise([0, *shown]):
-      part = jax.tree.map(operator.itemgetter(slice(done, steps)), inner_lrs)
-      params = self.adapt(params, lr, kind, scale, part)
-      yield params
+    first = jax.tree.map(operator.itemgetter(slice(shown[-1])), inner_lrs)
+    return (state for i, state in enumerate(self._states(params, lr, kind, scale, first)) if i in shown)
 
   def bucket(self, size: Size) -> Size:
     """The size that LR images of `size` are treated as: their own where no sizes were announced."""

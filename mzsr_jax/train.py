@@ -264,7 +264,7 @@ def _initial_state(config) -> TrainState:
   if rule != config.meta.inner_rule:
     raise UserError(f"config.meta.init_inner_lrs is True, but the rates of '{config.init_weights}' are of the rule '{rule}', "
                     f"and config.meta.inner_rule is '{config.meta.inner_rule}': set one of the two")
-  rates = rules.per_leaf(weights.load_inner_lrs(config.init_weights, config.meta.num_inner_steps), None)
+  rates = rules.bare(weights.load_inner_lrs(config.init_weights, config.meta.num_inner_steps))
   if not isinstance(rates, dict):
     raise UserError(f"config.meta.init_inner_lrs is True, but the weights '{config.init_weights}' come without learned rates")
   return learner.init_state(config, params, rates)

@@ -1,5 +1,7 @@
 """Meta-test as a library: pure, and under jit, vmap and grad."""
 
+import operator
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import mzsr_jax as mz
-from mzsr_jax import meta_test, model
+from mzsr_jax import meta_test, model, rules
 
 NET = model.MZSRNet(depth=3, features=8)
 KERNEL = mz.gaussian(2.0, 2.0, 0.0, 5)
@@ -146,10 +148,11 @@ def test_a_moved_kernel_with_its_offset_trains_and_enlarges_as_the_centred_one(p
 def test_the_offset_reaches_every_step(params):
   lr, offset, rates = photo(), (0.5, -1.5), np.float32([0.05, 0.02])
   adapted = adapt_(params, lr, inner_lrs=rates, offset=offset)
-  expected, son = params, mz.lr_son(lr, KERNEL, offset=offset)[None]
+  state, son = (params, None), mz.lr_son(lr, KERNEL, offset=offset)[None]
   for step in range(2):
-    expected = meta_test._step(expected, son, lr[None], rates[step : step + 1], NET)
-  assert_trees_close(adapted, expected, rtol=0)
+    own = jax.tree.map(operator.itemgetter(step), rules.per_leaf(rates, params))
+    state = meta_test._step(state, son, lr[None], own, NET)
+  assert_trees_close(adapted, state[0], rtol=0)
   shown = meta_test.trajectory(params, lr, KERNEL, [1, 2], 2, rates, model=NET, offset=offset)
   np.testing.assert_array_equal(shown[2], mz.super_resolve(adapted, lr, model=NET, offset=offset))
 

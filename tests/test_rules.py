@@ -1,10 +1,11 @@
-"""Steepest descent under the spectral norm: its steps, their derivatives, and that whoever takes rates takes these."""
+"""Conjugate gradients under the spectral norm: the steps, their derivatives, and that whoever takes rates takes these."""
 
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from test_maml import TINY, make_tasks, random_params
 
 from mzsr_jax import kernels, maml, meta_test, model, rules, weights
@@ -78,6 +79,36 @@ def test_a_line_search_finds_the_bottom_of_a_parabola_and_goes_no_further_than_s
   assert not rules.searched(at(1.0), gradient, 10.0, np.float32(np.inf))["a"].any()
   assert np.isnan(rules.searched(at(1.0), gradient, 10.0, np.float32(np.nan))["a"]).all()
   assert not rules.searched({"a": jnp.zeros(4)}, {"a": jnp.zeros(4)}, 1.0, 1.0)["a"].any()
+
+
+def test_the_second_step_turns_as_polak_and_ribiere_say_and_downhill_where_that_would_climb():
+  ones = lambda value: {"a": jnp.full(4, value, jnp.float32)}
+  rate, size = {"a": np.float32(1)}, UNIT  # of a bias, the direction has this size
+  first = rules._conjugate(ones(3.0), rate, rules.begin(Spectral(rate), ones(0.0)))
+  steepest = lambda g: 4 * size * abs(g) * size * np.sign(g)  # the slope along the direction, times that
+  np.testing.assert_allclose(first.trial["a"], steepest(3.0), rtol=1e-5)
+  np.testing.assert_allclose(first.slope, 4 * 3 * steepest(3.0), rtol=1e-5)
+  second = rules._conjugate({"a": jnp.float32([2, 2, -2, -2])}, rate, first)  # at right angles: nothing in common with 3
+  kept = (4 * 2 * steepest(2.0)) / (4 * 3 * steepest(3.0))
+  expected = steepest(2.0) * np.float32([1, 1, -1, -1]) + kept * steepest(3.0)
+  np.testing.assert_allclose(second.trial["a"], expected, rtol=1e-5)
+  same = rules._conjugate(ones(3.0), rate, first)  # a step that changed nothing leaves nothing to keep
+  np.testing.assert_allclose(same.trial["a"], steepest(3.0), rtol=1e-5)
+  back = rules._conjugate(ones(-1.0), rate, first)  # kept whole, the last would climb
+  np.testing.assert_allclose(back.trial["a"], steepest(-1.0), rtol=1e-5)
+
+
+def test_an_adaptation_in_stages_remembers_as_one_in_a_whole_does():
+  lr = scipy.ndimage.gaussian_filter(np.random.default_rng(0).random((24, 24, 3), np.float32), (1, 1, 0))
+  kind, params, solver = kernels.load_degradation("g20d"), random_params(), Solver(net=TINY)
+  rates = np.full(4, 0.05, np.float32)
+  whole = solver.adapt(params, lr, kind, 2, Spectral(rates))
+  *_, last = solver.stages(params, lr, kind, [1, 3, 4], 2, Spectral(rates))
+  jax.tree.map(np.testing.assert_array_equal, last, whole)
+  forgetful = params
+  for step in range(4):
+    forgetful = solver.adapt(forgetful, lr, kind, 2, Spectral(rates[step : step + 1]))
+  assert max(np.linalg.norm(a - b) for a, b in zip(*map(jax.tree.leaves, (whole, forgetful)))) > 1e-3
 
 
 def test_of_rates_that_are_far_too_large_a_step_still_lowers_the_loss():
