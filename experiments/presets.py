@@ -21,7 +21,7 @@ from mzsr_jax.solver import Solver
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
 flags.DEFINE_list("kernels", ["g20d", "gani"], "that make the LR images")
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
-flags.DEFINE_string("weights", "x2_direct", "shipped name or .safetensors file")
+flags.DEFINE_string("weights", "spectral:x2_direct", "shipped name or .safetensors file, after 'spectral:' or not")
 flags.DEFINE_float("noise", 0, "standard deviation of Gaussian noise on the LR images, of 255", lower_bound=0)
 cli.define_numbers("noise_levels", [0.0], "noises that the adaptation assumes, of 255", number=float, minimum=0)
 flags.DEFINE_bool("gradual", False, "also adapt by way of smaller scales")
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
     kind = kernels.load_degradation(kernel)
     for sample in samples:
       lr = noisy(benchmark.lr_image(solver, sample, kind, args.scale), args.noise)
-      solver.warm_up(params, lr.shape[:2], kind, args.scale)
+      solver.warm_up(params, lr.shape[:2], kind, args.scale, rates)
       for way, fields in ways.items():
         for level in args.noise_levels:
           recipe = Recipe(params, rates, kind._replace(noise_std=level / 255), args.scale, args.scale, **fields)
