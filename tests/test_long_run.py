@@ -12,7 +12,7 @@ from test_train import tiny
 from configs import meta_x2
 from mzsr_jax import images, model, train, upscale, weights
 
-LONG = bool(os.environ.get("MZSR_LONG"))  # 2,000 meta-steps and 1,000 images take four minutes
+LONG = bool(os.environ.get("MZSR_LONG"))  # 2,000 meta-steps and 1,000 images take a quarter of an hour
 STATM = pathlib.Path("/proc/self/statm")
 MAY_GROW = 8 * 2**20  # bytes over the second half of a run, allocators not being exact
 
