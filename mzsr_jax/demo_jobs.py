@@ -26,7 +26,7 @@ MIN_SCALE, MAX_SCALE, MAX_STEPS, MAX_NOISE = 1.5, 4.0, 10, 50
 AUTO, CUSTOM, FILE = "auto", "custom", "file"
 KERNELS = {
     AUTO: "Estimate it from the photo",
-    "bicubic": "None: plain bicubic shrinking (best with 0 steps)",
+    "bicubic": "None: plain bicubic shrinking",
     "g02d": "Gaussian, variance 0.2: hardly any blur",
     "g20d": "Gaussian, variance 2.0",
     "gani": "Gaussian, variances 4 and 1, slanted",
@@ -380,6 +380,11 @@ def _check_order(order: Order) -> None:
 def _spec(order: Order) -> str:
   """The name of the visitor's own Gaussian; never that of a file."""
   return _GAUSSIAN + order.gaussian.strip().removeprefix(_GAUSSIAN)
+
+
+def steps_for(kernel: object, chosen: object) -> object:
+  """Steps to propose with a kernel of `KERNELS` where `chosen` were asked for: the network for no blur is best without any."""
+  return 0 if kernel == "bicubic" else MAX_STEPS if chosen == 0 else chosen
 
 
 def _kernel(order: Order) -> kernels.Degradation:

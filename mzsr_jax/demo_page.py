@@ -63,7 +63,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
         photo = gr.File(label="Photo", file_types=list(images.FORMATS), height=130, elem_id="photo")
         example = gr.Button("Try an example", size="sm", elem_id="example")
         choices = [(told, name) for name, told in jobs.KERNELS.items()]
-        kernel = gr.Dropdown(choices, value=jobs.AUTO, label="Kernel: the photo's blur")
+        kernel = gr.Dropdown(choices, value=jobs.AUTO, label="Kernel: the photo's blur", elem_id="kernel_name")
         gaussian = gr.Textbox(
             label="Variance, in pixels² of the result", placeholder="2.5, or 4x1x-0.5 with an angle", visible=False
         )
@@ -71,7 +71,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
             label="Kernel (.mat, .npy or a picture)", file_types=list(kernels.EXTENSIONS), height=110, visible=False
         )
         scale = gr.Slider(jobs.MIN_SCALE, jobs.MAX_SCALE, 2, step=0.1, label="Scale")
-        steps = gr.Slider(0, jobs.MAX_STEPS, jobs.MAX_STEPS, step=1, label="Steps of adaptation")
+        steps = gr.Slider(0, jobs.MAX_STEPS, jobs.MAX_STEPS, step=1, label="Steps of adaptation", elem_id="steps")
         with gr.Accordion("More", open=False):
           ensemble = gr.Checkbox(label="Self-ensemble: slower, a little better")
           noise = gr.Slider(0, jobs.MAX_NOISE, 0, step=0.5, label="Noise of the photo", info="standard deviation, of 255")
@@ -126,6 +126,9 @@ def _page(workshop: Workshop) -> gr.Blocks:
     def fields(name) -> dict:
       return {gaussian: gr.update(visible=name == jobs.CUSTOM), kernel_file: gr.update(visible=name == jobs.FILE)}
 
+    def choose(name, count) -> dict:
+      return {**fields(name), steps: jobs.steps_for(name, count)}
+
     def begin(request: gr.Request) -> Iterator[dict]:
       try:
         workshop.begin(request.session_hash)
@@ -159,7 +162,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
       workshop.leave(request.session_hash)
 
     gr.on([photo.upload, photo.clear], look, photo, shown, **quick)
-    kernel.input(fields, kernel, {gaussian, kernel_file}, **quick)
+    kernel.input(choose, [kernel, steps], {gaussian, kernel_file, steps}, **quick)
     loaded = example.click(load_example, None, {*shown, photo, kernel, gaussian, kernel_file, scale}, **quick)
     queued = {**quick, "queue": True}
     for click in (run.click, loaded.success):

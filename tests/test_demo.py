@@ -252,6 +252,11 @@ def _main(monkeypatch, *args):
   return run_entry(monkeypatch, demo.main, demo.define_flags, "--compilation_cache=", *args)
 
 
+def test_steps_that_are_proposed_with_a_kernel():
+  choices = [("bicubic", 10), ("bicubic", 3), ("g20d", 0), ("g20d", 3), ("auto", 10)]
+  assert [demo_jobs.steps_for(*choice) for choice in choices] == [0, 0, 10, 3, 10]
+
+
 def test_wrong_flags_and_no_gradio(monkeypatch, capsys):
   for args, words in [
       (["--max_megapixels=0"], ["max_megapixels"]),
@@ -478,6 +483,20 @@ def test_the_page_in_a_browser(browser, server, tmp_path):
   said("may have 0.01")
   click("#photo button[aria-label=Clear]")
   said("Drop a photo")
+
+  # A kernel proposes its number of steps.
+  steps = "document.querySelector('#steps input[type=number]').value"
+
+  def choose(label):
+    field = "document.querySelector('#kernel_name input')"
+    _until(browser, f"(i => i && (i.focus(), i.dispatchEvent(new Event('focus')), true))({field})")
+    option = f"[...document.querySelectorAll('[role=option]')].find(o => o.textContent.includes({json.dumps(label)}))"
+    _until(browser, f"(o => o && (o.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}})), true))({option})")
+
+  choose("None")
+  _until(browser, f"{steps} == '0'")
+  choose("Estimate")
+  _until(browser, f"{steps} == '10'")
 
   # Upload, run, compare, download.
   rgb = images.read_image(pathlib.Path(__file__).parents[1] / "experiments" / "photo.png")[40:64, 60:88]
