@@ -45,11 +45,6 @@ METHODS = {
 ASSUMED = ("g02d", "g20d", "gani", "gani5")
 
 
-def weights_of(method: str) -> str:
-  """The name of a method's weights."""
-  return METHODS[method].rpartition(":")[2]
-
-
 def adapted(solver: Solver, method: str, lr: np.ndarray, kind: Degradation, shown: Sequence[int]) -> list[Pixels]:
   """SR images after those numbers of steps, ascending."""
   case = methods.Case("", "", lr, kind, SCALE)
@@ -58,7 +53,8 @@ def adapted(solver: Solver, method: str, lr: np.ndarray, kind: Degradation, show
 
 def available() -> list[str]:
   """Methods whose weights are shipped; the others are named on stderr."""
-  missing = {method: weights_of(method) for method in METHODS if weights_of(method) not in weights.names()}
+  of = {method: methods.weights_of(name) for method, name in METHODS.items()}
+  missing = {method: name for method, name in of.items() if not weights.is_shipped(name)}
   for method, name in missing.items():
     print(f"weights {name} ('{method}') are not shipped: left out", file=sys.stderr)
   return [method for method in METHODS if method not in missing]
@@ -78,7 +74,7 @@ def curves(samples: list[Sample], kind: Degradation, steps: int) -> tuple[list[d
         for s, lr in zip(samples, lrs)
     ])  # fmt: skip
     rows += [
-        {"method": method, "weights": weights_of(method), "steps": n, "psnr": float(m), "deviation": float(d)}
+        {"method": method, "weights": methods.weights_of(METHODS[method]), "steps": n, "psnr": float(m), "deviation": float(d)}
         for n, (m, d) in enumerate(zip(psnrs.mean(0), psnrs.std(0)))
     ]
     axes.plot(psnrs.mean(0), "o-", label=method)

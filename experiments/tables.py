@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
   beside = outputs.check(".md")
   parts = []
   for part in TABLES[args.table]:
-    missing = {name for name in part.steps if name.removeprefix(weights.SPECTRAL) not in weights.names()}
+    missing = {name for name in part.steps if not weights.is_shipped(name)}
     if missing:
       print(f"weights {', '.join(sorted(missing))} are not shipped: their lines are left out", file=sys.stderr)
     parts.append(part._replace(steps={name: steps for name, steps in part.steps.items() if name not in missing}))

@@ -34,6 +34,11 @@ def names() -> list[str]:
   return sorted(p.stem for p in SHIPPED.glob(f"*{SUFFIX}") if p.stem != KERNEL_ESTIMATOR)
 
 
+def is_shipped(name: str) -> bool:
+  """Whether a name, after `SPECTRAL` or not, is one of `names`."""
+  return name.removeprefix(SPECTRAL) in names()
+
+
 def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
   """The file behind a shipped name or a path, after `SPECTRAL` or not. Raises UserError where there is none."""
   name = os.fspath(name_or_path).removeprefix(SPECTRAL)
