@@ -114,6 +114,8 @@ def _states(params, lr, kernel, num_steps, scale, inner_lrs, subsample, model, o
   """The parameters before the first step and after each. Args: see `adapt`."""
   lr = _image(lr)
   yield params
+  if not num_steps:
+    return
   rates = jax.tree.map(lambda lrs: jnp.broadcast_to(jnp.asarray(lrs, lr.dtype), (num_steps,)), inner_lrs)
   rates = rules.per_leaf(rates, params)
   inputs, targets = lr_son(lr, kernel, scale, subsample, offset)[None], lr[None]

@@ -343,10 +343,11 @@ def test_initial_weights_must_fit_the_network(tmp_path):
   assert not (tmp_path / "two").exists(), "nothing is made before the input is checked"
 
 
-def test_training_entry_and_export(tmp_path):
+@pytest.mark.parametrize("stage", ["pretrain_x2", "meta_x2"])
+def test_training_entry_and_export(tmp_path, stage):
   """The command line, with overrides; the exported checkpoint equals the weights that training wrote."""
   overrides = {"data.patch_size": 16, "model.features": 8, "run.num_steps": 2, "run.eval_every": 0}
-  command = [sys.executable, "-m", "mzsr_jax.main", "--config=configs/meta_x2.py:smoke", f"--workdir={tmp_path / 'run'}"]
+  command = [sys.executable, "-m", "mzsr_jax.main", f"--config=configs/{stage}.py:smoke", f"--workdir={tmp_path / 'run'}"]
   command += [f"--config.{k}={v}" for k, v in overrides.items()]
   env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
   done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
