@@ -21,7 +21,7 @@ setuptools.setup(
     extras_require={
         "test": [
             "flatbuffers>=24.3", "flip-evaluator>=1.7", "hypothesis>=6.100", "matplotlib>=3.9", "pytest>=8",
-            "pytest-xdist>=3.7",
+            "pytest-xdist>=3.8",
         ],  # fmt: skip
         "demo": ["gradio>=6.31"],
         "perceptual": ["flip-evaluator>=1.7"],
