@@ -54,8 +54,8 @@ def adapt(
     raise ValueError(f"inner loop must be one of {', '.join(INNER_LOOPS)}, not {inner_loop!r}")
 
   def body(state, rates):
-    (theta, memory), value = step(loss, rates, state, first_order=first_order)
-    return (theta, memory), (value, observe(theta) if observe else None)
+    state, value = step(loss, rates, state, first_order=first_order)
+    return state, (value, observe(state[0]) if observe else None)
 
   start, per_leaf = (params, rules.begin(inner_lrs, params)), rules.per_leaf(inner_lrs, params)
   (theta, _), out = lax.scan(jax.checkpoint(body) if remat else body, start, per_leaf, unroll=inner_loop == "unroll")
