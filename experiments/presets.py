@@ -1,7 +1,7 @@
 """What the quality options of `upscale` gain and cost: PSNR and time of each, on images degraded here.
 
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d,gani
-    python -m experiments.presets --hr_dir=Set14 --kernels=g20d --noise=5 --noise_levels=0,2.5,5
+    python -m experiments.presets --hr_dir=Set14 --kernels=g20d --noise=5 --noise_levels=0,auto,5
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d --scale=3 --weights=multiscale --gradual
 
 Adaptations of several numbers of steps, each as it is and with what refines its result; with `--noise_levels`, adapted to
@@ -14,8 +14,9 @@ import numpy as np
 from absl import flags
 
 from experiments import timing
-from mzsr_jax import benchmark, cli, enhance, files, images, kernels, metrics, photos, weights
+from mzsr_jax import benchmark, cli, enhance, files, images, kernels, metrics, noise, photos, weights
 from mzsr_jax.enhance import Recipe
+from mzsr_jax.errors import UserError
 from mzsr_jax.solver import Solver
 
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
@@ -23,7 +24,7 @@ flags.DEFINE_list("kernels", ["g20d", "gani"], "that make the LR images")
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_string("weights", "spectral:x2_direct", "shipped name or .safetensors file, after 'spectral:' or not")
 flags.DEFINE_float("noise", 0, "standard deviation of Gaussian noise on the LR images, of 255", lower_bound=0)
-cli.define_numbers("noise_levels", [0.0], "noises that the adaptation assumes, of 255", number=float, minimum=0)
+flags.DEFINE_list("noise_levels", ["auto"], "noises that the adaptation assumes, of 255; auto: as estimated from each image")
 flags.DEFINE_bool("gradual", False, "also adapt by way of smaller scales")
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
 flags.DEFINE_string("out", None, "JSON file to write")
@@ -72,7 +73,7 @@ def means(rows: list[dict]) -> list[dict]:
   mean = lambda group, key: np.mean([row[key] for row in group])
   return [
       {
-          "kernel": kernel, "way": way, "noise level": f"{level:g}", "steps": steps, "refinement": refinement,
+          "kernel": kernel, "way": way, "noise level": level, "steps": steps, "refinement": refinement,
           "PSNR": f"{mean(group, 'psnr'):.2f}", "SSIM": f"{mean(group, 'ssim'):.4f}", "s": float(mean(group, "seconds")),
       }
       for (kernel, way, level, steps, refinement), group in groups.items()
@@ -83,6 +84,10 @@ def main(argv: list[str]) -> None:
   """Measures all settings on all images; prints and writes their means."""
   del argv
   args = flags.FLAGS
+  try:
+    levels = {level: cli.NoiseLevelParser().parse(level) for level in args.noise_levels}
+  except ValueError as e:
+    raise UserError(f"--noise_levels: {e}") from e
   if args.out:
     files.check_writable(args.out, overwrite=True)
   cli.start_jax()
@@ -99,9 +104,10 @@ def main(argv: list[str]) -> None:
       lr = noisy(benchmark.lr_image(solver, sample, kind, args.scale), args.noise)
       solver.warm_up(params, lr.shape[:2], kind, args.scale, rates)
       for way, fields in ways.items():
-        for level in args.noise_levels:
-          recipe = Recipe(params, rates, kind._replace(noise_std=level / 255), args.scale, args.scale, **fields)
-          shared = {"kernel": kernel, "image": sample.name, "way": way, "noise_level": level}
+        for name, level in levels.items():
+          std = noise.estimate(lr) if level == cli.AUTO else level / 255
+          recipe = Recipe(params, rates, kind._replace(noise_std=std), args.scale, args.scale, **fields)
+          shared = {"kernel": kernel, "image": sample.name, "way": way, "noise_level": name, "noise_told": 255 * std}
           rows += [shared | row for row in measure(solver, lr, sample.gt, recipe)]
   timing.report(f"means over {len(samples)} images", means(rows), args.out, images=rows, weights=weights.sha256(args.weights))
 

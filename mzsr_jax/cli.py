@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from mzsr_jax import devices, kernels, rules, weights
 from mzsr_jax.errors import UserError
 
+AUTO = "auto"  # of a flag whose value is then estimated from each photo
 # Python, JAX and compiled programs.
 _PROCESS_BYTES = 700 * 2**20
 
@@ -111,6 +112,21 @@ class _NumberListParser(flags.ListParser):
 def define_numbers(name: str, default: list | None, help_text: str, *, number: type, minimum: float) -> None:
   """Defines a flag of comma-separated ints or floats."""
   flags.DEFINE(_NumberListParser(number, minimum), name, default, help_text, serializer=flags.ListSerializer(","))
+
+
+class NoiseLevelParser(flags.ArgumentParser):
+  """A standard deviation of noise, of 255, or "auto"."""
+
+  syntactic_help = f"{AUTO} or a number from 0 to 100"
+
+  def parse(self, argument):
+    try:
+      level = AUTO if argument == AUTO else float(argument)
+    except ValueError:
+      level = math.nan
+    if level != AUTO and not 0 <= level <= 100:
+      raise ValueError(f"it must be {self.syntactic_help}")
+    return level
 
 
 def define_adaptation_flags() -> None:

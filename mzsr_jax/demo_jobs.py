@@ -16,7 +16,7 @@ import tifffile
 from absl import logging
 from PIL import Image
 
-from mzsr_jax import blind, enhance, files, images, kernels, photos, solver, weights
+from mzsr_jax import blind, enhance, files, images, kernels, noise, photos, solver, weights
 from mzsr_jax.enhance import Recipe
 from mzsr_jax.errors import UserError
 from mzsr_jax.photos import Photo
@@ -72,7 +72,7 @@ class Order(NamedTuple):
     scale: from 1.5 to 4.
     steps: from 0 to 10.
     self_ensemble: see `Recipe`.
-    noise_level: standard deviation of the photo's noise, of 255.
+    noise_level: standard deviation of the photo's noise, of 255; None has it estimated.
     png: whether the result is a PNG file, whatever the photo is.
   """
 
@@ -83,7 +83,7 @@ class Order(NamedTuple):
   scale: float = 2.0
   steps: int = MAX_STEPS
   self_ensemble: bool = False
-  noise_level: float = 0.0
+  noise_level: float | None = None
   png: bool = False
 
 
@@ -96,6 +96,7 @@ class View(NamedTuple):
     pair: the picture enlarged by bicubic interpolation, and by the network.
     kernel: a picture of the kernel.
     kernel_text: a line about it.
+    noise_text: a line about the photo's noise.
     kernel_file: the estimated kernel, .mat.
     result: the enlarged photo.
   """
@@ -105,6 +106,7 @@ class View(NamedTuple):
   pair: tuple[pathlib.Path, pathlib.Path] | None = None
   kernel: pathlib.Path | None = None
   kernel_text: str = ""
+  noise_text: str = ""
   kernel_file: pathlib.Path | None = None
   result: pathlib.Path | None = None
 
@@ -277,9 +279,10 @@ class Workshop:
       kernel_file, _ = blind.files_of(stem)
     elif order.kernel in (CUSTOM, FILE):
       told = _spec(order) if order.kernel == CUSTOM else order.kernel_file.name
-    recipe = recipe._replace(kind=recipe.kind._replace(noise_std=order.noise_level / 255))
+    level = 255 * noise.estimate(photo.rgb) if order.noise_level is None else order.noise_level
+    recipe = recipe._replace(kind=recipe.kind._replace(noise_std=level / 255))
     picture = _write_picture(job / "kernel.png", _kernel_picture(recipe.kind.kernel))
-    shown = View("", kernel=picture, kernel_text=told, kernel_file=kernel_file)
+    shown = View("", kernel=picture, kernel_text=told, noise_text=f"{level:.1f} of 255", kernel_file=kernel_file)
 
     check()
     bicubic = photos.on_white(enhance.enlarge(self._solver, None, photo, recipe))
@@ -371,7 +374,8 @@ def _check_order(order: Order) -> None:
     raise UserError(f"unknown kernel '{order.kernel}'")
   if order.kernel == FILE and order.kernel_file is None:
     raise UserError("no kernel file: choose a .mat or .npy file, or another kernel")
-  if not (MIN_SCALE <= order.scale <= MAX_SCALE and 0 <= order.steps <= MAX_STEPS and 0 <= order.noise_level <= MAX_NOISE):
+  noise_level = order.noise_level or 0
+  if not (MIN_SCALE <= order.scale <= MAX_SCALE and 0 <= order.steps <= MAX_STEPS and 0 <= noise_level <= MAX_NOISE):
     raise UserError(
         f"the scale must be from {MIN_SCALE:g} to {MAX_SCALE:g}, steps from 0 to {MAX_STEPS}, noise from 0 to {MAX_NOISE}"
     )

@@ -74,7 +74,10 @@ def _page(workshop: Workshop) -> gr.Blocks:
         steps = gr.Slider(0, jobs.MAX_STEPS, jobs.MAX_STEPS, step=1, label="Steps of adaptation", elem_id="steps")
         with gr.Accordion("More", open=False):
           ensemble = gr.Checkbox(label="Self-ensemble: slower, a little better")
-          noise = gr.Slider(0, jobs.MAX_NOISE, 0, step=0.5, label="Noise of the photo", info="standard deviation, of 255")
+          unknown_noise = gr.Checkbox(True, label="Estimate the noise from the photo", elem_id="unknown_noise")
+          noise = gr.Slider(
+              0, jobs.MAX_NOISE, 0, step=0.5, label="Noise of the photo", info="standard deviation, of 255", visible=False
+          )
           png = gr.Checkbox(label="Result as PNG, whatever the photo is")
         with gr.Row():
           run = gr.Button("Run", variant="primary", min_width=100, elem_id="run")
@@ -95,7 +98,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
             matrix = gr.DownloadButton("Download the kernel (.mat)", size="sm", visible=False, elem_id="matrix")
 
     shown = {status, nothing, preview, slider, result, about, picture, text, matrix, run, cancel}
-    ordered = [photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png]
+    ordered = [photo, kernel, gaussian, kernel_file, scale, steps, ensemble, unknown_noise, noise, png]
     hidden = gr.update(value=None, visible=False)
     nothing_made = {slider: hidden, result: hidden, matrix: hidden, about: gr.update(visible=False)}
     # Values as the browser sends them: what Gradio would make of files is copies, and of wrong values tracebacks.
@@ -137,9 +140,9 @@ def _page(workshop: Workshop) -> gr.Blocks:
         raise gr.Error(str(e), visible=False, print_exception=False) from e  # what follows upon success does not
       yield {status: _status("Waiting …"), **nothing_made, **buttons(True)}
 
-    def work(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png, request: gr.Request) -> Iterator[dict]:
+    def work(request: gr.Request, *values) -> Iterator[dict]:
       try:
-        order = _order(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png)
+        order = _order(*values)
       except UserError as e:
         yield {status: _status(str(e), True)}
         return
@@ -149,7 +152,8 @@ def _page(workshop: Workshop) -> gr.Blocks:
           changes |= {nothing: gr.update(visible=False), preview: hidden}
           changes |= {slider: gr.update(value=tuple(map(str, told.pair)), visible=True)}
           changes |= {about: gr.update(visible=True), picture: str(told.kernel), matrix: update(told.kernel_file)}
-          changes |= {text: f"<p><b>Kernel</b><br>{html.escape(told.kernel_text)}</p>"}
+          facts = {"Kernel": told.kernel_text, "Noise": told.noise_text}
+          changes |= {text: "".join(f"<p><b>{name}</b><br>{html.escape(fact)}</p>" for name, fact in facts.items())}
         elif told.failed:
           changes |= nothing_made
         yield changes
@@ -162,6 +166,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
       workshop.leave(request.session_hash)
 
     gr.on([photo.upload, photo.clear], look, photo, shown, **quick)
+    unknown_noise.input(lambda unknown: gr.update(visible=unknown is not True), unknown_noise, noise, **quick)
     kernel.input(choose, [kernel, steps], {gaussian, kernel_file, steps}, **quick)
     loaded = example.click(load_example, None, {*shown, photo, kernel, gaussian, kernel_file, scale}, **quick)
     queued = {**quick, "queue": True}
@@ -179,7 +184,7 @@ def _status(line: str, failed: bool = False) -> str:
   return f"<p role='status'{' class=bad' * failed}>{html.escape(line)}</p>"
 
 
-def _order(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, png) -> Order:
+def _order(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, unknown_noise, noise, png) -> Order:
   """The order of a page's values, as they come: whoever speaks to the server without the page may send any.
 
   Raises:
@@ -187,7 +192,7 @@ def _order(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, noise, 
   """
   try:
     paths = [given and pathlib.Path(given["path"]) for given in (photo, kernel_file)]
-    numbers = float(scale), int(steps), ensemble is True, float(noise)
+    numbers = float(scale), int(steps), ensemble is True, None if unknown_noise is True else float(noise)
     return Order(paths[0], kernel, str(gaussian or ""), paths[1], *numbers, png is True)
   except (KeyError, TypeError, ValueError, OverflowError) as e:
     raise UserError("the page and the program do not fit: load the page anew") from e

@@ -21,14 +21,16 @@ def back_project(
   """Makes an SR image agree with its LR image: sr + D'(lr - D sr) / |D D'|, again and again, D being the degradation.
 
   After Irani and Peleg, 1991, with the adjoint D' of the degradation in place of an enlargement, so that it converges for
-  every kernel and both ways of subsampling. On the host, with sparse matrices, so that an image may be large.
+  every kernel and both ways of subsampling. It stops where the two differ by no more than the noise of `kind`: what is left
+  of a noisy image then is noise (Morozov's discrepancy principle). On the host, with sparse matrices, so that an image may be
+  large.
 
   Args:
     sr: in [0, 1], as large as `degradation.enlarge` makes `lr`.
     lr: in [0, 1].
-    kind: kernel and subsampling.
+    kind: kernel, subsampling and noise.
     scale: scale factor, or a (vertical, horizontal) pair.
-    iterations: 0 returns `sr`.
+    iterations: at most; 0 returns `sr`.
 
   Returns:
     In [0, 1], float32.
@@ -40,7 +42,10 @@ def back_project(
   for c in range(sr.shape[-1]):  # one after another, for the memory's sake
     x = sr[..., c].astype(np.float32)
     for _ in range(iterations):
-      x = np.clip(x + up(lr[..., c] - down(x)) / norm, 0, 1)
+      difference = lr[..., c] - down(x)
+      if (difference**2).mean() <= kind.noise_std**2:
+        break
+      x = np.clip(x + up(difference) / norm, 0, 1)
     out[..., c] = x
   return out
 

@@ -16,18 +16,18 @@ from typing import NamedTuple
 import tqdm
 from absl import flags
 
-from mzsr_jax import blind, cli, enhance, files, images, kernels, photos, refine, resize, spread, weights
+from mzsr_jax import blind, cli, enhance, files, images, kernels, noise, photos, refine, resize, spread, weights
 from mzsr_jax.enhance import Recipe
 from mzsr_jax.errors import UserError
 from mzsr_jax.solver import Solver, work
 
-AUTO = "auto"
+AUTO = cli.AUTO
 EXTENSIONS = tuple(extension[1:] for extension in images.FORMATS)
 # What flags that are not given are, by --preset: experiments/presets.py measures what each costs and gains.
 PRESETS = {
-    None: {"steps": 10, "self_ensemble": False, "back_projection": 0, "noise_level": 0.0},
-    "fast": {"steps": 1, "self_ensemble": False, "back_projection": 10, "noise_level": 0.0},
-    "best": {"steps": 10, "self_ensemble": False, "back_projection": 10, "noise_level": 0.0},
+    None: {"steps": 10, "self_ensemble": False, "back_projection": 0, "noise_level": AUTO},
+    "fast": {"steps": 1, "self_ensemble": False, "back_projection": 10, "noise_level": AUTO},
+    "best": {"steps": 10, "self_ensemble": False, "back_projection": 10, "noise_level": AUTO},
     "real": {"steps": 10, "self_ensemble": False, "back_projection": 0, "noise_level": 2.0},
 }
 
@@ -63,11 +63,12 @@ def define_flags() -> None:
   )
   flags.DEFINE_bool("self_ensemble", None, "the mean over the image turned in all ways that its kernel does not tell apart")
   flags.DEFINE_integer(
-      "back_projection", None, "iterations that make the result agree with the photo under its kernel", lower_bound=0
+      "back_projection", None, "iterations, at most, that make the result agree with the photo under its kernel, but for noise",
+      lower_bound=0,
   )
-  flags.DEFINE_float(
-      "noise_level", None, "standard deviation of the photo's noise, of 255: the network adapts to sons that have as much",
-      lower_bound=0, upper_bound=100,
+  flags.DEFINE(
+      cli.NoiseLevelParser(), "noise_level", None, "standard deviation of the photo's noise, of 255, or auto, which estimates "
+      "it from the photo: the network adapts to sons that have as much", serializer=flags.ArgumentSerializer(),
   )
   flags.DEFINE_bool("gradual", False, "adapt by way of smaller scales; for weights that know some")
 
@@ -115,7 +116,7 @@ def main(argv: list[str]) -> None:
 
   solvers = _solvers(jobs, recipe, len(shown) if args.comparison else 0)
   make = functools.partial(
-      _run, recipe=recipe, subsample=subsample, noise_std=settings["noise_level"] / 255, shown=shown, overwrite=args.overwrite
+      _run, recipe=recipe, subsample=subsample, noise_level=settings["noise_level"], shown=shown, overwrite=args.overwrite
   )
   failures = 0
   with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
@@ -178,7 +179,7 @@ def _reported(make, solver: Solver, job: Job) -> str | UserError:
 
 
 def _run(
-    solver: Solver, job: Job, *, recipe: Recipe, subsample: str, noise_std: float, shown: Sequence[int], overwrite: bool
+    solver: Solver, job: Job, *, recipe: Recipe, subsample: str, noise_level: float | str, shown: Sequence[int], overwrite: bool
 ) -> str:
   """Makes one image; returns a line about it."""
   start = time.perf_counter()
@@ -191,7 +192,9 @@ def _run(
     blind.save(estimate, job.kernel, overwrite)
     recipe = recipe._replace(kind=kernels.Degradation(estimate.kernel, subsample))
     told = f", {estimate.text}"
-  recipe = recipe._replace(kind=recipe.kind._replace(noise_std=noise_std))
+  level = 255 * noise.estimate(photo.rgb) if noise_level == AUTO else noise_level
+  recipe = recipe._replace(kind=recipe.kind._replace(noise_std=level / 255))
+  told += f", noise of {level:.1f}"
   panels = {}
   for steps, params in zip(shown, enhance.adapt(solver, photo.rgb, recipe, shown)):
     result = enhance.enlarge(solver, params, photo, recipe)

@@ -74,6 +74,7 @@ def test_a_job_from_photo_to_file(workshop):
       "Adapting …", "Step 0 of 2", "Step 1 of 2", "Done: 24×20 → 48×40, 2 steps"
   ]  # fmt: skip
   assert len({view.pair[1] for view in seen}) == 4 and seen[-1].kernel_text == "Gaussian, variance 2.0"
+  assert seen[-1].noise_text == "1.0 of 255"
   assert not seen[-1].kernel_file and images.image_size(seen[-1].kernel)
 
   photo, params = photos.read(source), weights.load_weights(CHOSEN)
@@ -103,7 +104,7 @@ def test_the_estimated_kernel_can_be_taken_along(workshop, tmp_path):
   photo = photos.read(next(workshop.folder.glob("*/photo.jpg")))
   estimate = blind.estimate(photo.rgb, 2.0, "direct")
   np.testing.assert_allclose(kernel, estimate.kernel, atol=1e-6)
-  assert views[-1].kernel_text == estimate.text
+  assert views[-1].kernel_text == estimate.text and views[-1].noise_text == "0.0 of 255"
   path = give(workshop, "own.npy", b"")
   np.save(path, kernel)
   again = run(workshop, Order(give_photo(workshop, "photo.tif"), FILE, kernel_file=path, steps=0))
@@ -396,7 +397,7 @@ class _Visitor:
         return "refused" if begun == 503 else f"begin: {begun}"
       if not begun["success"]:
         return "refused"
-      done = self._queued(self._work, [photo, "g20d", "", None, 2, 0, False, 0, False])
+      done = self._queued(self._work, [photo, "g20d", "", None, 2, 0, False, True, 0, False])
       return "refused" if done == 503 else "done" if isinstance(done, dict) and done["success"] else f"work: {done}"
 
 

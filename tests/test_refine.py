@@ -55,6 +55,18 @@ def test_back_projection_takes_an_image_nearer_to_the_truth():
   assert jnp.abs(made - hr).mean() < 0.7 * jnp.abs(aligned - hr).mean()
 
 
+def test_back_projection_does_not_fit_noise():
+  kind, hr = kernels.load_degradation("g20d"), _photo()
+  lr = np.asarray(degradation.degrade(hr, kind.kernel, 2, kind.subsample))
+  noisy = lr + np.random.default_rng(0).normal(0, 0.03, lr.shape).astype(np.float32)
+  told = lambda sr, std: np.asarray(refine.back_project(sr, noisy, kind._replace(noise_std=std), 2, 20))
+  np.testing.assert_array_equal(told(hr, 0.031), hr)  # they differ by noise alone
+  assert np.abs(told(hr, 0.0) - hr).mean() > 0.01
+  wrong = np.clip(hr + 0.2, 0, 1)
+  off, fitted, stopped = (np.abs(sr - hr).mean() for sr in (wrong, told(wrong, 0.0), told(wrong, 0.03)))
+  assert stopped < 0.5 * off and stopped < fitted
+
+
 def test_turns_are_those_that_the_kernel_does_not_tell_apart():
   count = lambda kernel, scale=2: len(list(refine.turns(Degradation(kernel, "direct"), scale)))
   assert count(np.asarray(kernels.gaussian(2, 2, 0, 15))) == 8

@@ -1,8 +1,10 @@
 """What the shipped weights are worth, on the authors' own LR images."""
 
+import numpy as np
 import pytest
 
-from mzsr_jax import benchmark, kernels, methods, weights
+from mzsr_jax import benchmark, enhance, images, kernels, methods, metrics, noise, weights
+from mzsr_jax.solver import Solver, degrade
 
 
 def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
@@ -24,6 +26,23 @@ def test_a_line_search_makes_the_first_step_long_enough_for_what_training_hardly
   scores = benchmark.run(samples, {"g02d": kernels.load_degradation("g02d")}, compared, 2)
   plain, spectral = (result["psnr"] for result in benchmark.summarise(scores, 2))
   assert spectral > plain + 2
+
+
+def test_a_noisy_photo_is_not_made_worse_where_its_noise_is_estimated(data_dir):
+  gt = images.middle(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
+  solver, kind = Solver(), kernels.load_degradation("g20d")
+  lr = degrade(images.to_float(gt), kind, 2)
+  lr = images.to_float(images.to_uint8(lr + np.random.default_rng(0).normal(0, 5 / 255, lr.shape)))
+  name = enhance.choose_weights(2, "g20d", "direct")
+  params, rates = weights.load_weights(name), weights.load_inner_lrs(name, 10)
+
+  def psnrs(noise_std, steps):
+    recipe = enhance.Recipe(params, rates, kind._replace(noise_std=noise_std), 2, 2)
+    return [metrics.psnr_y(solver.super_resolve(p, lr, 2), gt, 2) for p in enhance.adapt(solver, lr, recipe, steps)]
+
+  before, blindly = psnrs(0.0, [0, 10])
+  (told,) = psnrs(noise.estimate(lr), [10])
+  assert told > before + 1 and told > blindly + 1
 
 
 def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):

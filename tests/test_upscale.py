@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from test_cli import assert_one_line, run_entry
 
-from mzsr_jax import degradation, images, kernels, meta_test, model, photos, upscale, weights
+from mzsr_jax import degradation, images, kernels, meta_test, model, noise, photos, upscale, weights
 
 RNG = np.random.default_rng(0)
 
@@ -144,6 +144,22 @@ def test_the_kernel_is_estimated_and_kept_where_none_is_given(monkeypatch, capsy
   assert_one_line(capsys, "photo_kernel.mat", "--overwrite")
 
 
+def test_noise_is_estimated_where_no_level_is_given(monkeypatch, capsys, small, tmp_path):
+  y, x = np.mgrid[:64, :64] / 20
+  rgb = np.stack([np.sin(x + y), np.cos(x), np.sin(y)], -1) / 4 + 0.5 + RNG.normal(0, 8 / 255, (64, 64, 3))
+  photo = tmp_path / "noisy.png"
+  images.write_png(photo, images.to_uint8(rgb))
+  level = 255 * noise.estimate(images.to_float(images.read_image(photo)))
+  assert 6 < level < 9
+  flags = {"auto": [], "same": [f"--noise_level={level!r}"], "none": ["--noise_level=0"]}
+  for name, given in flags.items():
+    assert _upscale(monkeypatch, small, "-i", str(photo), "-o", f"{tmp_path}/{name}.png", *given) == 0
+    assert f"noise of {0 if name == 'none' else level:.1f}" in capsys.readouterr().out
+  auto, same, none = (images.read_image(tmp_path / f"{name}.png") for name in flags)
+  np.testing.assert_array_equal(auto, same)
+  assert (auto != none).any()
+
+
 def test_what_is_not_blurred_is_enlarged_without_steps(monkeypatch, capsys, small, tmp_path):
   flags = ["-i", f"{small}/photos/a.png", "-o", f"{tmp_path}/a.png", "--kernel=bicubic"]
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags) == 0
@@ -174,7 +190,8 @@ def test_presets_are_settings_that_flags_override(monkeypatch, capsys, small, tm
         ("--input=DIR/photos/a.png --output=TMP/out.png --ext=gif", ["ext", "png"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --gradual", ["no scale below 2"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --preset=finest", ["preset", "best"]),
-        ("--input=DIR/photos/a.png --output=TMP/out.png --noise_level=-1", ["noise_level"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --noise_level=-1", ["noise_level", "0 to 100"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --noise_level=nan", ["noise_level", "auto"]),
         ("--input=DIR/photos/a.png --output=DIR/photos/a.png --overwrite", ["would replace"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --comparison=TMP/out.png", ["would replace"]),
         ("--input=DIR/photos/a.png --output=DIR/w.safetensors/out.png", ["w.safetensors"]),
