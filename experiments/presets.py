@@ -2,21 +2,25 @@
 
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d,gani
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d --noise=5 --noise_levels=0,auto,5
+    python -m experiments.presets --hr_dir=Set14 --kernels=g20d --jpeg=75 --noise_levels=0,auto
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d --scale=3 --weights=multiscale --gradual
 
 Adaptations of several numbers of steps, each as it is and with what refines its result; with `--noise_levels`, adapted to
 sons of several noises; with `--gradual`, also by way of smaller scales. Times are of one image at a time, compiled before.
 """
 
+import tempfile
 import time
 
 import numpy as np
 from absl import flags
+from PIL import Image
 
 from experiments import timing
-from mzsr_jax import benchmark, cli, enhance, files, images, kernels, metrics, noise, photos, weights
+from mzsr_jax import benchmark, cli, enhance, files, images, kernels, metrics, photos, weights
 from mzsr_jax.enhance import Recipe
 from mzsr_jax.errors import UserError
+from mzsr_jax.photos import Photo
 from mzsr_jax.solver import Solver
 
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
@@ -24,6 +28,7 @@ flags.DEFINE_list("kernels", ["g20d", "gani"], "that make the LR images")
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_string("weights", "spectral:x2_direct", "shipped name or .safetensors file, after 'spectral:' or not")
 flags.DEFINE_float("noise", 0, "standard deviation of Gaussian noise on the LR images, of 255", lower_bound=0)
+flags.DEFINE_integer("jpeg", None, "quality of JPEG files that the LR images are read from", lower_bound=1, upper_bound=100)
 flags.DEFINE_list("noise_levels", ["auto"], "noises that the adaptation assumes, of 255; auto: as estimated from each image")
 flags.DEFINE_bool("gradual", False, "also adapt by way of smaller scales")
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
@@ -41,17 +46,22 @@ REFINEMENTS = {
 }
 
 
-def noisy(lr: np.ndarray, std: float) -> np.ndarray:
-  """An 8-bit LR image with noise, rounded again; the same noise for an image of the same size."""
-  if not std:
-    return lr
-  return images.to_float(images.to_uint8(lr + np.random.default_rng(1).normal(0, std / 255, lr.shape)))
+def taken(lr: np.ndarray, std: float, quality: int | None) -> Photo:
+  """An 8-bit LR image with noise, the same for an image of the same size, as a camera's file has it."""
+  if std:
+    lr = images.to_float(images.to_uint8(lr + np.random.default_rng(1).normal(0, std / 255, lr.shape)))
+  if not quality:
+    return Photo(lr)
+  with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+    Image.fromarray(images.to_uint8(lr)).save(file, "JPEG", quality=quality)
+    file.flush()
+    return photos.read(file.name)
 
 
-def measure(solver: Solver, lr: np.ndarray, gt: np.ndarray, recipe: Recipe) -> list[dict]:
+def measure(solver: Solver, photo: Photo, gt: np.ndarray, recipe: Recipe) -> list[dict]:
   """A row for each number of steps and refinement."""
-  photo, rows, adapting = photos.Photo(lr), [], 0.0
-  states = enhance.adapt(solver, lr, recipe, STEPS)
+  rows, adapting = [], 0.0
+  states = enhance.adapt(solver, photo.rgb, recipe, STEPS)
   for steps in STEPS:
     start = time.perf_counter()
     params = next(states)
@@ -101,14 +111,14 @@ def main(argv: list[str]) -> None:
   for kernel in args.kernels:
     kind = kernels.load_degradation(kernel)
     for sample in samples:
-      lr = noisy(benchmark.lr_image(solver, sample, kind, args.scale), args.noise)
-      solver.warm_up(params, lr.shape[:2], kind, args.scale, rates)
+      photo = taken(benchmark.lr_image(solver, sample, kind, args.scale), args.noise, args.jpeg)
+      solver.warm_up(params, photo.rgb.shape[:2], kind, args.scale, rates)
       for way, fields in ways.items():
         for name, level in levels.items():
-          std = noise.estimate(lr) if level == cli.AUTO else level / 255
+          std = enhance.noise_std(photo) if level == cli.AUTO else level / 255
           recipe = Recipe(params, rates, kind._replace(noise_std=std), args.scale, args.scale, **fields)
           shared = {"kernel": kernel, "image": sample.name, "way": way, "noise_level": name, "noise_told": 255 * std}
-          rows += [shared | row for row in measure(solver, lr, sample.gt, recipe)]
+          rows += [shared | row for row in measure(solver, photo, sample.gt, recipe)]
   timing.report(f"means over {len(samples)} images", means(rows), args.out, images=rows, weights=weights.sha256(args.weights))
 
 

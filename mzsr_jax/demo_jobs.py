@@ -16,7 +16,7 @@ import tifffile
 from absl import logging
 from PIL import Image
 
-from mzsr_jax import blind, enhance, files, images, kernels, noise, photos, solver, weights
+from mzsr_jax import blind, enhance, files, images, kernels, photos, solver, weights
 from mzsr_jax.enhance import Recipe
 from mzsr_jax.errors import UserError
 from mzsr_jax.photos import Photo
@@ -279,7 +279,7 @@ class Workshop:
       kernel_file, _ = blind.files_of(stem)
     elif order.kernel in (CUSTOM, FILE):
       told = _spec(order) if order.kernel == CUSTOM else order.kernel_file.name
-    level = 255 * noise.estimate(photo.rgb) if order.noise_level is None else order.noise_level
+    level = 255 * enhance.noise_std(photo) if order.noise_level is None else order.noise_level
     recipe = recipe._replace(kind=recipe.kind._replace(noise_std=level / 255))
     picture = _write_picture(job / "kernel.png", _kernel_picture(recipe.kind.kernel))
     shown = View("", kernel=picture, kernel_text=told, noise_text=f"{level:.1f} of 255", kernel_file=kernel_file)

@@ -12,7 +12,7 @@ import scipy.ndimage
 from absl import logging
 from jaxtyping import Float, PyTree
 
-from mzsr_jax import kernels, refine, resize, weights
+from mzsr_jax import kernels, noise, refine, resize, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import Degradation
 from mzsr_jax.model import Params
@@ -76,6 +76,11 @@ def network_scale(metadata: dict[str, str], scale: float) -> float:
     raise UserError(f"scale {scale:g}: it must be from {MIN_SCALE} to {MAX_SCALE}")
   known = weights.scales(metadata)
   return float(min(max(scale, min(known)), max(known))) if known else scale
+
+
+def noise_std(photo: Photo) -> float:
+  """Standard deviation of the noise that a photo seems to have and of what JPEG has changed, in [0, 1] units."""
+  return float(np.hypot(noise.estimate(photo.rgb), photo.jpeg_error))
 
 
 def gradual(metadata: dict[str, str], net_scale: float) -> tuple[float, ...]:

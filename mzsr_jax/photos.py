@@ -17,7 +17,7 @@ import tifffile
 from jaxtyping import Float, Shaped, UInt
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from mzsr_jax import images
+from mzsr_jax import images, noise
 from mzsr_jax.errors import UserError
 
 _WITH_ALPHA = ("PNG", "WEBP", "TIFF")
@@ -67,6 +67,7 @@ class Photo(NamedTuple):
     gray: whether the file holds one channel of colour.
     bits: 8 or 16, of each channel.
     metadata: what else the file holds.
+    jpeg_error: standard deviation of what JPEG has changed, in [0, 1] units; 0 for other files.
   """
 
   rgb: Shaped[np.ndarray, "h w 3"]
@@ -74,6 +75,7 @@ class Photo(NamedTuple):
   gray: bool = False
   bits: int = 8
   metadata: Metadata = Metadata()
+  jpeg_error: float = 0.0
 
 
 def read(path: str | pathlib.Path) -> Photo:
@@ -98,6 +100,7 @@ def _read(path: pathlib.Path) -> Photo:
     deep = image.format == "PNG" and image.mode != "I;16" and any(";16" in str(tile.args) for tile in image.tile)
     upright = ImageOps.exif_transpose(image)
     metadata = _metadata(image.info, image.getexif(), getattr(image, "text", {}))
+    error = _jpeg_error(image)
     if deep:
       turned = _turned(image.getexif().get(_ORIENTATION, 1))
       return _photo(turned(imagecodecs.png_decode(path.read_bytes())), metadata)
@@ -105,7 +108,15 @@ def _read(path: pathlib.Path) -> Photo:
     return _photo(np.asarray(upright).astype(np.uint16), metadata)
   if upright.mode in ("CMYK", "LAB", "YCbCr"):
     upright, metadata = _to_srgb(upright), metadata._replace(icc_profile=None)
-  return _photo(np.asarray(upright.convert(_mode(upright))), metadata)
+  return _photo(np.asarray(upright.convert(_mode(upright))), metadata)._replace(jpeg_error=error)
+
+
+def _jpeg_error(image: Image.Image) -> float:
+  """Of a loaded image as the file has it, not turned: blocks and table lie as they were written."""
+  tables = getattr(image, "quantization", None)
+  if not tables or 0 not in tables or image.mode not in ("L", "RGB"):
+    return 0.0
+  return noise.of_jpeg(np.asarray(image.convert("RGB")), np.float64(tables[0]).reshape(8, 8))
 
 
 def _read_16_bit_tiff(path: pathlib.Path) -> Photo | None:

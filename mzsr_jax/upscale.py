@@ -16,7 +16,7 @@ from typing import NamedTuple
 import tqdm
 from absl import flags
 
-from mzsr_jax import blind, cli, enhance, files, images, kernels, noise, photos, refine, resize, spread, weights
+from mzsr_jax import blind, cli, enhance, files, images, kernels, photos, refine, resize, spread, weights
 from mzsr_jax.enhance import Recipe
 from mzsr_jax.errors import UserError
 from mzsr_jax.solver import Solver, work
@@ -192,7 +192,7 @@ def _run(
     blind.save(estimate, job.kernel, overwrite)
     recipe = recipe._replace(kind=kernels.Degradation(estimate.kernel, subsample))
     told = f", {estimate.text}"
-  level = 255 * noise.estimate(photo.rgb) if noise_level == AUTO else noise_level
+  level = 255 * enhance.noise_std(photo) if noise_level == AUTO else noise_level
   recipe = recipe._replace(kind=recipe.kind._replace(noise_std=level / 255))
   told += f", noise of {level:.1f}"
   panels = {}

@@ -1,10 +1,11 @@
-"""The noise of a photo, estimated from it alone."""
+"""The noise of a photo, and what JPEG has changed in it, estimated from it alone."""
 
 import numpy as np
 import pytest
 import skimage.data
+from PIL import Image
 
-from mzsr_jax import degradation, images, kernels, noise
+from mzsr_jax import degradation, enhance, images, kernels, noise, photos
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,30 @@ def test_gray_photos_have_the_noise_of_a_channel(smooth):
   gray = np.repeat(smooth.mean(-1, keepdims=True), 3, axis=-1)
   gray = gray + np.random.default_rng(0).normal(0, 4 / 255, (128, 128, 1)).astype(np.float32)
   assert 255 * noise.estimate(gray) == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize("quality", [60, 75, 90, 95])
+def test_what_jpeg_has_changed_is_told_by_its_table(smooth, quality, tmp_path):
+  before = images.to_uint8(smooth)
+  Image.fromarray(before).save(tmp_path / "a.jpg", quality=quality)
+  photo = photos.read(tmp_path / "a.jpg")
+  changed = (photo.rgb - images.to_float(before)) @ np.float32(images.LUMA)
+  assert 0.8 * changed.std() < photo.jpeg_error < 2 * changed.std()
+  # Turned by its EXIF orientation, in gray and without a whole block.
+  turned = Image.Exif()
+  turned[0x0112] = 6
+  Image.fromarray(before).save(tmp_path / "turned.jpg", quality=quality, exif=turned)
+  assert photos.read(tmp_path / "turned.jpg").jpeg_error == photo.jpeg_error
+  Image.fromarray(before).convert("L").save(tmp_path / "gray.jpg", quality=quality)
+  assert photos.read(tmp_path / "gray.jpg").jpeg_error == pytest.approx(photo.jpeg_error, rel=0.1)
+  Image.fromarray(before[:7]).save(tmp_path / "small.jpg", quality=quality)
+  assert photos.read(tmp_path / "small.jpg").jpeg_error == 0
+
+
+def test_the_noise_of_a_photo_is_that_of_both(smooth, tmp_path):
+  Image.fromarray(images.to_uint8(noisy(smooth, 10))).save(tmp_path / "a.jpg", quality=90)
+  photo = photos.read(tmp_path / "a.jpg")
+  assert enhance.noise_std(photo) == pytest.approx(np.hypot(noise.estimate(photo.rgb), photo.jpeg_error))
+  assert 255 * enhance.noise_std(photo) == pytest.approx(10, rel=0.3)
+  images.write_png(tmp_path / "a.png", images.to_uint8(photo.rgb))
+  assert photos.read(tmp_path / "a.png").jpeg_error == 0
