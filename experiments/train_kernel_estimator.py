@@ -3,20 +3,24 @@
     python -m experiments.train_kernel_estimator --data_root=photos --data="what they are" --out=my_estimator.safetensors
 
 A step is one scale, each patch has a kernel of its own, half of them are subsampled directly and half by bicubic; a quarter has
-noise. At the end the uncertainty of whole images is fitted on the sample photos of scikit-image, which the file holds beside
-the parameters. The same command makes the same file, but for the time that it took.
+noise, and half are compressed as JPEG does. At the end the uncertainty of whole images is fitted on the sample photos of
+scikit-image, as they are and as JPEG files, which the file holds beside the parameters. `--init` goes on from another file. The
+same command makes the same file, but for the time that it took.
 """
 
 import functools
+import io
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.fft
 import scipy.optimize
 from absl import flags
 from jax import lax
+from PIL import Image
 
 from mzsr_jax import cli, data, degradation, files, images, kernel_net, kernels, provenance, resize, weights
 
@@ -24,11 +28,21 @@ _HR = 288  # pixels, side of what is read
 _MARGIN = 16  # HR pixels on each side that the blur's wrapping round spoils
 _ORDER = (2, 3, 2, 4)  # scales of the steps, over and over
 _MOST_NOISE = 0.02
+_QUALITIES = 40, 98  # of JPEG, least and most
+_LOSSLESS = 1e-3  # step of a quantisation that changes nothing
+# Steps for luma at quality 50, ITU-T T.81, table K.1.
+_JPEG_TABLE = np.array([
+    [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62], [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
+])  # fmt: skip
+_COSINES = scipy.fft.dct(np.eye(8), axis=0, norm="ortho").astype(np.float32)
 
 
 def define_flags() -> None:
   flags.DEFINE_string("data_root", None, "folder of HR photos", required=True)
   flags.DEFINE_string("data", None, "what they are, in words, for the metadata", required=True)
+  flags.DEFINE_string("init", None, "a .safetensors file of this script to start from; random parameters without it")
   flags.DEFINE_string("out", None, "the .safetensors file to write", required=True)
   flags.DEFINE_integer("steps", 5500, "training steps", lower_bound=1)
   flags.DEFINE_integer("batch", 24, "HR patches a step, even", lower_bound=2)
@@ -38,15 +52,41 @@ def define_flags() -> None:
   cli.define_cache_flag()
 
 
+def jpeg_tables(qualities: np.ndarray) -> np.ndarray:
+  """(B, 8, 8) steps of the luma's quantisation at qualities from 1 to 100, as the Independent JPEG Group scales them."""
+  percent = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)[:, None, None]
+  return np.clip(np.floor((_JPEG_TABLE * percent + 50) / 100), 1, 255)
+
+
+def compress(lr, tables, corner):
+  """Luma with what JPEG does to it, not yet rounded.
+
+  Args:
+    lr: (B, h, w) in [0, 1], sides multiples of 8.
+    tables: (B, 8, 8) steps of the quantisation.
+    corner: (2,) how far before the image the blocks begin, 0 to 7 pixels; may be traced.
+  """
+  b, h, w = lr.shape
+  padded = jnp.pad(lr, ((0, 0), (8, 8), (8, 8)), mode="symmetric")
+  x = lax.dynamic_slice(padded, (0, *(8 - corner)), (b, h + 8, w + 8)) * 255 - 128
+  blocks = x.reshape(b, h // 8 + 1, 8, w // 8 + 1, 8)
+  cosines = jnp.einsum("ui,bpiqj,vj->bpquv", _COSINES, blocks, _COSINES)
+  tables = tables[:, None, None]
+  cosines = jnp.round(cosines / tables) * tables
+  x = jnp.einsum("ui,bpquv,vj->bpiqj", _COSINES, cosines, _COSINES).reshape(b, h + 8, w + 8)
+  return lax.dynamic_slice((x + 128) / 255, (0, *corner), (b, h, w))
+
+
 @functools.partial(jax.jit, static_argnames="scale")
-def make_patches(hr, kernel, noise_std, key, *, scale: int):
+def make_patches(hr, kernel, noise_std, tables, key, *, scale: int):
   """LR patches: (B, group, P, P) luma, the first half of B directly subsampled, the second by bicubic.
 
   Args:
     hr: (B, 288, 288, 3) uint8.
     kernel: (B, k, k).
     noise_std: (B,).
-    key: of the noise.
+    tables: (B, 8, 8), see `compress`.
+    key: of the noise, and of where JPEG's blocks begin.
     scale: a group is what patches of one photo with one kernel there is room for: 2 at x2, else 1.
   """
   p = kernel_net.PATCH
@@ -62,7 +102,9 @@ def make_patches(hr, kernel, noise_std, key, *, scale: int):
   rows, columns = (jnp.asarray(resize.shrink(length, scale, "bicubic")) for length in (height, width))
   lr = jnp.concatenate([blurred[:half, ::scale, ::scale], rows @ blurred[half:] @ columns.T])
   # The luma is rounded, instead of the three channels: a third of the work, and errors of the same kind.
-  lr = jnp.round(jnp.clip(lr + noise_std[:, None, None] * jax.random.normal(key, lr.shape), 0, 1) * 255) / 255
+  to_8_bits = lambda x: jnp.round(jnp.clip(x, 0, 1) * 255) / 255
+  lr = to_8_bits(lr + noise_std[:, None, None] * jax.random.normal(key, lr.shape))
+  lr = to_8_bits(compress(lr, tables, jax.random.randint(jax.random.fold_in(key, 0), (2,), 0, 8)))
   return lr.reshape(-1, p, group, p).transpose(0, 2, 1, 3)
 
 
@@ -97,9 +139,13 @@ def calibrate(params) -> np.ndarray:
       for mode in kernels.SUBSAMPLINGS:
         hr = images.to_float(images.crop_to_multiple(images.read_image(path), int(scale)))
         shapes = kernel_net.draw(rng, scale, 6)
-        for shape in zip(*shapes):
-          lr = degradation.degrade(hr, kernel_net.kernel(kernel_net.Gaussian(*shape)), scale, mode)
-          prediction = kernel_net.predict(params, images.to_float(images.to_uint8(lr)), scale, mode)
+        for shape, quality in zip(zip(*shapes), (None, 95, None, 85, None, 75)):
+          lr = images.to_uint8(degradation.degrade(hr, kernel_net.kernel(kernel_net.Gaussian(*shape)), scale, mode))
+          if quality:
+            buffer = io.BytesIO()
+            Image.fromarray(lr).save(buffer, "JPEG", quality=quality)
+            lr = np.asarray(Image.open(buffer))
+          prediction = kernel_net.predict(params, images.to_float(lr), scale, mode)
           found.append((prediction.mean - kernel_net.encode(kernel_net.Gaussian(*shape), scale), prediction.variance))
   error, variance = map(np.array, zip(*found))
   print("whole photos: mean error", error.mean(0), "root of mean square", np.sqrt((error**2).mean(0)))
@@ -124,7 +170,7 @@ def main(argv: list[str]) -> None:
       args.data_root, patch_size=_HR, batch_size=args.batch, seed=args.seed, cache_mb=400, num_threads=1, prefetch=2
   )
   optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, min(200, args.steps // 4), args.steps))
-  params = kernel_net.init(jax.random.key(args.seed))
+  params = weights.load_arrays(args.init)["net"] if args.init else kernel_net.init(jax.random.key(args.seed))
   state = optimizer.init(params)
 
   @jax.jit
@@ -141,7 +187,9 @@ def main(argv: list[str]) -> None:
     shapes = kernel_net.draw(rng, scale, args.batch)
     noise = np.float32(rng.uniform(0, _MOST_NOISE, args.batch) * (rng.random(args.batch) < 0.25))
     gaussians = make_kernels(*(np.float32(part) for part in shapes))
-    lr = make_patches(next(batches), gaussians, noise, jax.random.fold_in(key, number), scale=scale)
+    qualities = rng.integers(*_QUALITIES, args.batch, endpoint=True)
+    tables = np.where(rng.random((args.batch, 1, 1)) < 0.5, jpeg_tables(qualities), _LOSSLESS).astype(np.float32)
+    lr = make_patches(next(batches), gaussians, noise, tables, jax.random.fold_in(key, number), scale=scale)
     code = np.float32(kernel_net.encode(shapes, scale))
     params, state, loss, error = step(params, state, lr, conditions(args.batch, scale), code)
     recent.append((loss, error))
@@ -158,6 +206,7 @@ def main(argv: list[str]) -> None:
       "scales": str(list(kernel_net.SCALES)),
       "steps": str(args.steps),
       "data": f"{args.data}; {args.batch} crops of {_HR}x{_HR} HR pixels a step; calibrated on sample photos of scikit-image",
+      "init": args.init and f"{args.init} {weights.sha256(args.init)[:12]}" or "random",
       "seconds": f"{seconds:.0f}",
       "seed": str(args.seed),
       "learning_rate": str(args.learning_rate),

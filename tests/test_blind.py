@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from PIL import Image
 
 from experiments import train_kernel_estimator
 from mzsr_jax import blind, data, degradation, images, kernel_net, kernelgan, kernels, resize, weights
@@ -79,7 +80,7 @@ def test_patches_are_combined_by_inverse_variance():
 def test_training_patches_are_degraded_as_all_images_are(scale, group):
   hr, side = RNG.integers(0, 256, (2, 288, 288, 3), np.uint8), 64 * scale
   gaussians = np.stack([kernel_net.kernel(Gaussian(3.0, 1.0, 0.7)), kernel_net.kernel(Gaussian(5.0, 0.3, 2.0))])
-  args = hr, gaussians, np.zeros(2, np.float32), jax.random.key(0)
+  args = hr, gaussians, np.zeros(2, np.float32), np.full((2, 8, 8), 1e-3, np.float32), jax.random.key(0)
   made = np.asarray(train_kernel_estimator.make_patches(*args, scale=scale))
   assert made.shape == (2, group, 64, 64)
   for i, mode in enumerate(kernels.SUBSAMPLINGS):
@@ -88,6 +89,22 @@ def test_training_patches_are_degraded_as_all_images_are(scale, group):
     lr = np.asarray(degradation.subsample(inside, scale, mode))[..., 0]
     expected = np.stack(np.split(lr, group, axis=1))
     np.testing.assert_allclose(made[i], expected, atol=0.51 / 255)  # rounded
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_training_patches_are_compressed_as_jpeg_files_are(quality, tmp_path):
+  gray = images.to_uint8(photo(0)[:72, :80] @ np.float32(images.LUMA))
+  Image.fromarray(gray).save(tmp_path / "a.jpg", quality=quality)
+  with Image.open(tmp_path / "a.jpg") as image:
+    expected = np.asarray(image)
+    table = train_kernel_estimator.jpeg_tables(np.array([quality]))
+    np.testing.assert_array_equal(table[0], np.reshape(image.quantization[0], (8, 8)))
+  luma = lambda pixels: images.to_float(pixels)[None]
+  made = train_kernel_estimator.compress(luma(gray), np.float32(table), np.array([0, 0]))[0]
+  off = np.abs(255 * np.clip(made, 0, 1) - expected)  # where a coefficient lies between two steps, either may be taken
+  assert np.median(off) < 0.3 and off.mean() < 0.4 and off.max() < 0.1 * table.max()
+  moved = train_kernel_estimator.compress(luma(gray[5:69, 3:75]), np.float32(table), np.array([5, 3]))[0]
+  np.testing.assert_allclose(moved[3:-5, 5:-3], made[8:-8, 8:-8], atol=1e-5)  # blocks that lie inside both
 
 
 @pytest.mark.parametrize("scale,subsample", [(2, "direct"), (3, "bicubic"), (4, "direct")])
