@@ -4,8 +4,8 @@
 
 A step is one scale, each patch has a kernel of its own, half of them are subsampled directly and half by bicubic; a quarter has
 noise, and half are compressed as JPEG does. At the end the uncertainty of whole images is fitted on the sample photos of
-scikit-image, as they are and as JPEG files, which the file holds beside the parameters. `--init` goes on from another file. The
-same command makes the same file, but for the time that it took.
+scikit-image, as they are and as JPEG files, which the file holds beside the parameters. The same command makes the
+same file, but for the time that it took.
 """
 
 import functools
@@ -42,9 +42,8 @@ _COSINES = scipy.fft.dct(np.eye(8), axis=0, norm="ortho").astype(np.float32)
 def define_flags() -> None:
   flags.DEFINE_string("data_root", None, "folder of HR photos", required=True)
   flags.DEFINE_string("data", None, "what they are, in words, for the metadata", required=True)
-  flags.DEFINE_string("init", None, "a .safetensors file of this script to start from; random parameters without it")
   flags.DEFINE_string("out", None, "the .safetensors file to write", required=True)
-  flags.DEFINE_integer("steps", 5500, "training steps", lower_bound=1)
+  flags.DEFINE_integer("steps", 12000, "training steps", lower_bound=1)
   flags.DEFINE_integer("batch", 24, "HR patches a step, even", lower_bound=2)
   flags.DEFINE_float("learning_rate", 2e-3, "of Adam at its highest; it falls to 0 by a cosine")
   flags.DEFINE_integer("seed", 0, "of everything random", lower_bound=0)
@@ -170,7 +169,7 @@ def main(argv: list[str]) -> None:
       args.data_root, patch_size=_HR, batch_size=args.batch, seed=args.seed, cache_mb=400, num_threads=1, prefetch=2
   )
   optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, min(200, args.steps // 4), args.steps))
-  params = weights.load_arrays(args.init)["net"] if args.init else kernel_net.init(jax.random.key(args.seed))
+  params = kernel_net.init(jax.random.key(args.seed))
   state = optimizer.init(params)
 
   @jax.jit
@@ -206,7 +205,6 @@ def main(argv: list[str]) -> None:
       "scales": str(list(kernel_net.SCALES)),
       "steps": str(args.steps),
       "data": f"{args.data}; {args.batch} crops of {_HR}x{_HR} HR pixels a step; calibrated on sample photos of scikit-image",
-      "init": args.init and f"{args.init} {weights.sha256(args.init)[:12]}" or "random",
       "seconds": f"{seconds:.0f}",
       "seed": str(args.seed),
       "learning_rate": str(args.learning_rate),
