@@ -387,8 +387,10 @@ def _spec(order: Order) -> str:
 
 
 def steps_for(kernel: object, chosen: object) -> object:
-  """Steps to propose with a kernel of `KERNELS` where `chosen` were asked for: the network for no blur is best without any."""
-  return 0 if kernel == "bicubic" else MAX_STEPS if chosen == 0 else chosen
+  """Steps to propose with a kernel of `KERNELS` where `chosen` were asked for; 0 where the network gains nothing."""
+  if not enhance.gains_by_steps(enhance.choose_weights(2, str(kernel), "direct")):
+    return 0
+  return MAX_STEPS if chosen == 0 else chosen
 
 
 def _kernel(order: Order) -> kernels.Degradation:

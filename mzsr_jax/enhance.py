@@ -66,6 +66,12 @@ def choose_weights(scale: float, kernel: str, subsample: str) -> str:
   return "multiscale" if scale < 4 else "x4_direct"
 
 
+def gains_by_steps(name_or_path: str) -> bool:
+  """Whether weights are meant to be adapted: those of stage 1 gain nothing by plain gradient steps."""
+  metadata = weights.read_metadata(name_or_path)
+  return metadata.get("stage") != "pretrain" or weights.inner_rule(metadata) != "gradient"
+
+
 def network_scale(metadata: dict[str, str], scale: float) -> float:
   """The scale nearest to `scale` that weights were trained for; `scale` itself where they do not say.
 

@@ -101,9 +101,8 @@ def main(argv: list[str]) -> None:
   subsample = kind.subsample if kind else args.subsample or "direct"
   if not args.weights:
     args.weights = enhance.choose_weights(args.scale, args.kernel, subsample)
-  metadata = weights.read_metadata(args.weights)
-  if "steps" not in given and metadata.get("stage") == "pretrain" and weights.inner_rule(metadata) == "gradient":
-    settings["steps"] = 0  # such weights gain nothing by plain gradient steps
+  if "steps" not in given and not enhance.gains_by_steps(args.weights):
+    settings["steps"] = 0
   params, metadata, inner_lrs = cli.load_weights(settings["steps"])
   net_scale = enhance.network_scale(metadata, args.scale)
   recipe = Recipe(

@@ -499,6 +499,16 @@ def test_the_page_in_a_browser(browser, server, tmp_path):
   choose("Estimate")
   _until(browser, f"{steps} == '10'")
 
+  # The noise is estimated, or told.
+  level = "!!document.querySelector('#noise input')?.offsetParent"
+  click("#more button")
+  unknown = "document.querySelector('#unknown_noise input')"
+  _until(browser, f"({unknown})?.checked && ({unknown}).offsetParent && !{level}")
+  browser.js(f"({unknown}).click()")
+  _until(browser, level)
+  browser.js(f"({unknown}).click()")
+  _until(browser, f"!{level}")
+
   # Upload, run, compare, download.
   rgb = images.read_image(pathlib.Path(__file__).parents[1] / "experiments" / "photo.png")[40:64, 60:88]
   upload("face.webp", photos.encode(photos.Photo(rgb), "WEBP"))
@@ -525,6 +535,7 @@ def test_the_page_in_a_browser(browser, server, tmp_path):
   assert kernels.read_kernel(got / "face_kernel.mat").ndim == 2
   wide = np.asarray(browser.screenshot())
   assert wide.std() > 20 and width() <= 0
+  assert "Noise" in browser.js("document.querySelector('#kernel_text').innerText")
 
   # Cancelled.
   click("#run")
