@@ -1,10 +1,12 @@
 """What it costs not to know the kernel: MZSR with estimated kernels, beside the true one and the usual guess.
 
     python -m experiments.blind --hr_dir=Set14 --out=runs/blind.json
+    python -m experiments.blind --hr_dir=Set14 --jpeg=75 --out=runs/blind_jpeg75.json
 
 degrades each image of a folder by random Gaussians of the paper's training distribution (direct subsampling), estimates them
-from the LR images alone, and writes PSNR/SSIM of MZSR told each kernel, as JSON, and as Markdown beside it. What `--methods`
-may name: `bicubic`, plain enlargement; `bicubic_weights`, the weights `x2_bicubic` told that the image was shrunk by bicubic;
+from the LR images alone, and writes PSNR/SSIM of MZSR told each kernel, as JSON, and as Markdown beside it. The noise that it
+is told is estimated in any case, as `upscale` does. What `--methods` may name: `bicubic`, plain enlargement;
+`bicubic_weights`, the weights `spectral:x2_bicubic` told that the image was shrunk by bicubic;
 `bicubic_kernel`, the weights of `--weights` told the kernel of antialiased bicubic shrinking; `middle`, told the middle of
 the distribution; `regression` and `kernelgan`, see `mzsr_jax/blind.py`; `true`. The kernels depend on the seed and the
 number of images alone.
@@ -17,8 +19,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from experiments import outputs, timing
-from mzsr_jax import benchmark, blind, cli, files, kernel_net, kernelgan, kernels, methods, spread, weights
+from experiments import camera, outputs, timing
+from mzsr_jax import benchmark, blind, cli, enhance, files, images, kernel_net, kernelgan, kernels, methods, spread, weights
 from mzsr_jax.benchmark import Sample
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernel_net import Gaussian
@@ -32,19 +34,20 @@ flags.DEFINE_integer("kernels_per_image", 1, "random kernels that each image is 
 flags.DEFINE_integer("seed", 0, "of the kernels", lower_bound=0)
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
-flags.DEFINE_string("weights", "x2_direct", "that MZSR adapts")
+flags.DEFINE_string("weights", "spectral:x2_direct", "that MZSR adapts")
 flags.DEFINE_float("least", 1.0, "least variance of a kernel, HR pixels^2: the paper's 1, or less", lower_bound=0.01)
 flags.DEFINE_integer("steps", 10, "adaptation steps", lower_bound=0)
 flags.DEFINE_list("methods", list(_METHODS), "what to compare")
+camera.define_flags()
 outputs.define_flags("Markdown")
 cli.define_cache_flag()
 
 
-def told(name: str, params, rates, steps: int, kinds: Callable[[str], Degradation]) -> Method:
-  """MZSR, told for each image what `kinds` says of its name, whatever is true."""
+def told(name: str, params, rates, steps: int, kinds: Callable[[str], Degradation], noises: dict[str, float]) -> Method:
+  """MZSR, told for each image what `kinds` says of its name, whatever is true, and its noise."""
   mzsr = methods.mzsr(params, rates, [steps], name)
-  solve = lambda solver, case: mzsr.solve(solver, case._replace(kind=kinds(case.image)))
-  return mzsr._replace(solve=solve)
+  kind = lambda image: kinds(image)._replace(noise_std=noises[image])
+  return mzsr._replace(solve=lambda solver, case: mzsr.solve(solver, case._replace(kind=kind(case.image))))
 
 
 def error_of(sigmas: np.ndarray, kernel: np.ndarray, true: Gaussian, true_kernel: np.ndarray) -> dict[str, float]:
@@ -107,24 +110,27 @@ def main(argv: list[str]) -> None:
   photos = sorted(benchmark.load_hr(args.hr_dir, scale), key=lambda sample: sample.gt.size)[: args.images or None]
   samples, shapes = degraded(photos, args.kernels_per_image, args.seed, scale, args.least)
   solvers = spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
-  lrs = [benchmark.lr_image(solvers[0], sample, sample.kind, scale) for sample in samples]
+  taken = [camera.taken(benchmark.lr_image(solvers[0], sample, sample.kind, scale)) for sample in samples]
+  lrs = [photo.rgb for photo in taken]
+  samples = [sample._replace(lr=images.to_uint8(lr)) for sample, lr in zip(samples, lrs)]
+  noises = {sample.name: enhance.noise_std(photo) for sample, photo in zip(samples, taken)}
   compared, rows = [], []
   for name in args.methods:
     if name == "bicubic":
       compared.append(methods.bicubic())
     elif name == "bicubic_weights":
       none = kernels.load_degradation("bicubic")
-      compared.append(told(name, *network("x2_bicubic"), lambda image, kind=none: kind))
+      compared.append(told(name, *network("spectral:x2_bicubic"), lambda image, kind=none: kind, noises))
     elif name == "bicubic_kernel":
       bicubic = Degradation(kernelgan.bicubic_kernel(scale), "direct")
-      compared.append(told(name, *network(args.weights), lambda image, kind=bicubic: kind))
+      compared.append(told(name, *network(args.weights), lambda image, kind=bicubic: kind, noises))
     elif name == "true":
-      compared.append(told(name, *network(args.weights), {s.name: s.kind for s in samples}.__getitem__))
+      compared.append(told(name, *network(args.weights), {s.name: s.kind for s in samples}.__getitem__, noises))
     else:
       kinds, more = estimates(name, samples, lrs, shapes, scale)
       rows += more
       print(summary(more), flush=True)
-      compared.append(told(name, *network(args.weights), kinds.__getitem__))
+      compared.append(told(name, *network(args.weights), kinds.__getitem__, noises))
   scores = benchmark.run(samples, {"random": None}, compared, scale, solvers)
   results = benchmark.summarise(tqdm.tqdm(scores, total=len(samples) * len(compared), disable=None), scale)
   table = markdown(results, rows)
@@ -134,6 +140,8 @@ def main(argv: list[str]) -> None:
       "steps": steps,
       "seed": args.seed,
       "least": args.least,
+      "noise": args.noise,
+      "jpeg": args.jpeg,
       "weights": args.weights,
       "results": results,
       "estimates": rows,

@@ -9,15 +9,13 @@ Adaptations of several numbers of steps, each as it is and with what refines its
 sons of several noises; with `--gradual`, also by way of smaller scales. Times are of one image at a time, compiled before.
 """
 
-import tempfile
 import time
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
-from experiments import timing
-from mzsr_jax import benchmark, cli, enhance, files, images, kernels, metrics, photos, weights
+from experiments import camera, timing
+from mzsr_jax import benchmark, cli, enhance, files, kernels, metrics, photos, weights
 from mzsr_jax.enhance import Recipe
 from mzsr_jax.errors import UserError
 from mzsr_jax.photos import Photo
@@ -27,12 +25,11 @@ flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
 flags.DEFINE_list("kernels", ["g20d", "gani"], "that make the LR images")
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_string("weights", "spectral:x2_direct", "shipped name or .safetensors file, after 'spectral:' or not")
-flags.DEFINE_float("noise", 0, "standard deviation of Gaussian noise on the LR images, of 255", lower_bound=0)
-flags.DEFINE_integer("jpeg", None, "quality of JPEG files that the LR images are read from", lower_bound=1, upper_bound=100)
 flags.DEFINE_list("noise_levels", ["auto"], "noises that the adaptation assumes, of 255; auto: as estimated from each image")
 flags.DEFINE_bool("gradual", False, "also adapt by way of smaller scales")
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
 flags.DEFINE_string("out", None, "JSON file to write")
+camera.define_flags()
 cli.define_cache_flag()
 
 STEPS = (0, 1, 5, 10)
@@ -44,18 +41,6 @@ REFINEMENTS = {
     "back-projection 10": {"back_projection": 10},
     "both": {"self_ensemble": True, "back_projection": 10},
 }
-
-
-def taken(lr: np.ndarray, std: float, quality: int | None) -> Photo:
-  """An 8-bit LR image with noise, the same for an image of the same size, as a camera's file has it."""
-  if std:
-    lr = images.to_float(images.to_uint8(lr + np.random.default_rng(1).normal(0, std / 255, lr.shape)))
-  if not quality:
-    return Photo(lr)
-  with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
-    Image.fromarray(images.to_uint8(lr)).save(file, "JPEG", quality=quality)
-    file.flush()
-    return photos.read(file.name)
 
 
 def measure(solver: Solver, photo: Photo, gt: np.ndarray, recipe: Recipe) -> list[dict]:
@@ -111,7 +96,7 @@ def main(argv: list[str]) -> None:
   for kernel in args.kernels:
     kind = kernels.load_degradation(kernel)
     for sample in samples:
-      photo = taken(benchmark.lr_image(solver, sample, kind, args.scale), args.noise, args.jpeg)
+      photo = camera.taken(benchmark.lr_image(solver, sample, kind, args.scale))
       solver.warm_up(params, photo.rgb.shape[:2], kind, args.scale, rates)
       for way, fields in ways.items():
         for name, level in levels.items():

@@ -1,0 +1,29 @@
+"""What a camera does to an LR image besides blur and sampling: noise and JPEG, as the flags of several scripts ask for."""
+
+import tempfile
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from mzsr_jax import images, photos
+from mzsr_jax.photos import Photo
+
+
+def define_flags() -> None:
+  """Defines --noise and --jpeg."""
+  flags.DEFINE_float("noise", 0, "standard deviation of Gaussian noise on the LR images, of 255", lower_bound=0)
+  flags.DEFINE_integer("jpeg", None, "quality of JPEG files that the LR images are read from", lower_bound=1, upper_bound=100)
+
+
+def taken(lr: np.ndarray) -> Photo:
+  """An 8-bit LR image, in [0, 1], as a file has it; the noise is the same for images of the same size."""
+  args = flags.FLAGS
+  if args.noise:
+    lr = images.to_float(images.to_uint8(lr + np.random.default_rng(1).normal(0, args.noise / 255, lr.shape)))
+  if not args.jpeg:
+    return Photo(lr)
+  with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+    Image.fromarray(images.to_uint8(lr)).save(file, "JPEG", quality=args.jpeg)
+    file.flush()
+    return photos.read(file.name)
