@@ -32,7 +32,7 @@ flags.DEFINE_string("out", None, "JSON file to write")
 camera.define_flags()
 cli.define_cache_flag()
 
-STEPS = (0, 1, 5, 10)
+STEPS = (0, 1, 10, 20)
 # Labels to fields of `Recipe`.
 REFINEMENTS = {
     "": {},

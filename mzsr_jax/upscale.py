@@ -27,8 +27,8 @@ EXTENSIONS = tuple(extension[1:] for extension in images.FORMATS)
 PRESETS = {
     None: {"steps": 10, "self_ensemble": False, "back_projection": 0, "noise_level": AUTO},
     "fast": {"steps": 1, "self_ensemble": False, "back_projection": 10, "noise_level": AUTO},
-    "best": {"steps": 10, "self_ensemble": False, "back_projection": 10, "noise_level": AUTO},
-    "real": {"steps": 10, "self_ensemble": False, "back_projection": 0, "noise_level": 2.0},
+    "best": {"steps": 20, "self_ensemble": False, "back_projection": 10, "noise_level": AUTO},
+    "real": {"steps": 10, "self_ensemble": False, "back_projection": 10, "noise_level": AUTO},
 }
 
 
