@@ -25,10 +25,10 @@ AUTO = cli.AUTO
 EXTENSIONS = tuple(extension[1:] for extension in images.FORMATS)
 # What flags that are not given are, by --preset: experiments/presets.py measures what each costs and gains.
 PRESETS = {
-    None: {"steps": 10, "self_ensemble": False, "back_projection": 0, "noise_level": AUTO},
-    "fast": {"steps": 1, "self_ensemble": False, "back_projection": 10, "noise_level": AUTO},
-    "best": {"steps": 20, "self_ensemble": False, "back_projection": 10, "noise_level": AUTO},
-    "real": {"steps": 10, "self_ensemble": False, "back_projection": 10, "noise_level": AUTO},
+    None: {"steps": 10, "back_projection": 0},
+    "fast": {"steps": 1, "back_projection": 10},
+    "best": {"steps": 20, "back_projection": 10},
+    "real": {"steps": 10, "back_projection": 10},
 }
 
 
@@ -57,17 +57,19 @@ def define_flags() -> None:
       "kernel", AUTO, f"blur kernel of the image: {kernels.SPECS}; auto estimates it from the image, and writes it beside the "
       "result as NAME_kernel.mat and NAME_kernel.png",
   )
-  flags.DEFINE_enum("preset", None, [name for name in PRESETS if name], "settings for the flags below that are not given")
+  flags.DEFINE_enum(
+      "preset", None, [name for name in PRESETS if name], "what --steps and --back_projection are, where they are not given"
+  )
   flags.DEFINE_integer(
       "steps", None, "adaptation steps; 0 is without (default: 10 without --preset; 0 for stage 1 weights)", lower_bound=0
   )
-  flags.DEFINE_bool("self_ensemble", None, "the mean over the image turned in all ways that its kernel does not tell apart")
+  flags.DEFINE_bool("self_ensemble", False, "the mean over the image turned in all ways that its kernel does not tell apart")
   flags.DEFINE_integer(
       "back_projection", None, "iterations, at most, that make the result agree with the photo under its kernel, but for noise",
       lower_bound=0,
   )
   flags.DEFINE(
-      cli.NoiseLevelParser(), "noise_level", None, "standard deviation of the photo's noise, of 255, or auto, which estimates "
+      cli.NoiseLevelParser(), "noise_level", AUTO, "standard deviation of the photo's noise, of 255, or auto, which estimates "
       "it from the photo: the network adapts to sons that have as much", serializer=flags.ArgumentSerializer(),
   )
   flags.DEFINE_bool("gradual", False, "adapt by way of smaller scales; for weights that know some")
@@ -109,13 +111,13 @@ def main(argv: list[str]) -> None:
       params, inner_lrs, kind, net_scale, args.scale,
       further=weights.load_weights(enhance.FURTHER) if args.scale > net_scale else None,
       via=enhance.gradual(metadata, net_scale) if args.gradual else (),
-      self_ensemble=settings["self_ensemble"], back_projection=settings["back_projection"],
+      self_ensemble=args.self_ensemble, back_projection=settings["back_projection"],
   )  # fmt: skip
   shown = sorted({0, min(1, settings["steps"]), settings["steps"]}) if args.comparison else [settings["steps"]]
 
   solvers = _solvers(jobs, recipe, len(shown) if args.comparison else 0)
   make = functools.partial(
-      _run, recipe=recipe, subsample=subsample, noise_level=settings["noise_level"], shown=shown, overwrite=args.overwrite
+      _run, recipe=recipe, subsample=subsample, noise_level=args.noise_level, shown=shown, overwrite=args.overwrite
   )
   failures = 0
   with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
