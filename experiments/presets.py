@@ -83,6 +83,8 @@ def main(argv: list[str]) -> None:
     levels = {level: cli.NoiseLevelParser().parse(level) for level in args.noise_levels}
   except ValueError as e:
     raise UserError(f"--noise_levels: {e}") from e
+  if not levels:
+    raise UserError("--noise_levels: name at least one")
   if args.out:
     files.check_writable(args.out, overwrite=True)
   cli.start_jax()

@@ -73,7 +73,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
         scale = gr.Slider(jobs.MIN_SCALE, jobs.MAX_SCALE, 2, step=0.1, label="Scale")
         steps = gr.Slider(0, jobs.MAX_STEPS, jobs.MAX_STEPS, step=1, label="Steps of adaptation", elem_id="steps")
         with gr.Accordion("More", open=False, elem_id="more"):
-          ensemble = gr.Checkbox(label="Self-ensemble: slower, a little better")
+          ensemble = gr.Checkbox(label="Self-ensemble: slower, a little better on clean photos")
           unknown_noise = gr.Checkbox(
               True, label="Estimate the noise from the photo, and what JPEG has changed", elem_id="unknown_noise"
           )

@@ -22,6 +22,7 @@ from mzsr_jax.solver import Solver, degrade
 MIN_SCALE, MAX_SCALE = 1, 8
 FURTHER = "pretrain_x2"  # enlarges what is already sharp
 _DIVERGED = 1.5  # times the error at the start; long steps that do well in the end can pass by states a little worse than that
+_MOST_NOISE = 0.4  # that is believed of a photo
 _SHRINKING = kernels.load_degradation("bicubic")
 
 
@@ -85,8 +86,10 @@ def network_scale(metadata: dict[str, str], scale: float) -> float:
 
 
 def noise_std(photo: Photo) -> float:
-  """Standard deviation of the noise that a photo seems to have and of what JPEG has changed, in [0, 1] units."""
-  return float(np.hypot(noise.estimate(photo.rgb), photo.jpeg_error))
+  """Standard deviation of the noise that a photo seems to have and of what JPEG has changed, in [0, 1] units, at most 0.4."""
+  # What is hidden holds colours that were made up, without noise: black is left out.
+  rgb = photo.rgb if photo.alpha is None else photo.rgb * (photo.alpha > 0)[..., None]
+  return float(min(np.hypot(noise.estimate(rgb), photo.jpeg_error), _MOST_NOISE))
 
 
 def gradual(metadata: dict[str, str], net_scale: float) -> tuple[float, ...]:
@@ -140,7 +143,7 @@ def enlarge(solver: Solver, params: Params | None, photo: Photo, recipe: Recipe)
   """
   rgb = _refined(solver, params, photo, recipe)
   alpha = None if photo.alpha is None else _enlarged_alpha(solver, params, photo.alpha, recipe)
-  return photo._replace(rgb=rgb, alpha=alpha)
+  return photo._replace(rgb=rgb, alpha=alpha, jpeg_error=0.0)
 
 
 def _refined(solver: Solver, params: Params | None, photo: Photo, recipe: Recipe) -> np.ndarray:

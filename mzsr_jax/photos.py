@@ -15,7 +15,7 @@ import numpy as np
 import scipy.ndimage
 import tifffile
 from jaxtyping import Float, Shaped, UInt
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from mzsr_jax import images, noise
 from mzsr_jax.errors import UserError
@@ -67,7 +67,8 @@ class Photo(NamedTuple):
     gray: whether the file holds one channel of colour.
     bits: 8 or 16, of each channel.
     metadata: what else the file holds.
-    jpeg_error: standard deviation of what JPEG has changed, in [0, 1] units; 0 for other files.
+    jpeg_error: standard deviation of what JPEG has changed, in [0, 1] units, see `noise.of_jpeg`; 0 for files that are no JPEG
+      files of gray or RGB.
   """
 
   rgb: Shaped[np.ndarray, "h w 3"]
@@ -113,10 +114,14 @@ def _read(path: pathlib.Path) -> Photo:
 
 def _jpeg_error(image: Image.Image) -> float:
   """Of a loaded image as the file has it, not turned: blocks and table lie as they were written."""
-  tables = getattr(image, "quantization", None)
-  if not tables or 0 not in tables or image.mode not in ("L", "RGB"):
+  if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode not in ("L", "RGB"):
     return 0.0
-  return noise.of_jpeg(np.asarray(image.convert("RGB")), np.float64(tables[0]).reshape(8, 8))
+  first = image.layer[0][3]  # the number of the luma's table
+  if first not in image.quantization:
+    return 0.0
+  pixels = np.asarray(image)
+  pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
+  return noise.of_jpeg(pixels, np.float64(image.quantization[first]).reshape(8, 8))
 
 
 def _read_16_bit_tiff(path: pathlib.Path) -> Photo | None:

@@ -72,3 +72,32 @@ def test_the_noise_of_a_photo_is_that_of_both(smooth, tmp_path):
   assert 255 * enhance.noise_std(photo) == pytest.approx(10, rel=0.3)
   images.write_png(tmp_path / "a.png", images.to_uint8(photo.rgb))
   assert photos.read(tmp_path / "a.png").jpeg_error == 0
+
+
+def test_what_is_no_photo_does_not_pass_for_clean(smooth):
+  shaken = noisy(smooth, 8)
+  whole = 255 * enhance.noise_std(photos.Photo(shaken))
+  framed = np.pad(shaken, ((30, 30), (20, 20), (0, 0)), constant_values=0.94)
+  assert 255 * enhance.noise_std(photos.Photo(framed)) == pytest.approx(whole, rel=0.15)
+  alpha = np.ones(shaken.shape[:2], np.float32)
+  alpha[:, :50] = 0
+  hidden = np.where(alpha[..., None] > 0, shaken, shaken[:, 50:51])  # as `photos.read` fills them
+  assert 255 * enhance.noise_std(photos.Photo(hidden, alpha)) == pytest.approx(whole, rel=0.15)
+  drawing = np.full((128, 128, 3), 0.8, np.float32)
+  drawing[40:80:7, 30:90] = 0.1
+  assert enhance.noise_std(photos.Photo(drawing)) == 0
+
+
+def test_the_table_is_that_of_the_luma(smooth, tmp_path):
+  pixels = Image.fromarray(images.to_uint8(smooth))
+  fine, coarse = [1] * 64, [40] * 64
+  pixels.save(tmp_path / "a.jpg", qtables=[fine, coarse], subsampling=0)
+  pixels.save(tmp_path / "b.jpg", qtables=[coarse, fine], subsampling=0)
+  a, b = (photos.read(tmp_path / name).jpeg_error for name in ("a.jpg", "b.jpg"))
+  assert 255 * a < 1 and 255 * b > 3
+  data = (tmp_path / "a.jpg").read_bytes()
+  start = data.index(b"\xff\xc0")  # the frame header: its components say which table each has
+  swapped = bytearray(data)
+  swapped[start + 12], swapped[start + 15], swapped[start + 18] = 1, 0, 0
+  (tmp_path / "c.jpg").write_bytes(bytes(swapped))
+  assert 255 * photos.read(tmp_path / "c.jpg").jpeg_error > 3
