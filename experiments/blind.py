@@ -110,7 +110,8 @@ def main(argv: list[str]) -> None:
   photos = sorted(benchmark.load_hr(args.hr_dir, scale), key=lambda sample: sample.gt.size)[: args.images or None]
   samples, shapes = degraded(photos, args.kernels_per_image, args.seed, scale, args.least)
   solvers = spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
-  taken = [camera.taken(benchmark.lr_image(solvers[0], sample, sample.kind, scale)) for sample in samples]
+  made = (benchmark.lr_image(solvers[0], sample, sample.kind, scale) for sample in samples)
+  taken = [camera.taken(lr, args.noise, args.jpeg) for lr in made]
   lrs = [photo.rgb for photo in taken]
   samples = [sample._replace(lr=images.to_uint8(lr)) for sample, lr in zip(samples, lrs)]
   noises = {sample.name: enhance.noise_std(photo) for sample, photo in zip(samples, taken)}

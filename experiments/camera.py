@@ -1,4 +1,4 @@
-"""What a camera does to an LR image besides blur and sampling: noise and JPEG, as the flags of several scripts ask for."""
+"""What a camera does to an LR image besides blur and sampling: noise and JPEG."""
 
 import tempfile
 
@@ -16,14 +16,19 @@ def define_flags() -> None:
   flags.DEFINE_integer("jpeg", None, "quality of JPEG files that the LR images are read from", lower_bound=1, upper_bound=100)
 
 
-def taken(lr: np.ndarray) -> Photo:
-  """An 8-bit LR image, in [0, 1], as a file has it; the noise is the same for images of the same size."""
-  args = flags.FLAGS
-  if args.noise:
-    lr = images.to_float(images.to_uint8(lr + np.random.default_rng(1).normal(0, args.noise / 255, lr.shape)))
-  if not args.jpeg:
+def taken(lr: np.ndarray, noise: float, quality: int | None) -> Photo:
+  """An 8-bit LR image as a file has it.
+
+  Args:
+    lr: in [0, 1].
+    noise: standard deviation, of 255; images of the same size get the same noise.
+    quality: of the JPEG file; None for a lossless one.
+  """
+  if noise:
+    lr = images.to_float(images.to_uint8(lr + np.random.default_rng(1).normal(0, noise / 255, lr.shape)))
+  if not quality:
     return Photo(lr)
   with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
-    Image.fromarray(images.to_uint8(lr)).save(file, "JPEG", quality=args.jpeg)
+    Image.fromarray(images.to_uint8(lr)).save(file, "JPEG", quality=quality)
     file.flush()
     return photos.read(file.name)

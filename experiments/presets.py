@@ -98,13 +98,13 @@ def main(argv: list[str]) -> None:
   for kernel in args.kernels:
     kind = kernels.load_degradation(kernel)
     for sample in samples:
-      photo = camera.taken(benchmark.lr_image(solver, sample, kind, args.scale))
+      photo = camera.taken(benchmark.lr_image(solver, sample, kind, args.scale), args.noise, args.jpeg)
       solver.warm_up(params, photo.rgb.shape[:2], kind, args.scale, rates)
       for way, fields in ways.items():
         for name, level in levels.items():
-          std = enhance.noise_std(photo) if level == cli.AUTO else level / 255
-          recipe = Recipe(params, rates, kind._replace(noise_std=std), args.scale, args.scale, **fields)
-          shared = {"kernel": kernel, "image": sample.name, "way": way, "noise_level": name, "noise_told": 255 * std}
+          told = enhance.with_noise(kind, photo, None if level == cli.AUTO else level)
+          recipe = Recipe(params, rates, told, args.scale, args.scale, **fields)
+          shared = {"kernel": kernel, "image": sample.name, "way": way, "noise_level": name, "noise_told": 255 * told.noise_std}
           rows += [shared | row for row in measure(solver, photo, sample.gt, recipe)]
   timing.report(f"means over {len(samples)} images", means(rows), args.out, images=rows, weights=weights.sha256(args.weights))
 

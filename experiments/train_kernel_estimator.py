@@ -9,7 +9,6 @@ same file, but for the time that it took.
 """
 
 import functools
-import io
 import time
 
 import jax
@@ -20,8 +19,8 @@ import scipy.fft
 import scipy.optimize
 from absl import flags
 from jax import lax
-from PIL import Image
 
+from experiments import camera
 from mzsr_jax import cli, data, degradation, files, images, kernel_net, kernels, provenance, resize, weights
 
 _HR = 288  # pixels, side of what is read
@@ -140,11 +139,8 @@ def calibrate(params) -> np.ndarray:
         shapes = kernel_net.draw(rng, scale, 6)
         for shape, quality in zip(zip(*shapes), (None, 95, None, 85, None, 75)):
           lr = images.to_uint8(degradation.degrade(hr, kernel_net.kernel(kernel_net.Gaussian(*shape)), scale, mode))
-          if quality:
-            buffer = io.BytesIO()
-            Image.fromarray(lr).save(buffer, "JPEG", quality=quality)
-            lr = np.asarray(Image.open(buffer))
-          prediction = kernel_net.predict(params, images.to_float(lr), scale, mode)
+          taken = camera.taken(images.to_float(lr), 0, quality)
+          prediction = kernel_net.predict(params, taken.rgb, scale, mode)
           found.append((prediction.mean - kernel_net.encode(kernel_net.Gaussian(*shape), scale), prediction.variance))
   error, variance = map(np.array, zip(*found))
   print("whole photos: mean error", error.mean(0), "root of mean square", np.sqrt((error**2).mean(0)))

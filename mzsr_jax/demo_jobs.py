@@ -279,10 +279,10 @@ class Workshop:
       kernel_file, _ = blind.files_of(stem)
     elif order.kernel in (CUSTOM, FILE):
       told = _spec(order) if order.kernel == CUSTOM else order.kernel_file.name
-    level = 255 * enhance.noise_std(photo) if order.noise_level is None else order.noise_level
-    recipe = recipe._replace(kind=recipe.kind._replace(noise_std=level / 255))
+    recipe = recipe._replace(kind=enhance.with_noise(recipe.kind, photo, order.noise_level))
+    noise_text = f"{255 * recipe.kind.noise_std:.1f} of 255"
     picture = _write_picture(job / "kernel.png", _kernel_picture(recipe.kind.kernel))
-    shown = View("", kernel=picture, kernel_text=told, noise_text=f"{level:.1f} of 255", kernel_file=kernel_file)
+    shown = View("", kernel=picture, kernel_text=told, noise_text=noise_text, kernel_file=kernel_file)
 
     check()
     bicubic = photos.on_white(enhance.enlarge(self._solver, None, photo, recipe))

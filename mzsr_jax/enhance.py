@@ -92,6 +92,11 @@ def noise_std(photo: Photo) -> float:
   return float(min(np.hypot(noise.estimate(rgb), photo.jpeg_error), _MOST_NOISE))
 
 
+def with_noise(kind: Degradation, photo: Photo, level: float | None) -> Degradation:
+  """A degradation with the noise of a level, of 255; with that which the photo seems to have where it is None."""
+  return kind._replace(noise_std=noise_std(photo) if level is None else level / 255)
+
+
 def gradual(metadata: dict[str, str], net_scale: float) -> tuple[float, ...]:
   """Scales to go through up to `net_scale`: the smallest that the weights were trained for, and the middle.
 

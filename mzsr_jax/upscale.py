@@ -116,8 +116,9 @@ def main(argv: list[str]) -> None:
   shown = sorted({0, min(1, settings["steps"]), settings["steps"]}) if args.comparison else [settings["steps"]]
 
   solvers = _solvers(jobs, recipe, len(shown) if args.comparison else 0)
+  noise_level = None if args.noise_level == AUTO else args.noise_level
   make = functools.partial(
-      _run, recipe=recipe, subsample=subsample, noise_level=args.noise_level, shown=shown, overwrite=args.overwrite
+      _run, recipe=recipe, subsample=subsample, noise_level=noise_level, shown=shown, overwrite=args.overwrite
   )
   failures = 0
   with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
@@ -180,7 +181,14 @@ def _reported(make, solver: Solver, job: Job) -> str | UserError:
 
 
 def _run(
-    solver: Solver, job: Job, *, recipe: Recipe, subsample: str, noise_level: float | str, shown: Sequence[int], overwrite: bool
+    solver: Solver,
+    job: Job,
+    *,
+    recipe: Recipe,
+    subsample: str,
+    noise_level: float | None,
+    shown: Sequence[int],
+    overwrite: bool,
 ) -> str:
   """Makes one image; returns a line about it."""
   start = time.perf_counter()
@@ -193,9 +201,8 @@ def _run(
     blind.save(estimate, job.kernel, overwrite)
     recipe = recipe._replace(kind=kernels.Degradation(estimate.kernel, subsample))
     told = f", {estimate.text}"
-  level = 255 * enhance.noise_std(photo) if noise_level == AUTO else noise_level
-  recipe = recipe._replace(kind=recipe.kind._replace(noise_std=level / 255))
-  told += f", noise of {level:.1f}"
+  recipe = recipe._replace(kind=enhance.with_noise(recipe.kind, photo, noise_level))
+  told += f", noise of {255 * recipe.kind.noise_std:.1f}"
   panels = {}
   for steps, params in zip(shown, enhance.adapt(solver, photo.rgb, recipe, shown)):
     result = enhance.enlarge(solver, params, photo, recipe)

@@ -16,7 +16,7 @@ from mzsr_jax import images, model, train, upscale, weights
 
 LONG = bool(os.environ.get("MZSR_LONG"))  # 2,000 meta-steps and 1,000 images take a quarter of an hour
 STATM = pathlib.Path("/proc/self/statm")
-MAY_GROW = 16 * 2**20  # bytes over the second half of a run, allocators not being exact
+MAY_GROW = 8 * 2**20  # bytes over the second half of a run, allocators not being exact
 
 pytestmark = pytest.mark.skipif(not STATM.exists(), reason="resident memory is read from /proc")
 
