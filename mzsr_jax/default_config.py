@@ -32,6 +32,7 @@ def _base() -> ml_collections.ConfigDict:
   c.model = ml_collections.ConfigDict()
   c.model.depth = 8
   c.model.features = 64
+  c.model.conditioned = False  # let the parameters depend on the kernel that the meta-test is told (mzsr_jax/conditioning.py)
   c.model.convolution = "closed"  # or "xla", "im2col": the same function, other derivatives (mzsr_jax/conv.py)
   c.model.precision = "float32"  # of the products in convolutions; or "tf32" (GPU), "bfloat16". All else is float32
 
@@ -212,6 +213,7 @@ _CHOICES = {
     "degradation.kernels": tasks.KERNEL_FAMILIES,
     "model.convolution": tuple(conv.CONVOLUTIONS),
     "model.precision": conv.PRECISIONS,
+    "model.conditioned": (False, True),
     "optimizer.algorithm": ("adam", "muon"),
     "meta.algorithm": maml.ALGORITHMS,
     "meta.support": tasks.SUPPORTS,
@@ -244,7 +246,7 @@ _RANGES = {
 
 
 # Fields that came later, and what a config without them means.
-_LATER = {"degradation.min_variance": 1.0, "model.precision": "float32"}
+_LATER = {"degradation.min_variance": 1.0, "model.precision": "float32", "model.conditioned": False}
 _LATER |= {"optimizer.algorithm": "adam", "optimizer.inner_lrs_factor": 1.0}
 _LATER |= {"meta.init_inner_lrs": False, "meta.inner_rule": "gradient"}
 _LATER |= {"optimizer.average_decay": 0.0, "meta.support": "patches"}

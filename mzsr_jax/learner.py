@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PyTree, UInt8
 
-from mzsr_jax import maml, meta_test, model, rules, tasks
+from mzsr_jax import conditioning, maml, meta_test, model, rules, tasks
 from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.degradation import Degrader
 from mzsr_jax.model import MZSRNet, Params
@@ -82,7 +82,13 @@ def _as_matrices(learned: PyTree) -> PyTree:
 
 def init_params(config: ml_collections.ConfigDict) -> Params:
   """Random network parameters from the config's seed."""
-  return model.init(jax.random.fold_in(jax.random.key(config.seed), 0), network(config))
+  params = model.init(jax.random.fold_in(jax.random.key(config.seed), 0), network(config))
+  return condition(config, params) if config.model.conditioned else params
+
+
+def condition(config: ml_collections.ConfigDict, params: Params) -> Params:
+  """Conditioned parameters, the same for every kernel, with what is random in them from the config's seed."""
+  return conditioning.init(jax.random.fold_in(jax.random.key(config.seed), 1), params)
 
 
 def init_state(config: ml_collections.ConfigDict, params: Params, inner_lrs: PyTree | None = None) -> TrainState:
@@ -90,7 +96,7 @@ def init_state(config: ml_collections.ConfigDict, params: Params, inner_lrs: PyT
   learned = {"params": params}
   if config.stage == "meta" and config.meta.learn_inner_lrs:
     shape = (config.meta.num_inner_steps,)
-    constant = jax.tree.map(lambda _: jnp.full(shape, config.meta.inner_lr), params)
+    constant = jax.tree.map(lambda _: jnp.full(shape, config.meta.inner_lr), conditioning.network(params))
     learned["inner_lrs"] = constant if inner_lrs is None else inner_lrs
   average = jax.tree.map(jnp.array, learned) if config.optimizer.average_decay else None  # a copy: steps use up the state
   return TrainState(jnp.zeros((), jnp.int32), learned, _optimizer(config).init(learned), average)
@@ -203,18 +209,38 @@ def _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, 
 
 def _pretrain_gradient(config, first_order, platform: str, state: TrainState, patches, key):
   """Gradient of the L1 loss over all patches (Eq. 4)."""
-  del first_order, platform
-  axes, net = mesh_lib.AXES, network(config)
+  del first_order
+  axes, net, distribution = mesh_lib.AXES, network(config), _distribution(config)
   numbers = _numbers(axes, patches.shape[0])
   # Each patch is a task of its own where there is more than one degradation to draw from.
   if config.degradation.kernels != "bicubic" or len(config.degradation.scales) > 1:
-    pairs = tasks.sample(key, patches[:, None], _distribution(config), numbers, jnp.arange(1))
+    pairs = tasks.sample(key, patches[:, None], distribution, numbers, jnp.arange(1))
+    if config.model.conditioned:
+      return _conditioned_gradient(config, platform, state, pairs, tasks.sample_kernels(key, distribution, numbers))
   else:
-    pairs = tasks.sample(key, patches[None], _distribution(config), jnp.arange(1), numbers)
+    pairs = tasks.sample(key, patches[None], distribution, jnp.arange(1), numbers)
   inputs, targets = (x.reshape(patches.shape) for x in pairs)
   loss = lambda learned: lax.pmean(meta_test.l1(mesh_lib.vary(learned["params"], axes), inputs, targets, net), axes)
   value, grads = jax.value_and_grad(loss)(state.learned)
   return (value, {}), grads
+
+
+def _conditioned_gradient(config, platform: str, state: TrainState, pairs: tasks.Pairs, kinds):
+  """The same where each patch has parameters of its own, for the kernel and scale in `kinds`."""
+  axes, net = mesh_lib.AXES, network(config)
+  learned = mesh_lib.vary(state.learned, axes)
+
+  def patch_gradient(task):
+    pair, kind = task
+    loss = lambda learned: meta_test.l1(conditioning.start(learned["params"], *kind), *pair, net)
+    return jax.value_and_grad(loss)(learned)
+
+  value, grads = lax.pmean(maml.mean_over_tasks(patch_gradient, (pairs, kinds), _best_batching(platform)), axes)
+  return (value, {}), grads
+
+
+def _best_batching(platform: str) -> str:
+  return "map" if platform == "cpu" else "vmap"
 
 
 def _meta_gradient(config, first_order, platform: str, state: TrainState, patches, key):
@@ -238,16 +264,18 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
   def shared_loss(pair):
     return lambda params: lax.pmean(meta_test.l1(mesh_lib.vary(params, "patches"), *pair, net), "patches")
 
-  def task_gradient(task: tuple[tasks.Pairs, tasks.Pairs]):
-    support, query = task
+  def task_gradient(task):
+    (support, query), kind = task
+    start = lambda params: conditioning.start(params, *kind)
     if c.algorithm == "reptile":
       losses = shared_loss(support), shared_loss(query)
-      value, gradient = maml.reptile_gradient(learned["params"], *losses, inner_lrs(learned), inner_loop=c.inner_loop)
-      return value, {"params": gradient}
+      params, pull_back = jax.vjp(start, learned["params"])
+      value, gradient = maml.reptile_gradient(params, *losses, inner_lrs(learned), inner_loop=c.inner_loop)
+      return value, {"params": pull_back(gradient)[0]}
 
     def loss(learned):
       return maml.meta_loss(
-          learned["params"],
+          start(learned["params"]),
           shared_loss(support),
           shared_loss(query),
           inner_lrs(learned),
@@ -259,10 +287,9 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
 
     return jax.value_and_grad(loss, has_aux=True)(learned)
 
-  batching = c.task_batching
-  if batching == "auto":
-    batching = "map" if platform == "cpu" else "vmap"
-  out = maml.mean_over_tasks(task_gradient, pairs, batching, c.chunk)
+  batching = _best_batching(platform) if c.task_batching == "auto" else c.task_batching
+  kinds = tasks.sample_kernels(key, _distribution(config), task_numbers)
+  out = maml.mean_over_tasks(task_gradient, (pairs, kinds), batching, c.chunk)
   (loss, metrics), grads = lax.pmean(out, "tasks")
   rates = jnp.stack(jax.tree.leaves(state.learned.get("inner_lrs", fixed_rates)))
   return (loss, metrics | {"inner_lrs": rates.mean(axis=0)}), grads

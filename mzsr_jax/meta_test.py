@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mzsr_jax import maml, rules
+from mzsr_jax import conditioning, maml, rules
 from mzsr_jax import model as model_lib
 from mzsr_jax.degradation import degrade, enlarge
 from mzsr_jax.model import NET, MZSRNet, Params
@@ -88,11 +88,11 @@ def adapt(
   `maml.adapt` with a smooth loss is not (experiments/api.ipynb).
 
   Args:
-    params: meta-learned parameters theta_M.
+    params: meta-learned parameters theta_M; conditioned ones (`conditioning`) begin at what they are for this kernel.
     lr: LR image, RGB float32 in [0, 1], any size.
     kernel: its blur kernel, odd side, sum 1; [[1.0]] for none.
     scale: scale factor.
-    num_steps: gradient steps; 0 returns `params`.
+    num_steps: gradient steps; 0 returns `params`, or what conditioned ones are for this kernel.
     inner_lrs: learning rate of every step, or (num_steps,) of each, or a tree shaped like `params` with (num_steps,) for each
       leaf (see `weights.load_inner_lrs`); `Spectral`, for the other steps of `rules`.
     subsample: how the LR image was subsampled, "direct" or "bicubic".
@@ -113,6 +113,7 @@ def adapt(
 def _states(params, lr, kernel, num_steps, scale, inner_lrs, subsample, model, offset) -> Iterator[Params]:
   """The parameters before the first step and after each. Args: see `adapt`."""
   lr = _image(lr)
+  params = conditioning.start(params, kernel, scale)
   yield params
   if not num_steps:
     return
@@ -135,7 +136,7 @@ def super_resolve(
   """Enlarges an LR image (Algorithm 2, line 7).
 
   Args:
-    params: parameters, adapted or not.
+    params: parameters of the network, adapted or not; of conditioned ones, `adapt` with 0 steps makes such.
     lr: RGB float32 in [0, 1].
     scale: scale factor.
     model: the network.

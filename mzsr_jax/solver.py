@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from mzsr_jax import degradation, images, kernels, model, resize, rules, windows
+from mzsr_jax import conditioning, degradation, images, kernels, model, resize, rules, windows
 from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.errors import UserError
 from mzsr_jax.kernels import EVALUATION_SIZE, Degradation
@@ -237,7 +237,7 @@ class Solver:
     """Gradient steps on LR son -> LR image: `meta_test.adapt`.
 
     Args:
-      params: meta-learned parameters.
+      params: meta-learned parameters; conditioned ones begin at what they are for the kernel.
       lr: LR image, RGB float in [0, 1], on the host.
       kind: its kernel, subsampling, offset and noise.
       scale: scale factor.
@@ -247,6 +247,7 @@ class Solver:
 
   def _states(self, params: Params, lr, kind: Degradation, scale: float, inner_lrs: PyTree) -> Iterator[Params]:
     """The parameters before the first step and after each, made as they are asked for. Args: see `adapt`."""
+    params = _start(params, kind, scale)
     yield params
     rates = jax.tree.map(lambda rates: np.asarray(rates, np.float32), rules.per_leaf(inner_lrs, params))
     if not (steps := len(jax.tree.leaves(rates)[0])):
@@ -262,6 +263,7 @@ class Solver:
 
   def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float) -> float:
     """The mean absolute error of LR son -> LR image, which `adapt` lowers. Args: see `adapt`."""
+    params = _start(params, kind, scale)
     return self._error(self._replicate(params), self._support(params, lr, kind, scale))
 
   def fine_tune(
@@ -281,6 +283,7 @@ class Solver:
     Yields:
       The parameters after each step, without end.
     """
+    params = _start(params, kind, scale)
     support = self._support(params, lr, kind, scale)
     params = self._replicate(params)
     state = optimizer.init(params)
@@ -411,7 +414,7 @@ class Solver:
       self._warm.add(key)
       lr = np.zeros((*size, 3), np.float32)
       if params is not None:
-        self.adapt(params, lr, kind, scale, first)
+        params = self.adapt(params, lr, kind, scale, first)
       collections.deque(self.enlarge(params, lr, scale), maxlen=0)
 
   def limit_windows(self, side: int) -> None:
@@ -442,6 +445,10 @@ class Solver:
 
   def _replicate(self, tree: PyTree) -> PyTree:
     return jax.device_put(tree, NamedSharding(self._mesh, _ON_ALL))
+
+
+def _start(params: Params, kind: Degradation, scale: float) -> Params:
+  return conditioning.start(params, kernels.padded(kind.kernel), scale)
 
 
 def _cut(image: np.ndarray, start: tuple[int, int], size: Size) -> np.ndarray:

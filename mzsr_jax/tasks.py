@@ -113,19 +113,41 @@ def sample_sons(
   return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
 
 
+def sample_kernels(
+    key, distribution: Distribution, task_numbers: Int[Array, " t"]
+) -> tuple[Float[Array, "t k k"], Float[Array, " t"]]:
+  """The kernels and scales of the tasks that `sample` draws for the same key and numbers."""
+
+  def one(number):
+    scale_index, kernel = _draw(*_keys(key, number)[:2], distribution)
+    return kernel, jnp.asarray(distribution.degrader.scales)[scale_index]
+
+  return jax.vmap(one)(task_numbers)
+
+
+def _keys(key, task_number) -> jax.Array:
+  """Keys of a task's scale, of its kernel and of its noise."""
+  return jax.random.split(jax.random.fold_in(key, task_number), 3)
+
+
+def _draw(scale_key, kernel_key, distribution: Distribution) -> tuple[Int[Array, ""], Float[Array, "k k"]]:
+  """The index of a task's scale, and its kernel."""
+  scales = distribution.degrader.scales
+  scale_index = jax.random.randint(scale_key, (), 0, len(scales))
+  if distribution.kernel_family == "gaussian":
+    return scale_index, kernels.sample(kernel_key, jnp.asarray(scales)[scale_index], distribution.min_variance)
+  if distribution.kernel_family == "bicubic":
+    return scale_index, jnp.ones((1, 1))
+  raise ValueError(f"kernel family must be one of {', '.join(KERNEL_FAMILIES)}, not {distribution.kernel_family!r}")
+
+
 def _sample(pair: Callable, key, patches, distribution: Distribution, task_numbers, patch_numbers) -> Pairs:
   """pair(drawn, HR patches in [0, 1], their numbers) of each task."""
-  degrader, kernel_family, min_variance, noise_std = distribution
+  degrader, noise_std = distribution.degrader, distribution.noise_std
 
   def task(number, patches):
-    scale_key, kernel_key, noise_key = jax.random.split(jax.random.fold_in(key, number), 3)
-    scale_index = jax.random.randint(scale_key, (), 0, len(degrader.scales))
-    if kernel_family == "gaussian":
-      kernel = kernels.sample(kernel_key, jnp.asarray(degrader.scales)[scale_index], min_variance)
-    elif kernel_family == "bicubic":
-      kernel = jnp.ones((1, 1))
-    else:
-      raise ValueError(f"kernel family must be one of {', '.join(KERNEL_FAMILIES)}, not {kernel_family!r}")
+    scale_key, kernel_key, noise_key = _keys(key, number)
+    scale_index, kernel = _draw(scale_key, kernel_key, distribution)
     hr = patches.astype(jnp.float32) / 255
     if noise_std:
       noisy = lambda hr, number: degrader.shrink(

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from mzsr_jax import default_config, files, learner, provenance, rules, validate, weights
+from mzsr_jax import conditioning, default_config, files, learner, provenance, rules, validate, weights
 from mzsr_jax import mesh as mesh_lib
 from mzsr_jax.board import Board
 from mzsr_jax.checkpoint import Checkpoints
@@ -258,6 +258,10 @@ def _initial_state(config) -> TrainState:
     return learner.init_state(config, learner.init_params(config))
   params = weights.load_weights(config.init_weights)
   weights.check_network(params, learner.network(config))
+  if conditioning.is_conditioned(params) and not config.model.conditioned:
+    raise UserError(f"the weights '{config.init_weights}' depend on the kernel: set config.model.conditioned to True")
+  if config.model.conditioned and not conditioning.is_conditioned(params):
+    params = learner.condition(config, params)
   if config.stage != "meta" or not config.meta.init_inner_lrs:
     return learner.init_state(config, params)
   rule = weights.inner_rule(weights.read_metadata(config.init_weights))

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float, PyTree
 
-from mzsr_jax import files, provenance, rules
+from mzsr_jax import conditioning, files, provenance, rules
 from mzsr_jax.errors import UserError
 from mzsr_jax.model import NET, MZSRNet, Params, init
 from mzsr_jax.rules import Rates, Spectral
@@ -59,13 +59,15 @@ def load_weights(name_or_path: str | os.PathLike) -> Params:
       of the parameters.
 
   Returns:
-    Nested dict of float32 arrays, {"conv1": {"kernel": (3, 3, 3, 64), "bias": (64,)}, ...}.
+    Nested dict of float32 arrays, {"conv1": {"kernel": (3, 3, 3, 64), "bias": (64,)}, ...}; of conditioned parameters, with
+    one more entry (`conditioning.KEY`).
 
   Raises:
     UserError: no such file, not a safetensors file, or not the parameters of this network.
   """
   flat = {key: value for key, value in _read(name_or_path)[0].items() if not key.startswith(_RATES)}
-  if not flat or any(key.partition(".")[2] not in ("kernel", "bias") for key in flat):
+  own = [key for key in flat if not key.startswith(f"{conditioning.KEY}.")]
+  if not own or any(key.partition(".")[2] not in ("kernel", "bias") for key in own):
     raise UserError(f"weights '{name_or_path}' do not hold the parameters of this network (names such as conv1.kernel)")
   return _nest(flat)
 
@@ -179,9 +181,11 @@ def _numbers(metadata: dict[str, str], key: str) -> list[float]:
 
 
 def check_network(params: Params, model: MZSRNet = NET) -> None:
-  """Raises UserError where parameters are not those of the given network, by default the paper's."""
+  """Raises UserError where parameters, conditioned or not, are not those of the given network, by default the paper's."""
   shapes = lambda tree: jax.tree.map(lambda p: p.shape, tree)
-  expected = jax.eval_shape(lambda: init(jax.random.key(0), model))
+  key = jax.random.key(0)
+  initial = lambda: conditioning.init(key, init(key, model)) if conditioning.is_conditioned(params) else init(key, model)
+  expected = jax.eval_shape(initial)
   if shapes(params) != shapes(expected):
     raise UserError(f"the weights have another shape than the network of {model.depth} layers and {model.features} channels")
 
