@@ -81,6 +81,19 @@ def pretrain(scale: float = 2.0) -> ml_collections.ConfigDict:
   return c
 
 
+def conditioned(scale: float = 2.0) -> ml_collections.ConfigDict:
+  """Parameters that depend on the kernel (beyond the paper): stage 1's loss on stage 2's degradations, each patch its own.
+
+  Variances from 0.1 on: such a network need not choose between sharp images and blurred ones.
+  """
+  c = pretrain(scale)
+  c.degradation.subsample = "direct"
+  c.degradation.kernels = "gaussian"
+  c.degradation.min_variance = 0.1
+  c.model.conditioned = True
+  return c
+
+
 def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   """Stage 2, meta-transfer learning, as the paper and its code state it: 5 tasks of 8 + 8 patches, 5 inner steps."""
   c = _base()
@@ -139,6 +152,22 @@ def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.meta.support_patches = 2
     c.meta.query_patches = 2
     c.meta.num_inner_steps = 2
+  return c
+
+
+def conditioned_cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """`conditioned` at a size for two CPU cores: 16 patches of 48x48, two steps a second on two cores."""
+  c.init_weights = "x2_direct"
+  c.data.patch_size = 48
+  c.batch_size = 16
+  c.optimizer.algorithm = "muon"
+  c.optimizer.learning_rate = 1e-3
+  c.optimizer.halve_every = 1500
+  c.optimizer.min_learning_rate = 3e-5
+  c.optimizer.average_decay = 0.995
+  c.run.num_steps = 5000
+  c.run.eval_every = 500
+  c.run.eval_size = 192
   return c
 
 
