@@ -11,8 +11,8 @@ def cpu(c):
   c = default_config.conditioned_cpu(c)
   c.init_weights = "conditioned_x2"
   c.data.patch_size = 64
-  c.optimizer.halve_every = 600
-  c.run.num_steps = 2500
+  c.optimizer.halve_every = 450
+  c.run.num_steps = 1800
   return c
 
 

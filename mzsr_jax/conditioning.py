@@ -1,8 +1,9 @@
-"""A start for each kernel: parameters that depend on the kernel which the meta-test is told (beyond the paper).
+"""A start for each degradation: parameters that depend on what the meta-test is told of an image (beyond the paper).
 
-Conditioned parameters are those of the network with one more entry, `KEY`, which says how its convolutions change with the
-kernel: their weights are multiplied for each place and channel that they see and for each output, their biases moved. What
-`start` makes of them has the shape of the network's own parameters, so that nothing after it knows of this. Pure functions.
+Conditioned parameters are those of the network with one more entry, `KEY`, which says how its convolutions change with
+kernel, scale and noise: their weights are multiplied for each place and channel that they see and for each output, their
+biases moved. What `start` makes of them has the shape of the network's own parameters, so that nothing after it knows of
+this. Pure functions.
 """
 
 import jax
@@ -12,25 +13,26 @@ from jaxtyping import Array, Float, Key
 
 from mzsr_jax.model import Params
 
-KEY = "by_kernel"
+KEY = "by_kind"
 _HIDDEN = 24
 _MIDDLE = 1.3  # standard deviation in the middle of the training's kernels at x2, HR pixels
 _TINY = 1e-6  # pixels^4: square roots of what is 0 for one pixel, or for round kernels, still have a derivative
-_LENGTH = 4  # of a description
+_LENGTH = 5  # of a description
+_MOST_NOISE = 0.06  # that training knows, in [0, 1] units
 
 
 def is_conditioned(params: Params) -> bool:
-  """Whether parameters depend on the kernel."""
+  """Whether parameters depend on the degradation."""
   return KEY in params
 
 
 def network(params: Params) -> Params:
-  """Those of the network alone; conditioned ones without what depends on the kernel."""
+  """Those of the network alone; conditioned ones without what changes them."""
   return {name: layer for name, layer in params.items() if name != KEY}
 
 
 def init(key: Key[Array, ""], params: Params) -> Params:
-  """Conditioned parameters that start as `params` for every kernel."""
+  """Conditioned parameters that start as `params` for every degradation."""
   keys = jax.random.split(key)
   width = _LENGTH + _HIDDEN
   hidden = {
@@ -45,22 +47,25 @@ def init(key: Key[Array, ""], params: Params) -> Params:
   return params | {KEY: {"hidden": hidden, "changes": changes}}
 
 
-def start(params: Params, kernel: Float[ArrayLike, "k k"], scale: Float[ArrayLike, ""] | float) -> Params:
-  """The network's parameters for a kernel; parameters that are not conditioned are returned as they are.
+def start(
+    params: Params, kernel: Float[ArrayLike, "k k"], scale: float | Float[Array, ""], noise_std: float | Float[Array, ""] = 0.0
+) -> Params:
+  """The network's parameters for a degradation; parameters that are not conditioned are returned as they are.
 
   Args:
     params: of the network, conditioned or not.
     kernel: (k, k), k odd, sum 1.
     scale: scale factor.
+    noise_std: of the LR image, in [0, 1] units.
   """
   if not is_conditioned(params):
     return params
-  return _start(params, jnp.asarray(kernel), jnp.asarray(scale, jnp.float32))
+  return _start(params, jnp.asarray(kernel), *(jnp.asarray(x, jnp.float32) for x in (scale, noise_std)))
 
 
 @jax.jit
-def _start(params: Params, kernel: Float[Array, "k k"], scale: Float[Array, ""]) -> Params:
-  hidden, code = params[KEY]["hidden"], describe(kernel, scale)
+def _start(params: Params, kernel: Float[Array, "k k"], scale: Float[Array, ""], noise_std: Float[Array, ""]) -> Params:
+  hidden, code = params[KEY]["hidden"], describe(kernel, scale, noise_std)
   dot = lambda x, y: jnp.dot(x, y, precision="highest")
   features = jnp.concatenate([code, jnp.tanh(dot(code, hidden["weights"]) + hidden["bias"])])
   made = {}
@@ -73,12 +78,15 @@ def _start(params: Params, kernel: Float[Array, "k k"], scale: Float[Array, ""])
   return made
 
 
-def describe(kernel: Float[Array, "k k"], scale: Float[ArrayLike, ""]) -> Float[Array, " 4"]:
-  """What of a kernel the parameters depend on: the square root of its covariance matrix, and the scale factor.
+def describe(
+    kernel: Float[Array, "k k"], scale: Float[ArrayLike, ""], noise_std: Float[ArrayLike, ""] = 0.0
+) -> Float[Array, " 5"]:
+  """What the parameters depend on: the square root of the kernel's covariance matrix, the scale factor and the noise.
 
   Returns:
-    (horizontal, vertical, mixed, scale), the first two in HR pixels less `_MIDDLE`, the last less 2. A kernel that is wider
-    than those of training counts as one as wide (of a largest variance of 2.5 times the scale), negative variances as 0.
+    (horizontal, vertical, mixed, scale, noise), the first two in HR pixels less `_MIDDLE`, the scale less 2, the noise from 0
+    to 1. A kernel that is wider than those of training counts as one as wide (of a largest variance of 2.5 times the scale),
+    noise above 0.06 as that much, and negative variances as 0.
   """
   axis = jnp.arange(kernel.shape[0], dtype=kernel.dtype) - kernel.shape[0] // 2
   rows, columns = kernel.sum(1), kernel.sum(0)
@@ -90,4 +98,6 @@ def describe(kernel: Float[Array, "k k"], scale: Float[ArrayLike, ""]) -> Float[
   xx, yy, xy = xx * shrink, yy * shrink, xy * shrink
   root = jnp.sqrt(jnp.maximum(xx * yy - xy * xy, _TINY))  # of the determinant
   trace = jnp.sqrt(xx + yy + 2 * root)  # of the matrix' square root
-  return jnp.stack([(xx + root) / trace - _MIDDLE, (yy + root) / trace - _MIDDLE, xy / trace, jnp.asarray(scale) - 2])
+  noise = jnp.minimum(noise_std / _MOST_NOISE, 1.0)
+  shape = (xx + root) / trace - _MIDDLE, (yy + root) / trace - _MIDDLE, xy / trace
+  return jnp.stack([*shape, *(jnp.asarray(x, kernel.dtype) for x in (scale - 2, noise))])

@@ -28,11 +28,12 @@ def _base() -> ml_collections.ConfigDict:
   c.degradation.kernels = "gaussian"  # or "bicubic": no blur
   c.degradation.min_variance = 1.0  # of "gaussian" kernels, pixels^2; the largest is 2.5 times the scale
   c.degradation.noise_std = 0.0  # of the LR patches, in [0, 1] units
+  c.degradation.max_noise_std = 0.0  # where above that, half of the tasks have noise of a level between the two
 
   c.model = ml_collections.ConfigDict()
   c.model.depth = 8
   c.model.features = 64
-  c.model.conditioned = False  # let the parameters depend on the kernel that the meta-test is told (mzsr_jax/conditioning.py)
+  c.model.conditioned = False  # parameters depend on the degradation that the meta-test is told (mzsr_jax/conditioning.py)
   c.model.convolution = "closed"  # or "xla", "im2col": the same function, other derivatives (mzsr_jax/conv.py)
   c.model.precision = "float32"  # of the products in convolutions; or "tf32" (GPU), "bfloat16". All else is float32
 
@@ -82,14 +83,16 @@ def pretrain(scale: float = 2.0) -> ml_collections.ConfigDict:
 
 
 def conditioned(scale: float = 2.0) -> ml_collections.ConfigDict:
-  """Parameters that depend on the kernel (beyond the paper): stage 1's loss on stage 2's degradations, each patch its own.
+  """Parameters that depend on the degradation (beyond the paper): stage 1's loss on stage 2's degradations, each patch its own.
 
-  Variances from 0.1 on: such a network need not choose between sharp images and blurred ones.
+  Variances from 0.1 on, and noise up to 15 of 255: such a network need not choose between sharp images and blurred ones, or
+  between clean ones and noisy ones.
   """
   c = pretrain(scale)
   c.degradation.subsample = "direct"
   c.degradation.kernels = "gaussian"
   c.degradation.min_variance = 0.1
+  c.degradation.max_noise_std = 0.06
   c.model.conditioned = True
   return c
 
@@ -259,7 +262,8 @@ _RANGES = {
     name: (low, _LARGEST.get(name, 2.0**40))
     for low, names in {
         0.01: "degradation.min_variance",
-        0: "seed data.cache_mb data.num_threads degradation.noise_std optimizer.learning_rate optimizer.halve_every "
+        0: "seed data.cache_mb data.num_threads degradation.noise_std degradation.max_noise_std "
+        "optimizer.learning_rate optimizer.halve_every "
         "optimizer.inner_lrs_factor "
         "optimizer.min_learning_rate optimizer.clip_norm optimizer.average_decay meta.inner_lr meta.first_order_until_step "
         "meta.weight_floor run.eval_every",
@@ -276,6 +280,7 @@ _RANGES = {
 
 # Fields that came later, and what a config without them means.
 _LATER = {"degradation.min_variance": 1.0, "model.precision": "float32", "model.conditioned": False}
+_LATER |= {"degradation.max_noise_std": 0.0}
 _LATER |= {"optimizer.algorithm": "adam", "optimizer.inner_lrs_factor": 1.0}
 _LATER |= {"meta.init_inner_lrs": False, "meta.inner_rule": "gradient"}
 _LATER |= {"optimizer.average_decay": 0.0, "meta.support": "patches"}

@@ -111,15 +111,15 @@ class Degrader:
       hr: (N, P, P, C) in [0, 1].
       kernel: (k, k).
       scale_index: which of the scales, may be traced.
-      noise_std: standard deviation of the Gaussian noise added to the LR patches, in [0, 1] units; static 0 for none.
-      key: jax.random key of the noise.
+      noise_std: standard deviation of the Gaussian noise added to the LR patches, in [0, 1] units.
+      key: jax.random key of the noise; None for none.
 
     Returns:
       (N, Q, Q, C), clipped to [0, 1]; Q is ceil(P / s) of the smallest scale, and what lies beyond that of another is padding.
     """
     down = jnp.asarray(self._down)[scale_index]
     lr = apply(blur(hr, kernel), down, down)
-    if noise_std:
+    if key is not None:
       lr += noise_std * jax.random.normal(key, lr.shape)
     return jnp.clip(lr, 0, 1)
 

@@ -195,7 +195,7 @@ def _numbers(axes, count: int) -> Int[Array, " count"]:
 def _distribution(config) -> tasks.Distribution:
   c = config.degradation
   degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
-  return tasks.Distribution(degrader, c.kernels, c.min_variance, c.noise_std)
+  return tasks.Distribution(degrader, c.kernels, c.min_variance, c.noise_std, c.max_noise_std)
 
 
 def _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers):
@@ -216,7 +216,7 @@ def _pretrain_gradient(config, first_order, platform: str, state: TrainState, pa
   if config.degradation.kernels != "bicubic" or len(config.degradation.scales) > 1:
     pairs = tasks.sample(key, patches[:, None], distribution, numbers, jnp.arange(1))
     if config.model.conditioned:
-      return _conditioned_gradient(config, platform, state, pairs, tasks.sample_kernels(key, distribution, numbers))
+      return _conditioned_gradient(config, platform, state, pairs, tasks.sample_kinds(key, distribution, numbers))
   else:
     pairs = tasks.sample(key, patches[None], distribution, jnp.arange(1), numbers)
   inputs, targets = (x.reshape(patches.shape) for x in pairs)
@@ -225,8 +225,8 @@ def _pretrain_gradient(config, first_order, platform: str, state: TrainState, pa
   return (value, {}), grads
 
 
-def _conditioned_gradient(config, platform: str, state: TrainState, pairs: tasks.Pairs, kinds):
-  """The same where each patch has parameters of its own, for the kernel and scale in `kinds`."""
+def _conditioned_gradient(config, platform: str, state: TrainState, pairs: tasks.Pairs, kinds: tasks.Kind):
+  """The same where each patch has parameters of its own, for what it is in `kinds`."""
   axes, net = mesh_lib.AXES, network(config)
   learned = mesh_lib.vary(state.learned, axes)
 
@@ -288,7 +288,7 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
     return jax.value_and_grad(loss, has_aux=True)(learned)
 
   batching = _best_batching(platform) if c.task_batching == "auto" else c.task_batching
-  kinds = tasks.sample_kernels(key, _distribution(config), task_numbers)
+  kinds = tasks.sample_kinds(key, _distribution(config), task_numbers)
   out = maml.mean_over_tasks(task_gradient, (pairs, kinds), batching, c.chunk)
   (loss, metrics), grads = lax.pmean(out, "tasks")
   rates = jnp.stack(jax.tree.leaves(state.learned.get("inner_lrs", fixed_rates)))

@@ -88,7 +88,8 @@ def adapt(
   `maml.adapt` with a smooth loss is not (experiments/api.ipynb).
 
   Args:
-    params: meta-learned parameters theta_M; conditioned ones (`conditioning`) begin at what they are for this kernel.
+    params: meta-learned parameters theta_M; conditioned ones begin at what they are for this kernel, without noise (for others,
+      give what `conditioning.start` makes of them).
     lr: LR image, RGB float32 in [0, 1], any size.
     kernel: its blur kernel, odd side, sum 1; [[1.0]] for none.
     scale: scale factor.

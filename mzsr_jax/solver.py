@@ -237,7 +237,7 @@ class Solver:
     """Gradient steps on LR son -> LR image: `meta_test.adapt`.
 
     Args:
-      params: meta-learned parameters; conditioned ones begin at what they are for the kernel.
+      params: meta-learned parameters; conditioned ones begin at what they are for `kind`.
       lr: LR image, RGB float in [0, 1], on the host.
       kind: its kernel, subsampling, offset and noise.
       scale: scale factor.
@@ -448,7 +448,7 @@ class Solver:
 
 
 def _start(params: Params, kind: Degradation, scale: float) -> Params:
-  return conditioning.start(params, kernels.padded(kind.kernel), scale)
+  return conditioning.start(params, kernels.padded(kind.kernel), scale, kind.noise_std)
 
 
 def _cut(image: np.ndarray, start: tuple[int, int], size: Size) -> np.ndarray:

@@ -35,12 +35,22 @@ class Distribution(NamedTuple):
     kernel_family: "gaussian" draws a kernel for each task (`kernels.sample`), "bicubic" blurs nothing.
     min_variance: of the Gaussians, see `kernels.sample`.
     noise_std: of the noise on the LR patches, in [0, 1] units.
+    max_noise_std: where it is above that, half of the tasks have noise of a level between the two.
   """
 
   degrader: Degrader
   kernel_family: str
   min_variance: float = 1.0
   noise_std: float = 0.0
+  max_noise_std: float = 0.0
+
+
+class Kind(NamedTuple):
+  """A task's degradation, or those of several: what `conditioning.start` takes."""
+
+  kernel: Float[Array, "*t k k"]
+  scale: Float[Array, "*t"]
+  noise_std: Float[Array, "*t"]
 
 
 class _Drawn(NamedTuple):
@@ -113,16 +123,9 @@ def sample_sons(
   return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
 
 
-def sample_kernels(
-    key, distribution: Distribution, task_numbers: Int[Array, " t"]
-) -> tuple[Float[Array, "t k k"], Float[Array, " t"]]:
-  """The kernels and scales of the tasks that `sample` draws for the same key and numbers."""
-
-  def one(number):
-    scale_index, kernel = _draw(*_keys(key, number)[:2], distribution)
-    return kernel, jnp.asarray(distribution.degrader.scales)[scale_index]
-
-  return jax.vmap(one)(task_numbers)
+def sample_kinds(key, distribution: Distribution, task_numbers: Int[Array, " t"]) -> Kind:
+  """The degradations of the tasks that `sample` draws for the same key and numbers."""
+  return jax.vmap(lambda number: _draw(_keys(key, number), distribution)[1])(task_numbers)
 
 
 def _keys(key, task_number) -> jax.Array:
@@ -130,26 +133,31 @@ def _keys(key, task_number) -> jax.Array:
   return jax.random.split(jax.random.fold_in(key, task_number), 3)
 
 
-def _draw(scale_key, kernel_key, distribution: Distribution) -> tuple[Int[Array, ""], Float[Array, "k k"]]:
-  """The index of a task's scale, and its kernel."""
-  scales = distribution.degrader.scales
-  scale_index = jax.random.randint(scale_key, (), 0, len(scales))
+def _draw(keys, distribution: Distribution) -> tuple[Int[Array, ""], Kind]:
+  """The index of a task's scale, and its degradation."""
+  scale_key, kernel_key, _ = keys
+  scale_index = jax.random.randint(scale_key, (), 0, len(distribution.degrader.scales))
+  scale = jnp.asarray(distribution.degrader.scales)[scale_index]
   if distribution.kernel_family == "gaussian":
-    return scale_index, kernels.sample(kernel_key, jnp.asarray(scales)[scale_index], distribution.min_variance)
-  if distribution.kernel_family == "bicubic":
-    return scale_index, jnp.ones((1, 1))
-  raise ValueError(f"kernel family must be one of {', '.join(KERNEL_FAMILIES)}, not {distribution.kernel_family!r}")
+    kernel = kernels.sample(kernel_key, scale, distribution.min_variance)
+  elif distribution.kernel_family == "bicubic":
+    kernel = jnp.ones((1, 1))
+  else:
+    raise ValueError(f"kernel family must be one of {', '.join(KERNEL_FAMILIES)}, not {distribution.kernel_family!r}")
+  least, most = distribution.noise_std, max(distribution.noise_std, distribution.max_noise_std)
+  level = jax.random.uniform(jax.random.fold_in(kernel_key, 1), (), minval=-1)  # below 0 for half of them
+  return scale_index, Kind(kernel, scale, least + (most - least) * jnp.maximum(level, 0))
 
 
 def _sample(pair: Callable, key, patches, distribution: Distribution, task_numbers, patch_numbers) -> Pairs:
   """pair(drawn, HR patches in [0, 1], their numbers) of each task."""
-  degrader, noise_std = distribution.degrader, distribution.noise_std
+  degrader = distribution.degrader
 
   def task(number, patches):
-    scale_key, kernel_key, noise_key = _keys(key, number)
-    scale_index, kernel = _draw(scale_key, kernel_key, distribution)
+    scale_key, _, noise_key = keys = _keys(key, number)
+    scale_index, (kernel, _, noise_std) = _draw(keys, distribution)
     hr = patches.astype(jnp.float32) / 255
-    if noise_std:
+    if distribution.noise_std or distribution.max_noise_std:
       noisy = lambda hr, number: degrader.shrink(
           hr[None], kernel, scale_index, noise_std, jax.random.fold_in(noise_key, number)
       )[0]

@@ -259,7 +259,7 @@ def _initial_state(config) -> TrainState:
   params = weights.load_weights(config.init_weights)
   weights.check_network(params, learner.network(config))
   if conditioning.is_conditioned(params) and not config.model.conditioned:
-    raise UserError(f"the weights '{config.init_weights}' depend on the kernel: set config.model.conditioned to True")
+    raise UserError(f"the weights '{config.init_weights}' are conditioned: set config.model.conditioned to True")
   if config.model.conditioned and not conditioning.is_conditioned(params):
     params = learner.condition(config, params)
   if config.stage != "meta" or not config.meta.init_inner_lrs:

@@ -41,21 +41,23 @@ def test_they_begin_as_what_they_were_made_of_for_every_kernel():
     jax.tree.map(np.testing.assert_array_equal, conditioning.start(params, kernels.load_degradation(name).kernel, 2), NET)
 
 
-def test_each_kernel_and_scale_then_has_its_own(conditioned):
+def test_each_kernel_scale_and_noise_then_has_its_own(conditioned):
   other = kernels.load_degradation("g20d").kernel
   made = conditioning.start(conditioned, KIND.kernel, 2)
   assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, NET)
-  assert min(gap(made, conditioning.start(conditioned, *kind)) for kind in [(other, 2), (KIND.kernel, 2.5)]) > 1e-3
+  others = [(other, 2), (KIND.kernel, 2.5), (KIND.kernel, 2, 0.02)]
+  assert min(gap(made, conditioning.start(conditioned, *kind)) for kind in others) > 1e-3
   assert gap(made, conditioning.start(conditioned, np.pad(KIND.kernel, 3), 2)) < 1e-6
 
 
 @pytest.mark.parametrize("variances,theta", [((2.0, 2.0), 0.0), ((4.0, 1.0), -0.5), ((4.0, 1.0), np.pi / 2)])
 def test_a_description_is_the_root_of_the_covariance(variances, theta):
   kernel = kernels.gaussian(*variances, theta, 41)
-  horizontal, vertical, mixed, scale = np.asarray(conditioning.describe(kernel, 2.0)) + [1.3, 1.3, 0, 2]
+  horizontal, vertical, mixed, scale, noise = np.asarray(conditioning.describe(kernel, 2.0, 0.03)) + [1.3, 1.3, 0, 2, 0]
   turn = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
   root = turn @ np.diag(np.sqrt(variances)) @ turn.T
-  np.testing.assert_allclose([horizontal, mixed, vertical, scale], [root[0, 0], root[0, 1], root[1, 1], 2], atol=2e-3)
+  np.testing.assert_allclose([horizontal, mixed, vertical], [root[0, 0], root[0, 1], root[1, 1]], atol=2e-3)
+  np.testing.assert_allclose([scale, noise], [2, 0.5], rtol=1e-6)
 
 
 def test_a_description_knows_no_place_and_no_kernel_wider_than_those_of_training():
@@ -117,9 +119,18 @@ def test_training_is_told_the_kernels_that_its_patches_were_blurred_by():
   distribution = tasks.Distribution(degradation.Degrader(31, (1.0,), "direct"), "gaussian")
   numbers, key = jnp.arange(3, 8), jax.random.key(0)
   blurred = tasks.sample(key, patches, distribution, numbers).inputs[:, 0, 8:-8, 8:-8, 0]
-  told, scales = tasks.sample_kernels(key, distribution, numbers)
-  np.testing.assert_allclose(told[:, ::-1, ::-1], blurred, atol=1e-6)  # correlation turns it
-  assert (scales == 1).all() and gap(told[0], told[1]) > 1e-3
+  told = tasks.sample_kinds(key, distribution, numbers)
+  np.testing.assert_allclose(told.kernel[:, ::-1, ::-1], blurred, atol=1e-6)  # correlation turns it
+  assert (told.scale == 1).all() and (told.noise_std == 0).all() and gap(told.kernel[0], told.kernel[1]) > 1e-3
+
+
+def test_training_is_told_the_noise_of_its_patches_which_half_of_the_tasks_have():
+  patches = np.full((200, 1, 32, 32, 3), 128, np.uint8)
+  distribution = tasks.Distribution(degradation.Degrader(32, (1.0,), "direct"), "bicubic", max_noise_std=0.06)
+  lr = tasks.sample(jax.random.key(0), patches, distribution).inputs
+  told = tasks.sample_kinds(jax.random.key(0), distribution, jnp.arange(200)).noise_std
+  np.testing.assert_allclose(lr.std(axis=(1, 2, 3, 4)), told, rtol=0.08, atol=1e-6)
+  assert 0.4 < (told == 0).mean() < 0.6 and 0.05 < told.max() <= 0.06
 
 
 CASES = {
@@ -149,11 +160,11 @@ def test_a_blind_step_is_the_mean_over_patches_of_each_ones_gradient():
   key, numbers = jax.random.fold_in(jax.random.key(0), 1), jnp.arange(4)
   distribution = learner._distribution(config)
   pairs = tasks.sample(key, patches[:, None], distribution, numbers)
-  kinds = tasks.sample_kernels(key, distribution, numbers)
+  kinds = tasks.sample_kinds(key, distribution, numbers)
 
   def loss(params):
     each = [
-        meta_test.l1(conditioning.start(params, kinds[0][i], kinds[1][i]), pairs.inputs[i], pairs.targets[i], net)
+        meta_test.l1(conditioning.start(params, *(x[i] for x in kinds)), pairs.inputs[i], pairs.targets[i], net)
         for i in range(4)
     ]
     return sum(each) / 4
@@ -173,5 +184,5 @@ def test_runs_start_from_either_kind_of_weights_but_do_not_drop_what_depends_on_
   path = str(tmp_path / "conditioned" / train.WEIGHTS_NAME)
   assert conditioning.is_conditioned(weights.load_weights(path))
   train.train(tiny(meta_x2, init_weights=path, **{"model.conditioned": True, "run.eval_every": 2}), tmp_path / "on")
-  with pytest.raises(UserError, match="depend on the kernel: set config.model.conditioned to True"):
+  with pytest.raises(UserError, match="are conditioned: set config.model.conditioned to True"):
     train.train(tiny(meta_x2, init_weights=path), tmp_path / "refused")
