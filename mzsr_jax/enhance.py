@@ -58,17 +58,15 @@ def choose_weights(scale: float, kernel: str, subsample: str) -> str:
   if kernel == "bicubic":
     return "pretrain_x4" if scale >= 4 else "pretrain_x2"
   if subsample == "bicubic":
-    return "spectral:x2_bicubic"
+    return "spectral:conditioned_x2_bicubic"
   if scale <= 2:
-    return "spectral:x2_direct"
-  if scale <= 3:
-    return "spectral:multiscale"
-  # Beyond, the son is so small that spectral steps learn it by heart from the second on (experiments/README.md).
-  return "multiscale" if scale < 4 else "x4_direct"
+    return "spectral:conditioned_x2"
+  # Beyond x3, the son is so small that spectral steps learn it by heart from the second on (experiments/README.md).
+  return "spectral:conditioned_multiscale" if scale <= 3 else "conditioned_multiscale"
 
 
 def gains_by_steps(name_or_path: str) -> bool:
-  """Whether weights are meant to be adapted: those of stage 1 gain nothing by plain gradient steps."""
+  """Whether weights are meant to be adapted: those trained by the loss of stage 1 gain nothing by plain gradient steps."""
   metadata = weights.read_metadata(name_or_path)
   return metadata.get("stage") != "pretrain" or weights.inner_rule(metadata) != "gradient"
 

@@ -65,9 +65,8 @@ def test_scales_and_weights_that_fit():
     with pytest.raises(UserError, match="from 1 to 8"):
       enhance.network_scale(two, scale)
   chosen = [enhance.choose_weights(s, "g20d", "direct") for s in (1.5, 2, 2.5, 3, 3.5, 4, 8)]
-  small = ["spectral:x2_direct", "spectral:x2_direct", "spectral:multiscale", "spectral:multiscale"]
-  assert chosen == [*small, "multiscale", "x4_direct", "x4_direct"]
-  assert enhance.choose_weights(3, "g13b", "bicubic") == "spectral:x2_bicubic"
+  assert chosen == 2 * ["spectral:conditioned_x2"] + 2 * ["spectral:conditioned_multiscale"] + 3 * ["conditioned_multiscale"]
+  assert enhance.choose_weights(3, "g13b", "bicubic") == "spectral:conditioned_x2_bicubic"
   assert [enhance.choose_weights(s, "bicubic", "bicubic") for s in (2, 4)] == ["pretrain_x2", "pretrain_x4"]
   assert enhance.gradual(many, 4.0) == (2.0, 3.0) and enhance.gradual(many, 2.5) == (2.0,)
   with pytest.raises(UserError, match="no scale below 2"):
