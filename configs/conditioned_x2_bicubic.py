@@ -11,8 +11,8 @@ def cpu(c):
   c = default_config.conditioned_cpu(c)
   c.init_weights = "conditioned_x2"
   c.optimizer.learning_rate = 5e-4
-  c.optimizer.halve_every = 450
-  c.run.num_steps = 1800
+  c.optimizer.halve_every = 350
+  c.run.num_steps = 1400
   return c
 
 

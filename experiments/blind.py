@@ -34,7 +34,7 @@ flags.DEFINE_integer("kernels_per_image", 1, "random kernels that each image is 
 flags.DEFINE_integer("seed", 0, "of the kernels", lower_bound=0)
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
-flags.DEFINE_string("weights", "spectral:x2_direct", "that MZSR adapts")
+flags.DEFINE_string("weights", "spectral:conditioned_x2", "that MZSR adapts")
 flags.DEFINE_float("least", 1.0, "least variance of a kernel, HR pixels^2: the paper's 1, or less", lower_bound=0.01)
 flags.DEFINE_integer("steps", 10, "adaptation steps", lower_bound=0)
 flags.DEFINE_list("methods", list(_METHODS), "what to compare")

@@ -42,29 +42,29 @@ def _both_ways(name: str, steps: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
   return {name: steps, weights.SPECTRAL + name: steps}
 
 
-def _conditioned(name: str) -> dict[str, tuple[int, ...]]:
-  """Parameters that depend on the kernel: before adaptation too, by the steps that may follow."""
-  return {weights.SPECTRAL + name: (0, 1, 10)}
+def _conditioned(name: str, steps: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+  """Parameters that depend on the kernel: as they begin, and by the steps that may follow."""
+  return {weights.SPECTRAL + name: (0, *steps)}
 
 
 TABLES = {
-    "1": [Part(2, ("bicubic",), _both_ways("x2_bicubic", (1, 10)) | _conditioned("conditioned_x2_bicubic"))],
+    "1": [Part(2, ("bicubic",), _both_ways("x2_bicubic", (1, 10)) | _conditioned("conditioned_x2_bicubic", (1, 10)))],
     "2": [
-        Part(2, ("g02d", "g20d", "gani", "gani5"), _both_ways("x2_direct", (1, 10)) | _conditioned("conditioned_x2")),
-        Part(2, ("g13b",), _both_ways("x2_bicubic", (1, 10)) | _conditioned("conditioned_x2_bicubic")),
+        Part(2, ("g02d", "g20d", "gani", "gani5"), _both_ways("x2_direct", (1, 10)) | _conditioned("conditioned_x2", (1, 10))),
+        Part(2, ("g13b",), _both_ways("x2_bicubic", (1, 10)) | _conditioned("conditioned_x2_bicubic", (1, 10))),
     ],
     "3": [
         Part(
             2,
             ("g02d", "g20d", "gani"),
-            _both_ways("x2_direct", (10,)) | _both_ways("multiscale", (10,)) | _conditioned("conditioned_multiscale"),
+            _both_ways("x2_direct", (10,)) | _both_ways("multiscale", (10,)) | _conditioned("conditioned_multiscale", (1,)),
         )
     ],
     "5": [
         Part(
             4,
             ("g20d",),
-            _both_ways("multiscale", (1, 10)) | _both_ways("x4_direct", (1, 10)) | _conditioned("conditioned_multiscale"),
+            _both_ways("multiscale", (1, 10)) | _both_ways("x4_direct", (1, 10)) | _conditioned("conditioned_multiscale", (1,)),
         )
     ],
 }
