@@ -12,7 +12,7 @@ def cpu(c):
   c.init_weights = "conditioned_x2"
   c.data.patch_size = 64
   c.optimizer.halve_every = 450
-  c.run.num_steps = 1800
+  c.run.num_steps = 1500
   return c
 
 

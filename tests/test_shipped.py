@@ -28,6 +28,25 @@ def test_a_line_search_makes_the_first_step_long_enough_for_what_training_hardly
   assert spectral > plain + 2
 
 
+def test_conditioned_parameters_begin_where_adaptation_ends(data_dir):
+  samples = benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1:2]  # bird
+  compared = [methods.parse(f"mzsr:{name}", (steps,), 2) for name, steps in (("conditioned_x2", 0), ("spectral:x2_direct", 1))]
+  for kernel in ("g02d", "gani"):
+    scores = benchmark.run(samples, {kernel: kernels.load_degradation(kernel)}, compared, 2)
+    begun, adapted = (result["psnr"] for result in benchmark.summarise(scores, 2))
+    assert begun > adapted + 1
+
+
+def test_conditioned_parameters_know_noise_before_any_step(data_dir):
+  gt = images.middle(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
+  solver, kind, params = Solver(), kernels.load_degradation("g20d"), weights.load_weights("conditioned_x2")
+  clean = degrade(images.to_float(gt), kind, 2)
+  lr = images.to_float(images.to_uint8(clean + np.random.default_rng(0).normal(0, 5 / 255, clean.shape)))
+  none = np.zeros(0, np.float32)
+  told = lambda std: solver.super_resolve(solver.adapt(params, lr, kind._replace(noise_std=std), 2, none), lr, 2)
+  assert metrics.psnr_y(told(5 / 255), gt, 2) > metrics.psnr_y(told(0.0), gt, 2) + 3
+
+
 def test_a_noisy_photo_is_not_made_worse_where_its_noise_is_estimated(data_dir):
   gt = images.middle(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
   solver, kind = Solver(), kernels.load_degradation("g20d")
@@ -55,7 +74,8 @@ def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
 
 @pytest.mark.parametrize("name,kernel,scale", [
     ("x2_bicubic", "g13b", 2), ("spectral:x2_bicubic", "bicubic", 2), ("x4_direct", "g20d", 4),
-    ("spectral:multiscale", "g20d", 3),
+    ("spectral:multiscale", "g20d", 3), ("spectral:conditioned_x2_bicubic", "g13b", 2),
+    ("conditioned_multiscale", "gani", 4), ("spectral:conditioned_multiscale", "g20d", 3),
 ])  # fmt: skip
 def test_other_models_beat_bicubic_by_1_db_in_one_step(data_dir, name, kernel, scale):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)[2:3]  # butterfly
