@@ -18,5 +18,5 @@ def cpu(c):
 
 def get_config(variant=None):
   c = default_config.conditioned(scale=2.0)
-  c.degradation.scales = tuple(2 + i / 5 for i in range(11))
+  c.degradation.scales = default_config.MANY_SCALES
   return default_config.variant(c, variant, cpu=cpu)

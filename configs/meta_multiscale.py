@@ -19,6 +19,6 @@ def cpu(c):
 
 def get_config(variant=None):
   c = default_config.meta(scale=2.0)
-  c.degradation.scales = tuple(2 + i / 5 for i in range(11))
+  c.degradation.scales = default_config.MANY_SCALES
   c.meta_test.inner_lrs = 3 * (0.01,) + (0.005,)
   return default_config.variant(c, variant, cpu=cpu)

@@ -22,7 +22,4 @@ def cpu(c):
 
 
 def get_config(variant=None):
-  c = default_config.pretrain(scale=2.0)
-  c.degradation.subsample = "direct"
-  c.degradation.kernels = "gaussian"
-  return default_config.variant(c, variant, cpu=cpu)
+  return default_config.variant(default_config.all_kernels(scale=2.0), variant, cpu=cpu)

@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Key
 from mzsr_jax.model import Params
 
 KEY = "by_kind"
+MOST_NOISE = 0.06  # that training knows, in [0, 1] units
 _HIDDEN = 24
 _MIDDLE = 1.3  # standard deviation in the middle of the training's kernels at x2, HR pixels
 _TINY = 1e-6  # pixels^4: square roots of what is 0 for one pixel, or for round kernels, still have a derivative
 _LENGTH = 5  # of a description
-_MOST_NOISE = 0.06  # that training knows, in [0, 1] units
 
 
 def is_conditioned(params: Params) -> bool:
@@ -86,7 +86,7 @@ def describe(
   Returns:
     (horizontal, vertical, mixed, scale, noise), the first two in HR pixels less `_MIDDLE`, the scale less 2, the noise from 0
     to 1. A kernel that is wider than those of training counts as one as wide (of a largest variance of 2.5 times the scale),
-    noise above 0.06 as that much, and negative variances as 0.
+    noise above `MOST_NOISE` as that much, and negative variances as 0.
   """
   axis = jnp.arange(kernel.shape[0], dtype=kernel.dtype) - kernel.shape[0] // 2
   rows, columns = kernel.sum(1), kernel.sum(0)
@@ -98,6 +98,6 @@ def describe(
   xx, yy, xy = xx * shrink, yy * shrink, xy * shrink
   root = jnp.sqrt(jnp.maximum(xx * yy - xy * xy, _TINY))  # of the determinant
   trace = jnp.sqrt(xx + yy + 2 * root)  # of the matrix' square root
-  noise = jnp.minimum(noise_std / _MOST_NOISE, 1.0)
+  noise = jnp.minimum(noise_std / MOST_NOISE, 1.0)
   shape = (xx + root) / trace - _MIDDLE, (yy + root) / trace - _MIDDLE, xy / trace
   return jnp.stack([*shape, *(jnp.asarray(x, kernel.dtype) for x in (scale - 2, noise))])

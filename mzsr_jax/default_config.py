@@ -3,9 +3,10 @@
 import flax.traverse_util
 import ml_collections
 
-from mzsr_jax import conv, kernels, maml, rules, tasks
+from mzsr_jax import conditioning, conv, kernels, maml, rules, tasks
 from mzsr_jax.errors import UserError
 
+MANY_SCALES = tuple(2 + i / 5 for i in range(11))  # of the paper's multi-scale model
 # Meta-test learning rates of the released code: the first steps are larger.
 DIRECT_X2_INNER_LRS = (0.02,) + 3 * (0.01,) + 6 * (0.005,)
 
@@ -82,17 +83,23 @@ def pretrain(scale: float = 2.0) -> ml_collections.ConfigDict:
   return c
 
 
+def all_kernels(scale: float = 2.0) -> ml_collections.ConfigDict:
+  """Stage 1's loss on stage 2's degradations, each patch its own: direct subsampling, Gaussian kernels."""
+  c = pretrain(scale)
+  c.degradation.subsample = "direct"
+  c.degradation.kernels = "gaussian"
+  return c
+
+
 def conditioned(scale: float = 2.0) -> ml_collections.ConfigDict:
-  """Parameters that depend on the degradation (beyond the paper): stage 1's loss on stage 2's degradations, each patch its own.
+  """Parameters that depend on the degradation (beyond the paper), trained as `all_kernels`.
 
   Variances from 0.1 on, and noise up to 15 of 255: such a network need not choose between sharp images and blurred ones, or
   between clean ones and noisy ones.
   """
-  c = pretrain(scale)
-  c.degradation.subsample = "direct"
-  c.degradation.kernels = "gaussian"
+  c = all_kernels(scale)
   c.degradation.min_variance = 0.1
-  c.degradation.max_noise_std = 0.06
+  c.degradation.max_noise_std = conditioning.MOST_NOISE
   c.model.conditioned = True
   return c
 

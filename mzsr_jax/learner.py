@@ -210,24 +210,27 @@ def _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, 
 def _pretrain_gradient(config, first_order, platform: str, state: TrainState, patches, key):
   """Gradient of the L1 loss over all patches (Eq. 4)."""
   del first_order
-  axes, net, distribution = mesh_lib.AXES, network(config), _distribution(config)
+  if config.model.conditioned:
+    return _conditioned_gradient(config, platform, state, patches, key)
+  axes, net, c = mesh_lib.AXES, network(config), config.degradation
   numbers = _numbers(axes, patches.shape[0])
   # Each patch is a task of its own where there is more than one degradation to draw from.
-  if config.degradation.kernels != "bicubic" or len(config.degradation.scales) > 1:
-    pairs = tasks.sample(key, patches[:, None], distribution, numbers, jnp.arange(1))
-    if config.model.conditioned:
-      return _conditioned_gradient(config, platform, state, pairs, tasks.sample_kinds(key, distribution, numbers))
+  if c.kernels != "bicubic" or len(c.scales) > 1 or c.max_noise_std > c.noise_std:
+    pairs = tasks.sample(key, patches[:, None], _distribution(config), numbers, jnp.arange(1))
   else:
-    pairs = tasks.sample(key, patches[None], distribution, jnp.arange(1), numbers)
+    pairs = tasks.sample(key, patches[None], _distribution(config), jnp.arange(1), numbers)
   inputs, targets = (x.reshape(patches.shape) for x in pairs)
   loss = lambda learned: lax.pmean(meta_test.l1(mesh_lib.vary(learned["params"], axes), inputs, targets, net), axes)
   value, grads = jax.value_and_grad(loss)(state.learned)
   return (value, {}), grads
 
 
-def _conditioned_gradient(config, platform: str, state: TrainState, pairs: tasks.Pairs, kinds: tasks.Kind):
-  """The same where each patch has parameters of its own, for what it is in `kinds`."""
-  axes, net = mesh_lib.AXES, network(config)
+def _conditioned_gradient(config, platform: str, state: TrainState, patches, key):
+  """The same where each patch is a task of its own, with parameters for its own degradation."""
+  axes, net, distribution = mesh_lib.AXES, network(config), _distribution(config)
+  numbers = _numbers(axes, patches.shape[0])
+  pairs = tasks.sample(key, patches[:, None], distribution, numbers, jnp.arange(1))
+  kinds = tasks.sample_kinds(key, distribution, numbers)
   learned = mesh_lib.vary(state.learned, axes)
 
   def patch_gradient(task):

@@ -135,6 +135,7 @@ def test_training_is_told_the_noise_of_its_patches_which_half_of_the_tasks_have(
 
 CASES = {
     "blind": (conditioned_x2, {}),
+    "blind, one kernel": (conditioned_x2, {"degradation.kernels": "bicubic"}),
     "maml": (meta_x2, {"meta.learn_inner_lrs": True}),
     "maml, sons": (meta_x2, {"meta.support": "sons", "meta.inner_rule": "spectral"}),
     "reptile": (meta_reptile, {}),
