@@ -15,7 +15,7 @@ setuptools.setup(
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=["mzsr_jax"],
+    packages=setuptools.find_packages(include=["mzsr_jax", "mzsr_jax.*"]),
     package_data={"mzsr_jax": ["py.typed", "weights/*.safetensors"]},
     install_requires=[line for line in requirements if line and not line.startswith("#")],
     extras_require={

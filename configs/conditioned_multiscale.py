@@ -3,12 +3,12 @@
 python -m mzsr_jax.main --config=configs/conditioned_multiscale.py --workdir=runs/multiscale --config.data.root=/path/to/HR
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def cpu(c):
   """16 patches of 64x64, from the parameters for x2."""
-  c = default_config.conditioned_cpu(c)
+  c = config_lib.conditioned_cpu(c)
   c.init_weights = "conditioned_x2"
   c.data.patch_size = 64
   c.optimizer.halve_every = 450
@@ -17,6 +17,6 @@ def cpu(c):
 
 
 def get_config(variant=None):
-  c = default_config.conditioned(scale=2.0)
-  c.degradation.scales = default_config.MANY_SCALES
-  return default_config.variant(c, variant, cpu=cpu)
+  c = config_lib.conditioned(scale=2.0)
+  c.degradation.scales = config_lib.MANY_SCALES
+  return config_lib.variant(c, variant, cpu=cpu)

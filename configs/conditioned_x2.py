@@ -1,4 +1,4 @@
-"""Parameters that depend on the kernel (mzsr_jax/conditioning.py), x2, direct subsampling.
+"""Parameters that depend on the kernel (mzsr_jax/core/conditioning.py), x2, direct subsampling.
 
 python -m mzsr_jax.main --config=configs/conditioned_x2.py --workdir=runs/conditioned_x2 --config.data.root=/path/to/HR
 
@@ -7,8 +7,8 @@ all kernels are near. Trained by stage 1's loss, without inner steps; `--config.
 stage 2 such parameters, to be meta-trained. `:cpu` is a size for two CPU cores, `:smoke` a minute's run of the whole path.
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def get_config(variant=None):
-  return default_config.variant(default_config.conditioned(scale=2.0), variant, cpu=default_config.conditioned_cpu)
+  return config_lib.variant(config_lib.conditioned(scale=2.0), variant, cpu=config_lib.conditioned_cpu)

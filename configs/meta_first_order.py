@@ -5,10 +5,10 @@ python -m mzsr_jax.main --config=configs/meta_first_order.py --workdir=runs/meta
 See configs/meta_x2.py. A meta-step costs half as much.
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def get_config(variant=None):
-  c = default_config.meta(scale=2.0)
+  c = config_lib.meta(scale=2.0)
   c.meta.first_order_until_step = 10**9  # throughout
-  return default_config.variant(c, variant, cpu=default_config.meta_ablation)
+  return config_lib.variant(c, variant, cpu=config_lib.meta_ablation)

@@ -5,12 +5,12 @@ python -m mzsr_jax.main --config=configs/meta_multiscale.py --workdir=runs/meta_
 A scale is drawn for each task. See configs/meta_x2.py. Paper, Set5, x2 after ten steps: 35.67 dB with g^d_2.0.
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def cpu(c):
   """To be started (`--config.init_weights=...`) from a blind network for these scales, as experiments/README.md says."""
-  c = default_config.meta_like_meta_test(c)
+  c = config_lib.meta_like_meta_test(c)
   c.data.patch_size = 256  # 64 pixels of the LR image at the largest scale
   c.optimizer.halve_every = 200
   c.run.num_steps = 400
@@ -18,7 +18,7 @@ def cpu(c):
 
 
 def get_config(variant=None):
-  c = default_config.meta(scale=2.0)
-  c.degradation.scales = default_config.MANY_SCALES
+  c = config_lib.meta(scale=2.0)
+  c.degradation.scales = config_lib.MANY_SCALES
   c.meta_test.inner_lrs = 3 * (0.01,) + (0.005,)
-  return default_config.variant(c, variant, cpu=cpu)
+  return config_lib.variant(c, variant, cpu=cpu)

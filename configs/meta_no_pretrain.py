@@ -5,12 +5,12 @@ python -m mzsr_jax.main --config=configs/meta_no_pretrain.py --workdir=runs/meta
 See configs/meta_x2.py.
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def cpu(c):
   """Tasks that are as meta-test is, a schedule for some 20 minutes."""
-  c = default_config.meta_like_meta_test(c)
+  c = config_lib.meta_like_meta_test(c)
   c.data.patch_size = 96
   c.optimizer.learning_rate = 1e-3
   c.optimizer.halve_every = 200
@@ -20,6 +20,6 @@ def cpu(c):
 
 
 def get_config(variant=None):
-  c = default_config.meta(scale=2.0)
+  c = config_lib.meta(scale=2.0)
   c.init_weights = ""
-  return default_config.variant(c, variant, cpu=cpu)
+  return config_lib.variant(c, variant, cpu=cpu)

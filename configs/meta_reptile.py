@@ -5,17 +5,17 @@ python -m mzsr_jax.main --config=configs/meta_reptile.py --workdir=runs/meta_rep
 See configs/meta_x2.py. A meta-step costs a quarter as much.
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def cpu(c):
   """The ablations' size, with fixed inner rates, of which Reptile has no gradient."""
-  c = default_config.meta_ablation(c)
+  c = config_lib.meta_ablation(c)
   c.meta.learn_inner_lrs = False
   return c
 
 
 def get_config(variant=None):
-  c = default_config.meta(scale=2.0)
+  c = config_lib.meta(scale=2.0)
   c.meta.algorithm = "reptile"
-  return default_config.variant(c, variant, cpu=cpu)
+  return config_lib.variant(c, variant, cpu=cpu)

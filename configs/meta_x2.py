@@ -7,17 +7,17 @@ ten on Set5 with g^d_2.0. `:cpu`, and `:cpu_sons` after it, are sizes for two CP
 the meta-learner are compared with at such a size, `:smoke` a minute's run of the whole path.
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def cpu_sons(c):
   """Goes on from what `:cpu` gave (`--config.init_weights=...`) with tasks that are as meta-test is; 1.1 s a meta-step."""
-  c = default_config.meta_like_meta_test(c)
+  c = config_lib.meta_like_meta_test(c)
   c.optimizer.halve_every = 400
   c.run.num_steps = 900
   return c
 
 
 def get_config(variant=None):
-  sizes = dict(cpu=default_config.meta_cpu, cpu_sons=cpu_sons, cpu_ablation=default_config.meta_ablation)
-  return default_config.variant(default_config.meta(scale=2.0), variant, **sizes)
+  sizes = dict(cpu=config_lib.meta_cpu, cpu_sons=cpu_sons, cpu_ablation=config_lib.meta_ablation)
+  return config_lib.variant(config_lib.meta(scale=2.0), variant, **sizes)

@@ -6,7 +6,7 @@ An ablation in the paper. It is also the cheap half of meta-training where there
 the network, where a meta-step makes some sixty, and what a meta-step would learn at first is what all kernels have in common.
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def cpu(c):
@@ -22,4 +22,4 @@ def cpu(c):
 
 
 def get_config(variant=None):
-  return default_config.variant(default_config.all_kernels(scale=2.0), variant, cpu=cpu)
+  return config_lib.variant(config_lib.all_kernels(scale=2.0), variant, cpu=cpu)

@@ -6,7 +6,7 @@ The full length, 800,000 steps of 32 patches of 96x96, wants a GPU. `:cpu` is th
 minute's run of the whole path. The paper's authors' network of this stage has 37.48 dB on Set5 at bicubic x2.
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def cpu(c):
@@ -21,4 +21,4 @@ def cpu(c):
 
 
 def get_config(variant=None):
-  return default_config.variant(default_config.pretrain(scale=2.0), variant, cpu=cpu)
+  return config_lib.variant(config_lib.pretrain(scale=2.0), variant, cpu=cpu)

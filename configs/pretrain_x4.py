@@ -3,7 +3,7 @@
 python -m mzsr_jax.main --config=configs/pretrain_x4.py --workdir=runs/pretrain_x4 --config.data.root=/path/to/HR
 """
 
-from mzsr_jax import default_config
+from mzsr_jax.training import config as config_lib
 
 
 def cpu(c):
@@ -19,4 +19,4 @@ def cpu(c):
 
 
 def get_config(variant=None):
-  return default_config.variant(default_config.pretrain(scale=4.0), variant, cpu=cpu)
+  return config_lib.variant(config_lib.pretrain(scale=4.0), variant, cpu=cpu)

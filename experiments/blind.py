@@ -8,7 +8,7 @@ from the LR images alone, and writes PSNR/SSIM of MZSR told each kernel, as JSON
 is told is estimated in any case, as `upscale` does. What `--methods` may name: `bicubic`, plain enlargement;
 `bicubic_weights`, the weights `spectral:x2_bicubic` told that the image was shrunk by bicubic;
 `bicubic_kernel`, the weights of `--weights` told the kernel of antialiased bicubic shrinking; `middle`, told the middle of
-the distribution; `regression` and `kernelgan`, see `mzsr_jax/blind.py`; `true`. The kernels depend on the seed and the
+the distribution; `regression` and `kernelgan`, see `mzsr_jax/photo/blind.py`; `true`. The kernels depend on the seed and the
 number of images alone.
 """
 
@@ -19,13 +19,17 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from experiments import camera, outputs, timing
-from mzsr_jax import benchmark, blind, cli, enhance, files, images, kernel_net, kernelgan, kernels, methods, spread, weights
-from mzsr_jax.benchmark import Sample
+from experiments import camera, outputs
+from experiments.bench import timing
+from mzsr_jax import cli, files, images, weights
+from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
-from mzsr_jax.kernel_net import Gaussian
-from mzsr_jax.kernels import Degradation
-from mzsr_jax.methods import Method
+from mzsr_jax.evaluation import benchmark, methods
+from mzsr_jax.evaluation.benchmark import Sample
+from mzsr_jax.evaluation.methods import Method
+from mzsr_jax.inference import pool
+from mzsr_jax.photo import blind, enhance, kernel_files, kernel_net, kernelgan
+from mzsr_jax.photo.kernel_net import Gaussian
 
 _METHODS = ("bicubic", "bicubic_weights", "bicubic_kernel", "middle", *blind.METHODS, "true")
 
@@ -109,7 +113,7 @@ def main(argv: list[str]) -> None:
 
   photos = sorted(benchmark.load_hr(args.hr_dir, scale), key=lambda sample: sample.gt.size)[: args.images or None]
   samples, shapes = degraded(photos, args.kernels_per_image, args.seed, scale, args.least)
-  solvers = spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
+  solvers = pool.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
   made = (benchmark.lr_image(solvers[0], sample, sample.kind, scale) for sample in samples)
   taken = [camera.taken(lr, args.noise, args.jpeg) for lr in made]
   lrs = [photo.rgb for photo in taken]
@@ -120,7 +124,7 @@ def main(argv: list[str]) -> None:
     if name == "bicubic":
       compared.append(methods.bicubic())
     elif name == "bicubic_weights":
-      none = kernels.load_degradation("bicubic")
+      none = kernel_files.load_degradation("bicubic")
       compared.append(told(name, *network("spectral:x2_bicubic"), lambda image, kind=none: kind, noises))
     elif name == "bicubic_kernel":
       bicubic = Degradation(kernelgan.bicubic_kernel(scale), "direct")

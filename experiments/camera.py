@@ -6,8 +6,9 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from mzsr_jax import images, photos
-from mzsr_jax.photos import Photo
+from mzsr_jax import images
+from mzsr_jax.photo import file as photo_file
+from mzsr_jax.photo.file import Photo
 
 
 def define_flags() -> None:
@@ -31,4 +32,4 @@ def taken(lr: np.ndarray, noise: float, quality: int | None) -> Photo:
   with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
     Image.fromarray(images.to_uint8(lr)).save(file, "JPEG", quality=quality)
     file.flush()
-    return photos.read(file.name)
+    return photo_file.read(file.name)

@@ -17,12 +17,15 @@ import numpy as np
 from absl import flags
 
 from experiments import outputs
-from mzsr_jax import benchmark, cli, files, images, kernels, methods, metrics, spread, weights
-from mzsr_jax.benchmark import Sample
+from mzsr_jax import cli, files, images, weights
+from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
+from mzsr_jax.evaluation import benchmark, methods, metrics
+from mzsr_jax.evaluation.benchmark import Sample
 from mzsr_jax.images import Pixels
-from mzsr_jax.kernels import Degradation
-from mzsr_jax.solver import Solver
+from mzsr_jax.inference import pool
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import kernel_files
 
 flags.DEFINE_enum("figure", None, ["3", "4", "5", "6"], "of the paper", required=True)
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
@@ -64,7 +67,7 @@ def curves(samples: list[Sample], kind: Degradation, steps: int) -> tuple[list[d
   """Figure 3: rows of mean and standard deviation over images, and the plot."""
   from matplotlib import pyplot
 
-  solver = spread.make_solvers(1, sizes=benchmark.lr_sizes(samples, SCALE))[0]
+  solver = pool.make_solvers(1, sizes=benchmark.lr_sizes(samples, SCALE))[0]
   lrs = [benchmark.lr_image(solver, sample, kind, SCALE) for sample in samples]
   rows = []
   figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
@@ -101,7 +104,7 @@ def pictures(figure: str, sample: Sample, kind: Degradation, steps: int, crop: i
     mzsr = {"MZSR, 1 step": one, f"{steps} steps": all_steps, f"{steps} spectral steps": spectral}
     strips.append({"bicubic": bicubic, **mzsr, "truth": sample.gt})
   else:
-    results = {name: adapted(solver, "MZSR", lr, kernels.load_degradation(name), [steps])[0] for name in ASSUMED}
+    results = {name: adapted(solver, "MZSR", lr, kernel_files.load_degradation(name), [steps])[0] for name in ASSUMED}
     strips.append({"bicubic": bicubic, **{f"told {name}": sr for name, sr in results.items()}, "truth": sample.gt})
   rows = []
   for label, sr in itertools.chain.from_iterable(strip.items() for strip in strips):
@@ -119,7 +122,7 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   cli.start_jax()
   beside = outputs.check(".png")
-  samples, kind = benchmark.load_hr(args.hr_dir, SCALE), kernels.load_degradation(args.kernel)
+  samples, kind = benchmark.load_hr(args.hr_dir, SCALE), kernel_files.load_degradation(args.kernel)
   if args.figure == "3":
     rows, figure = curves(samples, kind, args.steps)
     png = io.BytesIO()

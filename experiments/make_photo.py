@@ -5,8 +5,9 @@
 
 import pathlib
 
-from mzsr_jax import demo_jobs, images
+from mzsr_jax import images
+from mzsr_jax.demo import jobs
 
 if __name__ == "__main__":
   path = pathlib.Path(__file__).with_name("photo.png")
-  images.write_png(path, demo_jobs.example_photo(), overwrite=True)
+  images.write_png(path, jobs.example_photo(), overwrite=True)

@@ -14,12 +14,16 @@ import time
 import numpy as np
 from absl import flags
 
-from experiments import camera, timing
-from mzsr_jax import benchmark, cli, enhance, files, kernels, metrics, photos, weights
-from mzsr_jax.enhance import Recipe
+from experiments import camera
+from experiments.bench import timing
+from mzsr_jax import cli, files, weights
 from mzsr_jax.errors import UserError
-from mzsr_jax.photos import Photo
-from mzsr_jax.solver import Solver
+from mzsr_jax.evaluation import benchmark, metrics
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import enhance, kernel_files
+from mzsr_jax.photo import file as photo_file
+from mzsr_jax.photo.enhance import Recipe
+from mzsr_jax.photo.file import Photo
 
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
 flags.DEFINE_list("kernels", ["g20d", "gani"], "that make the LR images")
@@ -53,7 +57,7 @@ def measure(solver: Solver, photo: Photo, gt: np.ndarray, recipe: Recipe) -> lis
     adapting += time.perf_counter() - start
     for name, fields in REFINEMENTS.items():
       start = time.perf_counter()
-      sr = photos.on_white(enhance.enlarge(solver, params, photo, recipe._replace(**fields)))
+      sr = photo_file.on_white(enhance.enlarge(solver, params, photo, recipe._replace(**fields)))
       seconds = adapting + time.perf_counter() - start
       scores = {"psnr": metrics.psnr_y(sr, gt, flags.FLAGS.scale), "ssim": metrics.ssim_y(sr, gt, flags.FLAGS.scale)}
       rows.append({"steps": steps, "refinement": name, **scores, "seconds": seconds})
@@ -96,7 +100,7 @@ def main(argv: list[str]) -> None:
   ways = {"": {}} | ({"gradual": {"via": enhance.gradual(metadata, args.scale)}} if args.gradual else {})
   rows = []
   for kernel in args.kernels:
-    kind = kernels.load_degradation(kernel)
+    kind = kernel_files.load_degradation(kernel)
     for sample in samples:
       photo = camera.taken(benchmark.lr_image(solver, sample, kind, args.scale), args.noise, args.jpeg)
       solver.warm_up(params, photo.rgb.shape[:2], kind, args.scale, rates)

@@ -13,10 +13,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import timing
-from mzsr_jax import benchmark, cli, files, kernels, metrics, weights
+from experiments.bench import timing
+from mzsr_jax import cli, files, weights
 from mzsr_jax.errors import UserError
-from mzsr_jax.solver import Solver
+from mzsr_jax.evaluation import benchmark, metrics
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import kernel_files
 
 flags.DEFINE_string("weights", None, "shipped name or .safetensors file", required=True)
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
@@ -57,7 +59,7 @@ def main(argv: list[str]) -> None:
   solver = Solver(sizes=benchmark.lr_sizes(samples, args.scale))
   rows = []
   for kernel in args.kernels:
-    kind = kernels.load_degradation(kernel)
+    kind = kernel_files.load_degradation(kernel)
     lrs = [benchmark.lr_image(solver, sample, kind, args.scale) for sample in samples]
     for factor, factors in schedules.items():
       scaled = jax.tree.map(lambda rate: np.asarray(rate) * factors, rates)  # noqa: B023 (used at once)

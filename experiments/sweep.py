@@ -7,7 +7,7 @@ A sweep is a JSON file: {"base": CELL, "cells": [CELL, CELL, ...]}, each cell be
 a list (but for "steps") stands for as many cells. The fields:
 
     set      name of a set, whose folder of HR images --sets says; for "paper" also of a set that the paper has
-    method   see mzsr_jax/methods.py; or "paper": what the paper prints for that set, kernel and scale
+    method   see mzsr_jax/evaluation/methods.py; or "paper": what the paper prints for that set, kernel and scale
     kernel   name, or path of a kernel file
     scale    2 or another whole number (default 2)
     steps    numbers of adaptation steps (default [1, 10])
@@ -30,9 +30,12 @@ import jax
 import tqdm
 from absl import flags
 
-from mzsr_jax import benchmark, cli, files, images, kernels, methods, provenance, spread, weights
+from mzsr_jax import cli, files, images, provenance, weights
 from mzsr_jax.errors import UserError
-from mzsr_jax.solver import Solver
+from mzsr_jax.evaluation import benchmark, methods
+from mzsr_jax.inference import pool
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import kernel_files
 
 _PAPER = pathlib.Path(__file__).with_name("paper.json")
 _DEFAULTS = {"set": None, "method": None, "kernel": None, "scale": 2, "steps": [1, 10], "images": None}
@@ -112,7 +115,7 @@ def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, A
     rows = [r for r in json.loads(_PAPER.read_text()) if all(r[key] == cell[key] for key in ("set", "kernel", "scale"))]
     unique = {row["method"]: {**row, "steps": 0} for row in rows if row["method"] != "bicubic"}
     return line | {"quoted": True, "results": list(unique.values())}
-  scale, kind = cell["scale"], kernels.load_degradation(cell["kernel"])
+  scale, kind = cell["scale"], kernel_files.load_degradation(cell["kernel"])
   samples, solvers = _samples_and_solvers(folders[cell["set"]], scale, cell["images"])
   method = methods.parse(cell["method"], cell["steps"], scale)
   scores = list(benchmark.run(samples, {cell["kernel"]: kind}, [method], scale, solvers, keep_crop))
@@ -129,7 +132,7 @@ def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, A
 @functools.lru_cache(maxsize=1)  # cells of a set follow one another: it is read, and solvers are warmed up, once
 def _samples_and_solvers(folder: str, scale: int, count: int | None) -> tuple[list[benchmark.Sample], list[Solver]]:
   samples = benchmark.load_hr(folder, scale)[:count]
-  return samples, spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
+  return samples, pool.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
 
 
 def crops_folder(out: pathlib.Path) -> pathlib.Path:
@@ -186,7 +189,7 @@ def _identified(cells: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]
   for cell in cells:
     if cell["method"] != "paper":
       methods.parse(cell["method"], cell["steps"], cell["scale"])
-      kernels.load_degradation(cell["kernel"])
+      kernel_files.load_degradation(cell["kernel"])
   return [(cell, identity(cell)) for cell in cells]
 
 

@@ -3,7 +3,7 @@
     python -m experiments.tables --table=2 --hr_dir=Set5/GT --set=Set5 --out=runs/table2_set5.json
 
 writes JSON, and the table as Markdown beside it. Tables: 1, images shrunk by bicubic; 2, blur kernels at x2; 3, one model for
-many scales; 5, x4. Table 4, times, is `python -m experiments.bench_adaptation --side=256`. The paper's cells (paper.json) are
+many scales; 5, x4. Table 4, times, is `python -m experiments.bench.adaptation --side=256`. The paper's cells (paper.json) are
 shown for the sets that it has: Set5, BSD100, Urban100. Weights that are missing are named, and their lines left out.
 """
 
@@ -17,8 +17,12 @@ from typing import Any, NamedTuple
 import tqdm
 from absl import flags
 
-from experiments import outputs, timing
-from mzsr_jax import benchmark, cli, files, kernels, methods, spread, weights
+from experiments import outputs
+from experiments.bench import timing
+from mzsr_jax import cli, files, weights
+from mzsr_jax.evaluation import benchmark, methods
+from mzsr_jax.inference import pool
+from mzsr_jax.photo import kernel_files
 
 flags.DEFINE_enum("table", None, ["1", "2", "3", "5"], "of the paper", required=True)
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
@@ -38,7 +42,7 @@ class Part(NamedTuple):
 
 
 def _both_ways(name: str, steps: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-  """By the weights' own steps, and by those of `rules.Spectral`."""
+  """By the weights' own steps, and by those of `inner_rules.Spectral`."""
   return {name: steps, weights.SPECTRAL + name: steps}
 
 
@@ -74,9 +78,9 @@ def run(part: Part, hr_dir: str) -> list[dict[str, Any]]:
   """Results as `benchmark.summarise` has them, "method" being the weights' name."""
   compared = [methods.bicubic()]
   compared += [methods.parse(f"mzsr:{name}", steps, part.scale)._replace(name=name) for name, steps in part.steps.items()]
-  degradations = {name: kernels.load_degradation(name) for name in part.kernels}
+  degradations = {name: kernel_files.load_degradation(name) for name in part.kernels}
   samples = benchmark.load_hr(hr_dir, part.scale)
-  solvers = spread.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, part.scale))
+  solvers = pool.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, part.scale))
   scores = benchmark.run(samples, degradations, compared, part.scale, solvers)
   total = len(samples) * len(degradations) * sum(len(method.steps) for method in compared)
   return benchmark.summarise(tqdm.tqdm(scores, total=total, disable=None), part.scale)

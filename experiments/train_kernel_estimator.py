@@ -1,4 +1,4 @@
-"""Trains the network that estimates blur kernels, see `mzsr_jax/kernel_net.py`, on random Gaussians and any folder of photos.
+"""Trains the network that estimates blur kernels (`mzsr_jax/photo/kernel_net.py`) on random Gaussians and any folder of photos.
 
     python -m experiments.train_kernel_estimator --data_root=photos --data="what they are" --out=my_estimator.safetensors
 
@@ -21,7 +21,10 @@ from absl import flags
 from jax import lax
 
 from experiments import camera
-from mzsr_jax import cli, data, degradation, files, images, kernel_net, kernels, provenance, resize, weights
+from mzsr_jax import cli, files, images, provenance, weights
+from mzsr_jax.core import degradation, kernels, resize
+from mzsr_jax.photo import kernel_net
+from mzsr_jax.training import data
 
 _HR = 288  # pixels, side of what is read
 _MARGIN = 16  # HR pixels on each side that the blur's wrapping round spoils

@@ -9,17 +9,18 @@
     sr = mz.super_resolve(adapted, lr, scale=2)
 
 Images are float32 RGB in [0, 1], (H, W, 3). `adapt` and `super_resolve` are pure and work under jax.jit, jax.vmap and
-jax.grad. `Solver` does the same for images of any size, many sizes and several devices, from the host. `mzsr_jax.maml` has
+jax.grad. `Solver` does the same for images of any size, many sizes and several devices, from the host. `mzsr_jax.core.maml` has
 the inner loop and the meta-loss for any network and loss. experiments/api.ipynb shows all of this at work.
 """
 
-from mzsr_jax.degradation import degrade, enlarge
+from mzsr_jax.core.adapt import adapt, lr_son, super_resolve
+from mzsr_jax.core.degradation import degrade, enlarge
+from mzsr_jax.core.inner_rules import Spectral
+from mzsr_jax.core.kernels import Degradation, gaussian
+from mzsr_jax.core.model import MZSRNet
 from mzsr_jax.errors import UserError
-from mzsr_jax.kernels import Degradation, gaussian, load_degradation
-from mzsr_jax.meta_test import adapt, lr_son, super_resolve
-from mzsr_jax.model import MZSRNet
-from mzsr_jax.rules import Spectral
-from mzsr_jax.solver import Solver
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo.kernel_files import load_degradation
 from mzsr_jax.weights import load_inner_lrs, load_weights, read_metadata, save_weights
 
 __all__ = [

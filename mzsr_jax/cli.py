@@ -13,8 +13,10 @@ import jax
 from absl import app, flags
 from jaxtyping import PyTree
 
-from mzsr_jax import devices, kernels, rules, weights
+from mzsr_jax import devices, weights
+from mzsr_jax.core import inner_rules, kernels
 from mzsr_jax.errors import UserError
+from mzsr_jax.photo import kernel_files
 
 AUTO = "auto"  # of a flag whose value is then estimated from each photo
 # Python, JAX and compiled programs.
@@ -140,7 +142,7 @@ def define_adaptation_flags() -> None:
       "how the LR image was subsampled after the blur (default: as the named kernel goes; direct for a file or gaussian:)",
   )
   flags.DEFINE_enum(
-      "kernel_shift", "ignore", kernels.SHIFTS,
+      "kernel_shift", "ignore", kernel_files.SHIFTS,
       "of a kernel whose centre is not its middle pixel, which moves the image: ignore leaves the result moved; centre_of_mass "
       "measures by how much, and has the network see, and return, the image in its place (plain bicubic stays as it is)",
   )
@@ -234,7 +236,7 @@ def load_weights(num_steps: int) -> tuple[PyTree, dict[str, str], PyTree]:
   params, metadata = weights.load_weights(args.weights), weights.read_metadata(args.weights)
   weights.check_network(params)
   if args.inner_lr:
-    inner_lrs = rules.rates_of(weights.inner_rule(metadata), weights.extend_schedule(args.inner_lr, num_steps))
+    inner_lrs = inner_rules.rates_of(weights.inner_rule(metadata), weights.extend_schedule(args.inner_lr, num_steps))
   else:
     inner_lrs = weights.load_inner_lrs(args.weights, num_steps)
   return params, metadata, inner_lrs

@@ -24,15 +24,19 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from mzsr_jax import benchmark, cli, files, kernels, methods, metrics, provenance, rules, spread, weights
+from mzsr_jax import cli, files, provenance, weights
+from mzsr_jax.core import inner_rules, kernels
 from mzsr_jax.errors import UserError
+from mzsr_jax.evaluation import benchmark, methods, metrics
+from mzsr_jax.inference import pool
+from mzsr_jax.photo import kernel_files
 
 
 def define_flags() -> None:
   """Defines the flags of this entry."""
   cli.define_adaptation_flags()
   flags.DEFINE_string("hr_dir", None, "folder of HR images, degraded with each of --kernels")
-  flags.DEFINE_list("kernels", list(kernels.NAMES), f"with --hr_dir: some of {kernels.SPECS}")
+  flags.DEFINE_list("kernels", list(kernel_files.NAMES), f"with --hr_dir: some of {kernel_files.SPECS}")
   flags.DEFINE_string("lr_dir", None, "folder of LR images, instead of --hr_dir")
   flags.DEFINE_string("gt_dir", None, "with --lr_dir: folder of their ground truth")
   flags.DEFINE_string(
@@ -40,7 +44,7 @@ def define_flags() -> None:
       "image",
   )
   flags.DEFINE_list(
-      "methods", ["bicubic", "mzsr"], f"some of {', '.join(methods.FORMS)} (see mzsr_jax/methods.py); mzsr for that of "
+      "methods", ["bicubic", "mzsr"], f"some of {', '.join(methods.FORMS)} (see evaluation/methods.py); mzsr for that of "
       "--weights and --inner_lr; and folder:NAME=PATH for images that another program made, named as those of the set; "
       "{kernel} in PATH stands for each of the kernels",
   )
@@ -83,7 +87,7 @@ def main(argv: list[str]) -> None:
 
   sizes = benchmark.lr_sizes(samples, args.scale)
   limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale, pictures=9)  # one of them as float64
-  solvers = spread.make_solvers(len(samples), limit, sizes=sizes)
+  solvers = pool.make_solvers(len(samples), limit, sizes=sizes)
   scores = benchmark.run(samples, degradations, chosen, args.scale, solvers)
   results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(labels)), args.scale)
   print(benchmark.table(results, args.metrics))
@@ -120,7 +124,7 @@ def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation | Non
     raise UserError("pass either --hr_dir (with --kernels), or --lr_dir, --gt_dir and --kernel_path together")
   if not names:
     raise UserError("--kernels is empty: name at least one")
-  return {name: kernels.load_degradation(name, args.subsample, args.kernel_shift) for name in names}
+  return {name: kernel_files.load_degradation(name, args.subsample, args.kernel_shift) for name in names}
 
 
 def _check_some_of(flag: str, values: Iterable[str], known: Iterable[str]) -> None:
@@ -158,7 +162,7 @@ def _methods(args: flags.FlagValues) -> tuple[list[methods.Method | _Folder], di
       params, metadata, inner_lrs = cli.load_weights(settings["steps"][-1])
       weights.check_scale(metadata, args.scale)
       settings["weights"] = args.weights
-      rates = rules.bare(inner_lrs)
+      rates = inner_rules.bare(inner_lrs)
       settings["inner_rule"] = weights.inner_rule(metadata)
       settings["inner_lrs"] = rates.tolist() if isinstance(rates, np.ndarray) else "learned, in the weights"
       chosen.append(methods.mzsr(params, inner_lrs, settings["steps"]))

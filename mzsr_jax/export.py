@@ -4,9 +4,11 @@ import pathlib
 
 from absl import flags
 
-from mzsr_jax import cli, files, learner, train
-from mzsr_jax.checkpoint import Checkpoints
+from mzsr_jax import cli, files
 from mzsr_jax.errors import UserError
+from mzsr_jax.training import loop
+from mzsr_jax.training import step as step_lib
+from mzsr_jax.training.checkpoint import Checkpoints
 
 
 def define_flags() -> None:
@@ -27,18 +29,18 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   workdir = pathlib.Path(args.workdir)
   files.check_writable(args.output, args.overwrite)
-  config = train.read_config(workdir)
+  config = loop.read_config(workdir)
   checkpoints = Checkpoints(workdir, config.run.keep)
   steps = checkpoints.steps
   if not steps or args.step not in (None, *steps):
     there = ", ".join(map(str, steps)) or "none"
     raise UserError(f"no checkpoint{'' if args.step is None else f' of step {args.step}'} in '{workdir}' (there: {there})")
-  empty = learner.init_state(config, learner.init_params(config))
+  empty = step_lib.init_state(config, step_lib.init_params(config))
   state, _, _ = checkpoints.restore(empty, args.step)
   checkpoints.close()
   if "inner_lrs" not in state.result and not args["inner_lr_factors"].using_default_value:
     raise UserError("--inner_lr_factors: this run learned no inner rates: pass --inner_lr to evaluate and upscale instead")
-  train.export(config, state, pathlib.Path(args.output), args.data, args.inner_lr_factors)
+  loop.export(config, state, pathlib.Path(args.output), args.data, args.inner_lr_factors)
   print(f"wrote {args.output}: {config.stage}, step {int(state.step)}")
 
 

@@ -10,7 +10,8 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from mzsr_jax import cli, devices, train
+from mzsr_jax import cli, devices
+from mzsr_jax.training import loop
 
 
 def define_flags() -> None:
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
   cli.use_compilation_cache()
   logging.set_verbosity(logging.INFO if jax.process_index() == 0 else logging.WARNING)
   logging.info("Devices: %s", ", ".join(str(d) for d in jax.devices()))
-  train.train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
+  loop.train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
 
 
 if __name__ == "__main__":

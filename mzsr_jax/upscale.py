@@ -16,10 +16,14 @@ from typing import NamedTuple
 import tqdm
 from absl import flags
 
-from mzsr_jax import blind, cli, enhance, files, images, kernels, photos, refine, resize, spread, weights
-from mzsr_jax.enhance import Recipe
+from mzsr_jax import cli, files, images, weights
+from mzsr_jax.core import kernels, resize
 from mzsr_jax.errors import UserError
-from mzsr_jax.solver import Solver, work
+from mzsr_jax.inference import pool
+from mzsr_jax.inference.tiled import Solver, work
+from mzsr_jax.photo import blind, enhance, kernel_files, refine
+from mzsr_jax.photo import file as photo_file
+from mzsr_jax.photo.enhance import Recipe
 
 AUTO = cli.AUTO
 EXTENSIONS = tuple(extension[1:] for extension in images.FORMATS)
@@ -54,8 +58,8 @@ def define_flags() -> None:
       "comparison", None, "also write bicubic | step 0 | step 1 | last step side by side: a PNG file, or a folder for several"
   )
   flags.DEFINE_string(
-      "kernel", AUTO, f"blur kernel of the image: {kernels.SPECS}; auto estimates it from the image, and writes it beside the "
-      "result as NAME_kernel.mat and NAME_kernel.png",
+      "kernel", AUTO, f"blur kernel of the image: {kernel_files.SPECS}; auto estimates it from the image, and writes it beside "
+      "the result as NAME_kernel.mat and NAME_kernel.png",
   )
   flags.DEFINE_enum(
       "preset", None, [name for name in PRESETS if name], "what --steps and --back_projection are, where they are not given"
@@ -99,7 +103,7 @@ def main(argv: list[str]) -> None:
   cli.start_jax()
   estimates = args.kernel == AUTO
   jobs = plan([*args.input, *argv[1:]], args.output, args.comparison, args.overwrite, args.suffix, args.ext, estimates)
-  kind = None if estimates else kernels.load_degradation(args.kernel, args.subsample, args.kernel_shift)
+  kind = None if estimates else kernel_files.load_degradation(args.kernel, args.subsample, args.kernel_shift)
   subsample = kind.subsample if kind else args.subsample or "direct"
   if not args.weights:
     args.weights = enhance.choose_weights(args.scale, args.kernel, subsample)
@@ -125,7 +129,7 @@ def main(argv: list[str]) -> None:
     progress = _Progress(bar, recipe, shown)
     for solver in solvers:
       solver.done = progress.passes
-    for job, result in zip(jobs, spread.spread(functools.partial(_reported, make), jobs, solvers)):
+    for job, result in zip(jobs, pool.spread(functools.partial(_reported, make), jobs, solvers)):
       progress.image()
       if isinstance(result, UserError):
         if len(jobs) == 1:
@@ -165,7 +169,7 @@ def _solvers(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[Solver]:
   refined = recipe.self_ensemble or recipe.back_projection or recipe.scale != recipe.net_scale
   pictures += (8 + 13 * bool(recipe.back_projection)) if refined else 0
   limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), max(recipe.scale, recipe.net_scale), pictures)
-  solvers = spread.make_solvers(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
+  solvers = pool.make_solvers(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
   for solver in solvers:
     if flags.FLAGS.tile:
       solver.limit_windows(resize.enlarged_size(flags.FLAGS.tile, recipe.net_scale))
@@ -192,9 +196,9 @@ def _run(
 ) -> str:
   """Makes one image; returns a line about it."""
   start = time.perf_counter()
-  photo = photos.read(job.source)
+  photo = photo_file.read(job.source)
   file_format = images.FORMATS[job.output.suffix.lower()]
-  photos.check_format(photo, file_format)
+  photo_file.check_format(photo, file_format)
   told = ""
   if job.kernel:
     estimate = blind.estimate(photo.rgb, recipe.net_scale, subsample)
@@ -207,10 +211,10 @@ def _run(
   for steps, params in zip(shown, enhance.adapt(solver, photo.rgb, recipe, shown)):
     result = enhance.enlarge(solver, params, photo, recipe)
     if job.comparison:
-      panels[f"step {steps}"] = photos.on_white(result)
-  files.write_whole(job.output, photos.encode(result, file_format), overwrite)
+      panels[f"step {steps}"] = photo_file.on_white(result)
+  files.write_whole(job.output, photo_file.encode(result, file_format), overwrite)
   if job.comparison:
-    panels = {"bicubic": photos.on_white(enhance.enlarge(solver, None, photo, recipe)), **panels}
+    panels = {"bicubic": photo_file.on_white(enhance.enlarge(solver, None, photo, recipe)), **panels}
     images.write_png(job.comparison, images.side_by_side(list(panels.values()), list(panels)), overwrite)
   (height, width), (sr_height, sr_width) = photo.rgb.shape[:2], result.rgb.shape[:2]
   sizes = f"{width}x{height} -> {sr_width}x{sr_height}"

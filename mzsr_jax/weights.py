@@ -15,15 +15,16 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float, PyTree
 
-from mzsr_jax import conditioning, files, provenance, rules
+from mzsr_jax import files, provenance
+from mzsr_jax.core import conditioning, inner_rules
+from mzsr_jax.core.inner_rules import Rates, Spectral
+from mzsr_jax.core.model import NET, MZSRNet, Params, init
 from mzsr_jax.errors import UserError
-from mzsr_jax.model import NET, MZSRNet, Params, init
-from mzsr_jax.rules import Rates, Spectral
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
 KERNEL_ESTIMATOR = "kernel_estimator"  # shipped beside the others, but no network that enlarges: see `kernel_net`
-SPECTRAL = "spectral:"  # before a name or path: the same parameters, adapted by such steps (`rules.Spectral`)
+SPECTRAL = "spectral:"  # before a name or path: the same parameters, adapted by such steps (`inner_rules.Spectral`)
 SPECTRAL_RATE = 0.04  # of them all, where training learned none of this kind
 _RATES = "inner_lrs."  # before the names of learned rates
 _DIGEST = "content_sha256"  # of everything else in a file; what others wrote may lack it
@@ -94,14 +95,15 @@ def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates | S
     rates = _nest({key: extend_schedule(lrs, num_steps) for key, lrs in learned.items()})
   else:
     rates = extend_schedule(_numbers(metadata, "inner_lrs") or [0.01], num_steps)
-  return rules.rates_of(inner_rule(metadata), rates)
+  return inner_rules.rates_of(inner_rule(metadata), rates)
 
 
 def inner_rule(metadata: dict[str, str]) -> str:
-  """How weights are to be adapted, one of `rules.RULES`. Raises UserError where this version does not know it."""
+  """How weights are to be adapted, one of `inner_rules.RULES`. Raises UserError where this version does not know it."""
   rule = metadata.get("inner_rule", "gradient")
-  if rule not in rules.RULES:
-    raise UserError(f"weights are to be adapted by the rule '{rule}', and this version knows {', '.join(rules.RULES)} alone")
+  if rule not in inner_rules.RULES:
+    known = ", ".join(inner_rules.RULES)
+    raise UserError(f"weights are to be adapted by the rule '{rule}', and this version knows {known} alone")
   return rule
 
 
@@ -153,7 +155,7 @@ def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
 
   Returns:
     Strings, among them "stage" (pretrain or meta), "scales" (JSON list), "subsample", "inner_lrs" (JSON list: meta-test
-    learning rate of each step, the last one repeating), "inner_rule" (one of `rules.RULES`; gradient steps where it is
+    learning rate of each step, the last one repeating), "inner_rule" (one of `inner_rules.RULES`; gradient steps where it is
     missing), "steps", "data", "config" (JSON), "commit".
   """
   return _read(name_or_path)[1]

@@ -8,9 +8,12 @@ from jax import lax
 from PIL import Image
 
 from experiments import train_kernel_estimator
-from mzsr_jax import blind, data, degradation, images, kernel_net, kernelgan, kernels, resize, weights
+from mzsr_jax import images, weights
+from mzsr_jax.core import degradation, kernels, resize
 from mzsr_jax.errors import UserError
-from mzsr_jax.kernel_net import Gaussian
+from mzsr_jax.photo import blind, kernel_files, kernel_net, kernelgan
+from mzsr_jax.photo.kernel_net import Gaussian
+from mzsr_jax.training import data
 
 RNG = np.random.default_rng(0)
 
@@ -204,7 +207,7 @@ def test_the_same_seed_learns_the_same_kernel_and_another_another():
 def test_a_kernel_that_was_saved_is_read_and_not_replaced(tmp_path):
   found = blind.estimate(shrunk(photo(1), (3.0, 1.0, 1.0)), 2)
   blind.save(found, tmp_path / "a.b")
-  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "a.b.mat"), found.kernel, atol=1e-7)
+  np.testing.assert_allclose(kernel_files.read_kernel(tmp_path / "a.b.mat"), found.kernel, atol=1e-7)
   picture = images.read_image(tmp_path / "a.b.png")
   assert picture.shape == (210, 210, 3) and picture.max() == 255 and picture[105, 105].min() == 255
   with pytest.raises(UserError, match="--overwrite"):

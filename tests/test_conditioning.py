@@ -7,14 +7,19 @@ import pytest
 from test_train import tiny
 
 from configs import conditioned_x2, meta_reptile, meta_x2
-from mzsr_jax import conditioning, degradation, enhance, kernels, learner, meta_test, model, tasks, train, weights
+from mzsr_jax import weights
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import conditioning, degradation, kernels, model, tasks
+from mzsr_jax.core.inner_rules import Spectral
 from mzsr_jax.errors import UserError
-from mzsr_jax.rules import Spectral
-from mzsr_jax.solver import Solver
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import enhance, kernel_files
+from mzsr_jax.training import loop
+from mzsr_jax.training import step as step_lib
 
 NET = model.init(jax.random.key(0))
 LR = np.random.default_rng(0).random((24, 20, 3)).astype(np.float32)
-KIND = kernels.load_degradation("gani")
+KIND = kernel_files.load_degradation("gani")
 
 
 def shaken(params, size=0.02):
@@ -37,12 +42,12 @@ def test_they_begin_as_what_they_were_made_of_for_every_kernel():
   params = conditioning.init(jax.random.key(0), NET)
   assert conditioning.is_conditioned(params) and not conditioning.is_conditioned(NET)
   assert conditioning.network(params) == NET and conditioning.start(NET, KIND.kernel, 2) is NET
-  for name in kernels.NAMES:
-    jax.tree.map(np.testing.assert_array_equal, conditioning.start(params, kernels.load_degradation(name).kernel, 2), NET)
+  for name in kernel_files.NAMES:
+    jax.tree.map(np.testing.assert_array_equal, conditioning.start(params, kernel_files.load_degradation(name).kernel, 2), NET)
 
 
 def test_each_kernel_scale_and_noise_then_has_its_own(conditioned):
-  other = kernels.load_degradation("g20d").kernel
+  other = kernel_files.load_degradation("g20d").kernel
   made = conditioning.start(conditioned, KIND.kernel, 2)
   assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, NET)
   others = [(other, 2), (KIND.kernel, 2.5), (KIND.kernel, 2, 0.02)]
@@ -67,7 +72,7 @@ def test_a_description_knows_no_place_and_no_kernel_wider_than_those_of_training
   np.testing.assert_allclose(wide, widest, atol=1e-3)
 
 
-@pytest.mark.parametrize("kernel", [np.ones((1, 1), np.float32), kernels.load_degradation("g20d").kernel])
+@pytest.mark.parametrize("kernel", [np.ones((1, 1), np.float32), kernel_files.load_degradation("g20d").kernel])
 def test_sharp_and_round_kernels_have_finite_derivatives(kernel):
   jacobian = jax.jacobian(conditioning.describe)(jnp.asarray(kernel), 2.0)
   assert np.isfinite(jacobian).all() and np.isfinite(conditioning.describe(jnp.asarray(kernel), 2.0)).all()
@@ -78,9 +83,9 @@ def test_sharp_and_round_kernels_have_finite_derivatives(kernel):
 @pytest.mark.parametrize("rates", [np.float32([0.02, 0.01]), Spectral(np.float32([0.04, 0.04]))])
 def test_all_of_the_meta_test_begins_at_what_they_are_for_the_kernel(conditioned, rates):
   begun, solver = conditioning.start(conditioned, KIND.kernel, 2), Solver()
-  jax.tree.map(np.testing.assert_array_equal, meta_test.adapt(conditioned, LR, KIND.kernel, 2, 0), begun)
-  expected = meta_test.adapt(begun, LR, KIND.kernel, 2, 2, rates)
-  assert gap(meta_test.adapt(conditioned, LR, KIND.kernel, 2, 2, rates), expected) < 1e-6
+  jax.tree.map(np.testing.assert_array_equal, adapt_lib.adapt(conditioned, LR, KIND.kernel, 2, 0), begun)
+  expected = adapt_lib.adapt(begun, LR, KIND.kernel, 2, 2, rates)
+  assert gap(adapt_lib.adapt(conditioned, LR, KIND.kernel, 2, 2, rates), expected) < 1e-6
   assert gap(solver.adapt(conditioned, LR, KIND, 2, rates), expected) < 1e-4
   assert solver.error(conditioned, LR, KIND, 2) == pytest.approx(solver.error(begun, LR, KIND, 2), rel=1e-5)
   solver.warm_up(conditioned, LR.shape[:2], KIND, 2, rates)
@@ -91,8 +96,8 @@ def test_all_of_the_meta_test_begins_at_what_they_are_for_the_kernel(conditioned
 
 def test_they_may_be_batched_over_kernels_and_differentiated(conditioned):
   names = ["g20d", "gani"]
-  stacked = jnp.stack([kernels.load_degradation(name).kernel for name in names])
-  run = lambda kernel: meta_test.super_resolve(meta_test.adapt(conditioned, LR, kernel, 2, 1, 0.01), LR, 2)
+  stacked = jnp.stack([kernel_files.load_degradation(name).kernel for name in names])
+  run = lambda kernel: adapt_lib.super_resolve(adapt_lib.adapt(conditioned, LR, kernel, 2, 1, 0.01), LR, 2)
   both = jax.jit(jax.vmap(run))(stacked)
   np.testing.assert_allclose(both, [run(kernel) for kernel in stacked], atol=1e-4)
   slope = jax.grad(lambda kernel: conditioning.start(conditioned, kernel, 2)["conv4"]["kernel"].sum())(stacked[1])
@@ -146,26 +151,26 @@ CASES = {
 def test_all_ways_of_training_move_what_depends_on_the_kernel(name):
   module, changes = CASES[name]
   config = tiny(module, **{"model.conditioned": True, "optimizer.learning_rate": 1e-3, **changes})
-  state = learner.init_state(config, learner.init_params(config))
-  patches = np.random.default_rng(0).integers(0, 256, (learner.patches_per_step(config), 16, 16, 3), np.uint8)
-  state, metrics = learner.make_step(config)(state, patches, jax.random.key(0))
+  state = step_lib.init_state(config, step_lib.init_params(config))
+  patches = np.random.default_rng(0).integers(0, 256, (step_lib.patches_per_step(config), 16, 16, 3), np.uint8)
+  state, metrics = step_lib.make_step(config)(state, patches, jax.random.key(0))
   changes = state.learned["params"][conditioning.KEY]["changes"]
   assert all(np.abs(change).max() > 0 for change in jax.tree.leaves(changes)) and np.isfinite(metrics["loss"])
 
 
 def test_a_blind_step_is_the_mean_over_patches_of_each_ones_gradient():
   config = tiny(conditioned_x2, batch_size=4)
-  params, net = jax.device_get(shaken(learner.init_params(config), 0.05)), learner.network(config)  # steps use up arrays
+  params, net = jax.device_get(shaken(step_lib.init_params(config), 0.05)), step_lib.network(config)  # steps use up arrays
   patches = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
-  _, metrics = learner.make_step(config)(learner.init_state(config, params), patches, jax.random.key(0))
+  _, metrics = step_lib.make_step(config)(step_lib.init_state(config, params), patches, jax.random.key(0))
   key, numbers = jax.random.fold_in(jax.random.key(0), 1), jnp.arange(4)
-  distribution = learner._distribution(config)
+  distribution = step_lib._distribution(config)
   pairs = tasks.sample(key, patches[:, None], distribution, numbers)
   kinds = tasks.sample_kinds(key, distribution, numbers)
 
   def loss(params):
     each = [
-        meta_test.l1(conditioning.start(params, *(x[i] for x in kinds)), pairs.inputs[i], pairs.targets[i], net)
+        adapt_lib.l1(conditioning.start(params, *(x[i] for x in kinds)), pairs.inputs[i], pairs.targets[i], net)
         for i in range(4)
     ]
     return sum(each) / 4
@@ -178,12 +183,12 @@ def test_a_blind_step_is_the_mean_over_patches_of_each_ones_gradient():
 
 def test_runs_start_from_either_kind_of_weights_but_do_not_drop_what_depends_on_the_kernel(tmp_path):
   plain = tiny(meta_x2)
-  begun = train.train(plain, tmp_path / "plain").result["params"]
-  config = tiny(conditioned_x2, init_weights=str(tmp_path / "plain" / train.WEIGHTS_NAME))
-  jax.tree.map(np.testing.assert_array_equal, conditioning.network(train._initial_state(config).result["params"]), begun)
-  train.train(config, tmp_path / "conditioned")
-  path = str(tmp_path / "conditioned" / train.WEIGHTS_NAME)
+  begun = loop.train(plain, tmp_path / "plain").result["params"]
+  config = tiny(conditioned_x2, init_weights=str(tmp_path / "plain" / loop.WEIGHTS_NAME))
+  jax.tree.map(np.testing.assert_array_equal, conditioning.network(loop._initial_state(config).result["params"]), begun)
+  loop.train(config, tmp_path / "conditioned")
+  path = str(tmp_path / "conditioned" / loop.WEIGHTS_NAME)
   assert conditioning.is_conditioned(weights.load_weights(path))
-  train.train(tiny(meta_x2, init_weights=path, **{"model.conditioned": True, "run.eval_every": 2}), tmp_path / "on")
+  loop.train(tiny(meta_x2, init_weights=path, **{"model.conditioned": True, "run.eval_every": 2}), tmp_path / "on")
   with pytest.raises(UserError, match="are conditioned: set config.model.conditioned to True"):
-    train.train(tiny(meta_x2, init_weights=path), tmp_path / "refused")
+    loop.train(tiny(meta_x2, init_weights=path), tmp_path / "refused")

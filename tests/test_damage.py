@@ -9,9 +9,14 @@ from PIL import Image
 from test_train import tiny
 
 from configs import pretrain_x2
-from mzsr_jax import images, kernels, learner, model, photos, train, weights
-from mzsr_jax.checkpoint import Checkpoints
+from mzsr_jax import images, weights
+from mzsr_jax.core import model
 from mzsr_jax.errors import UserError
+from mzsr_jax.photo import file as photo_file
+from mzsr_jax.photo import kernel_files
+from mzsr_jax.training import loop
+from mzsr_jax.training import step as step_lib
+from mzsr_jax.training.checkpoint import Checkpoints
 
 MUTATIONS = 200
 
@@ -75,8 +80,8 @@ def test_shipped_weights_have_their_checksum():
 
 def test_checkpoints_are_whole_or_refused(tmp_path):
   config = tiny(pretrain_x2, 2)
-  train.train(config, tmp_path)
-  like = learner.init_state(config, learner.init_params(config))
+  loop.train(config, tmp_path)
+  like = step_lib.init_state(config, step_lib.init_params(config))
   folder = tmp_path / "checkpoints" / "2"
 
   checkpoints = Checkpoints(tmp_path, 3)
@@ -105,22 +110,22 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
 
 
 def test_configs_of_runs_are_read_or_refused(tmp_path):
-  train.train(tiny(pretrain_x2, 2), tmp_path)
-  path = tmp_path / train.CONFIG_NAME
+  loop.train(tiny(pretrain_x2, 2), tmp_path)
+  path = tmp_path / loop.CONFIG_NAME
   content = path.read_bytes()
   for seed in range(MUTATIONS):
     path.write_bytes(mutated(content, seed))
     try:
-      train.read_config(tmp_path)
+      loop.read_config(tmp_path)
     except UserError as e:
-      assert train.CONFIG_NAME in str(e) or "config." in str(e), (seed, e)
+      assert loop.CONFIG_NAME in str(e) or "config." in str(e), (seed, e)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".mat", ".png"])
 def test_kernel_files_give_a_kernel_or_one_line(tmp_path, suffix):
   import scipy.io
 
-  path, kernel = tmp_path / f"k{suffix}", kernels.load_degradation("gani").kernel
+  path, kernel = tmp_path / f"k{suffix}", kernel_files.load_degradation("gani").kernel
   if suffix == ".npy":
     np.save(path, kernel)
   elif suffix == ".mat":
@@ -131,7 +136,7 @@ def test_kernel_files_give_a_kernel_or_one_line(tmp_path, suffix):
   for seed in range(MUTATIONS):
     path.write_bytes(mutated(content, seed))
     try:
-      read = kernels.read_kernel(path)
+      read = kernel_files.read_kernel(path)
     except UserError as e:
       assert "\n" not in str(e)
     else:
@@ -145,7 +150,7 @@ def test_objects_are_never_unpickled(tmp_path):
 
   np.save(tmp_path / "k.npy", np.array([[Trap()]], dtype=object), allow_pickle=True)
   with pytest.raises(UserError, match="k.npy"):
-    kernels.read_kernel(tmp_path / "k.npy")
+    kernel_files.read_kernel(tmp_path / "k.npy")
 
 
 @pytest.mark.parametrize("suffix", [*images.FORMATS])
@@ -158,11 +163,11 @@ def test_image_files_give_a_picture_or_one_line(tmp_path, suffix):
   content = path.read_bytes()
   for seed in range(43):
     path.write_bytes(mutated(content, seed))
-    for read in (photos.read, images.read_image):
+    for read in (photo_file.read, images.read_image):
       try:
         made = read(path)
       except UserError as e:
         assert path.name in str(e) and "\n" not in str(e), seed
       else:
-        rgb = made.rgb if isinstance(made, photos.Photo) else made
+        rgb = made.rgb if isinstance(made, photo_file.Photo) else made
         assert rgb.ndim == 3 and rgb.shape[-1] == 3 and np.isfinite(rgb).all(), seed

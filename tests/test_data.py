@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mzsr_jax import data
 from mzsr_jax.errors import UserError
+from mzsr_jax.training import data
 
 PATCH, IMAGES = 8, 5
 

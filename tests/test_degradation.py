@@ -7,7 +7,8 @@ import pytest
 import scipy.io
 import scipy.ndimage
 
-from mzsr_jax import degradation, kernels, resize
+from mzsr_jax.core import degradation, kernels, resize
+from mzsr_jax.photo import kernel_files
 
 
 def random_image(*shape):
@@ -130,11 +131,11 @@ def test_kernel_files_of_even_and_unequal_sides_are_those_of_scipy(tmp_path, sha
   kernel, image = np.random.default_rng(1).random(shape), random_image(20, 23, 3)
   np.save(tmp_path / "k.npy", kernel)
   expected = np.stack([scipy.ndimage.correlate(image[..., c], kernel / kernel.sum(), mode="reflect") for c in range(3)], -1)
-  made = degradation.degrade(jnp.asarray(image), kernels.read_kernel(tmp_path / "k.npy"), scale, "direct")
+  made = degradation.degrade(jnp.asarray(image), kernel_files.read_kernel(tmp_path / "k.npy"), scale, "direct")
   np.testing.assert_allclose(made, expected[::scale, ::scale], atol=1e-6)
 
 
 def test_named_kernel_equals_the_authors(data_dir):
   theirs = scipy.io.loadmat(data_dir / "Set5/g20_direct_x2/kernel.mat")
   (kernel,) = [v for k, v in theirs.items() if not k.startswith("__")]
-  np.testing.assert_allclose(kernels.load_degradation("g20d").kernel, kernel, atol=1e-7)
+  np.testing.assert_allclose(kernel_files.load_degradation("g20d").kernel, kernel, atol=1e-7)

@@ -22,9 +22,13 @@ from PIL import Image
 from test_cli import assert_one_line, run_entry
 from test_report import _Browser
 
-from mzsr_jax import blind, demo, demo_jobs, enhance, images, kernels, photos, weights
-from mzsr_jax.demo_jobs import AUTO, CUSTOM, FILE, MAX_STEPS, Limits, Order, Workshop
-from mzsr_jax.solver import Solver
+from mzsr_jax import images, weights
+from mzsr_jax.demo import __main__ as demo
+from mzsr_jax.demo import jobs
+from mzsr_jax.demo.jobs import AUTO, CUSTOM, FILE, MAX_STEPS, Limits, Order, Workshop
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import blind, enhance, kernel_files
+from mzsr_jax.photo import file as photo_file
 
 RNG = np.random.default_rng(0)
 CHOSEN = enhance.choose_weights(2, "g20d", "direct")
@@ -47,7 +51,7 @@ def give(workshop, name, data) -> pathlib.Path:
 def give_photo(workshop, name="photo.png", size=(20, 24), **fields) -> pathlib.Path:
   y, x = np.mgrid[: size[0], : size[1]] / 5
   rgb = (0.5 + 0.3 * np.stack([np.sin(x + y), np.cos(x), np.sin(y)], -1)).astype(np.float32)
-  return give(workshop, name, photos.encode(photos.Photo(rgb, **fields), images.FORMATS[pathlib.Path(name).suffix]))
+  return give(workshop, name, photo_file.encode(photo_file.Photo(rgb, **fields), images.FORMATS[pathlib.Path(name).suffix]))
 
 
 def left(workshop) -> list[str]:
@@ -61,7 +65,7 @@ def run(workshop, order, visit="a") -> list:
 
 def test_a_job_from_photo_to_file(workshop):
   alpha = np.tile(np.linspace(0, 1, 24, dtype=np.float32), (20, 1))
-  metadata = photos.Metadata(texts=(("Author", "me"),))
+  metadata = photo_file.Metadata(texts=(("Author", "me"),))
   source = give_photo(workshop, bits=16, alpha=alpha, metadata=metadata)
   line, preview = workshop.look("a", source)
   assert line == "photo.png: 24×20, 16 bits, transparency." and images.image_size(preview) == (20, 24)
@@ -77,15 +81,15 @@ def test_a_job_from_photo_to_file(workshop):
   assert seen[-1].noise_text == "1.0 of 255"
   assert not seen[-1].kernel_file and images.image_size(seen[-1].kernel)
 
-  photo, params = photos.read(source), weights.load_weights(CHOSEN)
+  photo, params = photo_file.read(source), weights.load_weights(CHOSEN)
   rates = weights.load_inner_lrs(CHOSEN, 2)
-  kind = kernels.load_degradation("g20d")._replace(noise_std=1 / 255)
+  kind = kernel_files.load_degradation("g20d")._replace(noise_std=1 / 255)
   recipe = enhance.Recipe(params, rates, kind, 2.0, 2.0)
   solver = Solver()
   (adapted,) = enhance.adapt(solver, photo.rgb, recipe, [2])
   assert seen[-1].result.name == "photo_x2.png"
-  assert seen[-1].result.read_bytes() == photos.encode(enhance.enlarge(solver, adapted, photo, recipe), "PNG")
-  result = photos.read(seen[-1].result)
+  assert seen[-1].result.read_bytes() == photo_file.encode(enhance.enlarge(solver, adapted, photo, recipe), "PNG")
+  result = photo_file.read(seen[-1].result)
   assert result.bits == 16 and result.alpha is not None and result.metadata.texts == metadata.texts
   assert left(workshop) == ["bicubic.png", "kernel.png", "photo.png", "photo.png", "photo_x2.png", "step_1.png", "step_2.png"]
 
@@ -100,8 +104,8 @@ def test_the_estimated_kernel_can_be_taken_along(workshop, tmp_path):
   views = run(workshop, Order(give_photo(workshop, "photo.jpg"), AUTO, steps=0, scale=1.5, self_ensemble=True, png=True))
   assert views[0].status.startswith("Estimating") and views[-1].result.name == "photo_x1.5.png", views
   assert images.image_size(views[-1].result) == (30, 36)
-  kernel = kernels.read_kernel(views[-1].kernel_file)
-  photo = photos.read(next(workshop.folder.glob("*/photo.jpg")))
+  kernel = kernel_files.read_kernel(views[-1].kernel_file)
+  photo = photo_file.read(next(workshop.folder.glob("*/photo.jpg")))
   estimate = blind.estimate(photo.rgb, 2.0, "direct")
   np.testing.assert_allclose(kernel, estimate.kernel, atol=1e-6)
   assert views[-1].kernel_text == estimate.text and views[-1].noise_text == f"{255 * enhance.noise_std(photo):.1f} of 255"
@@ -207,7 +211,7 @@ def test_a_job_ends_when_cancelled_left_or_out_of_time(workshop, monkeypatch):
 
 
 def test_few_may_wait(workshop):
-  for i in range(demo_jobs.MAX_WAITING):
+  for i in range(jobs.MAX_WAITING):
     workshop.begin(f"{i}")
   workshop.begin("0")
   with pytest.raises(ValueError, match="waiting"):
@@ -225,7 +229,7 @@ def test_of_steps_that_diverge_the_best_state_before_is_shown(workshop, caplog, 
   view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
   assert "diverged" in caplog.text and not view.failed
   plain = run(workshop, Order(give_photo(workshop), "g20d", steps=0))[-1]
-  np.testing.assert_array_equal(photos.read(view.result).rgb, photos.read(plain.result).rgb)
+  np.testing.assert_array_equal(photo_file.read(view.result).rgb, photo_file.read(plain.result).rgb)
 
 
 def test_a_result_without_likeness_is_none(workshop, monkeypatch):
@@ -255,7 +259,7 @@ def _main(monkeypatch, *args):
 
 def test_steps_that_are_proposed_with_a_kernel():
   choices = [("bicubic", 10), ("bicubic", 3), ("g20d", 0), ("g20d", 3), ("auto", 10)]
-  assert [demo_jobs.steps_for(*choice) for choice in choices] == [0, 0, 10, 3, 10]
+  assert [jobs.steps_for(*choice) for choice in choices] == [0, 0, 10, 3, 10]
 
 
 def test_wrong_flags_and_no_gradio(monkeypatch, capsys):
@@ -276,8 +280,8 @@ def test_gradio_is_loaded_by_the_page_alone():
   """And the page by nothing but what is done when the demo is run."""
   sources = {path.name: path.read_text() for path in pathlib.Path(demo.__file__).parent.glob("*.py")}
   using = lambda pattern: [name for name, text in sources.items() if re.search(pattern, text, re.M)]
-  assert using(r"^(import|from) gradio\b") == ["demo_page.py"]
-  assert using(r"^(from|import) mzsr_jax.*\bdemo_page\b") == []
+  assert using(r"^(import|from) gradio\b") == ["page.py"]
+  assert using(r"^(from|import) mzsr_jax.*\bpage\b") == []
 
 
 def test_a_port_that_is_taken():
@@ -298,7 +302,7 @@ def server(tmp_path_factory):
   folder = tmp_path_factory.mktemp("demo")
   env = {**os.environ, "TMPDIR": str(folder), "GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/"}
   command = [sys.executable, "-m", "mzsr_jax.demo", "--port=0", "--max_megapixels=0.01"]
-  root = pathlib.Path(demo.__file__).parents[1]
+  root = pathlib.Path(demo.__file__).parents[2]
   with (folder.parent / "demo.log").open("w") as log:
     process = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
   try:
@@ -418,7 +422,7 @@ def test_many_at_once_are_served_or_refused_and_leave_nothing(server):
   visitors = [_Visitor(port, f"visitor{i}") for i in range(200)]
   with concurrent.futures.ThreadPoolExecutor(len(visitors)) as pool:
     results = collections.Counter(pool.map(lambda visitor: visitor.visit(png), visitors))
-  assert results.keys() <= {"done", "refused"} and results["done"] >= demo_jobs.MAX_WAITING, results
+  assert results.keys() <= {"done", "refused"} and results["done"] >= jobs.MAX_WAITING, results
   assert resident() - before < 200, "MiB"
   assert not _files_left(folder)
   assert _Visitor(port, "last").visit(png) == "done"
@@ -511,7 +515,7 @@ def test_the_page_in_a_browser(browser, server, tmp_path):
 
   # Upload, run, compare, download.
   rgb = images.read_image(pathlib.Path(__file__).parents[1] / "experiments" / "photo.png")[40:64, 60:88]
-  upload("face.webp", photos.encode(photos.Photo(rgb), "WEBP"))
+  upload("face.webp", photo_file.encode(photo_file.Photo(rgb), "WEBP"))
   said("face.webp: 28×24, 8 bits")
   _until(browser, "(image => image && image.naturalWidth == 28)(document.querySelector('#preview img'))")
   click("#run")
@@ -532,7 +536,7 @@ def test_the_page_in_a_browser(browser, server, tmp_path):
       browser.js("0")  # takes in what has happened
   with Image.open(got / "face_x2.webp") as image:
     assert image.format == "WEBP" and image.size == (56, 48)
-  assert kernels.read_kernel(got / "face_kernel.mat").ndim == 2
+  assert kernel_files.read_kernel(got / "face_kernel.mat").ndim == 2
   wide = np.asarray(browser.screenshot())
   assert wide.std() > 20 and width() <= 0
   assert "Noise" in browser.js("document.querySelector('#kernel_text').innerText")

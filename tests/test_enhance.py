@@ -4,14 +4,18 @@ import jax
 import numpy as np
 import pytest
 
-from mzsr_jax import degradation, enhance, images, kernels, meta_test, model, photos, refine
-from mzsr_jax.enhance import Recipe
+from mzsr_jax import images
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import degradation, model
 from mzsr_jax.errors import UserError
-from mzsr_jax.solver import Solver
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import enhance, kernel_files, refine
+from mzsr_jax.photo import file as photo_file
+from mzsr_jax.photo.enhance import Recipe
 
 RNG = np.random.default_rng(0)
 NET = model.MZSRNet(depth=2, features=4)
-KIND = kernels.load_degradation("g20d")
+KIND = kernel_files.load_degradation("g20d")
 RATES = np.float32([0.05, 0.05])
 
 
@@ -34,10 +38,10 @@ def test_plain_enlargement_is_the_networks(solver):
   lr, plain = smooth(14, 17), recipe()
   states = list(enhance.adapt(solver, lr, plain, [0, 2]))
   for params, expected in zip(states, solver.stages(plain.params, lr, KIND, [0, 2], 2.0, RATES)):
-    made = enhance.enlarge(solver, params, photos.Photo(lr), plain).rgb
+    made = enhance.enlarge(solver, params, photo_file.Photo(lr), plain).rgb
     assert made.dtype == np.uint8
     np.testing.assert_array_equal(made, solver.super_resolve(expected, lr, 2.0))
-  deep = enhance.enlarge(solver, states[1], photos.Photo(lr, bits=16), plain).rgb
+  deep = enhance.enlarge(solver, states[1], photo_file.Photo(lr, bits=16), plain).rgb
   assert deep.dtype == np.uint16 and np.abs(deep / 257 - made).max() < 0.51
 
 
@@ -45,14 +49,14 @@ def test_plain_enlargement_is_the_networks(solver):
 def test_any_scale_is_reached_and_lies_where_bicubic_does(solver, scale, net_scale):
   lr = smooth(13, 18)
   wanted = recipe(scale=scale, net_scale=net_scale, further=recipe().params)
-  made = enhance.enlarge(solver, None, photos.Photo(lr), wanted).rgb
+  made = enhance.enlarge(solver, None, photo_file.Photo(lr), wanted).rgb
   size = tuple(int(np.ceil(n * scale - 1e-9)) for n in lr.shape[:2])
   assert made.shape == (*size, 3)
   made = made / 255 if made.dtype == np.uint8 else made
   expected = np.clip(degradation.enlarge(lr, scale), 0, 1)
   if scale >= 2:
     assert np.abs(made - expected).mean() < 0.01
-  with_network = enhance.enlarge(solver, wanted.params, photos.Photo(lr), wanted).rgb
+  with_network = enhance.enlarge(solver, wanted.params, photo_file.Photo(lr), wanted).rgb
   assert with_network.shape == made.shape
 
 
@@ -79,7 +83,7 @@ def test_transparency_stays_beside_colour(solver, scale, bits):
   """Where all is opaque it stays so, where all is hidden too; the edge lies where the colours' edge does."""
   alpha = np.zeros((16, 16), np.float32)
   alpha[:, 8:] = 1
-  photo = photos.Photo(smooth(16, 16), alpha, bits=bits)
+  photo = photo_file.Photo(smooth(16, 16), alpha, bits=bits)
   made = enhance.enlarge(solver, recipe().params, photo, recipe(scale=scale))
   side = int(16 * scale)
   assert made.alpha.shape == made.rgb.shape[:2] == (side, side)
@@ -87,8 +91,8 @@ def test_transparency_stays_beside_colour(solver, scale, bits):
   opaque = enhance.enlarge(solver, recipe().params, photo._replace(alpha=np.ones_like(alpha)), recipe(scale=scale))
   assert (opaque.alpha == 1).all()
   np.testing.assert_array_equal(opaque.rgb, made.rgb)
-  pixels = images.to_float(photos.on_white(opaque))
-  np.testing.assert_allclose(pixels, photos._as_float(opaque.rgb), atol=0.51 / 255)
+  pixels = images.to_float(photo_file.on_white(opaque))
+  np.testing.assert_allclose(pixels, photo_file._as_float(opaque.rgb), atol=0.51 / 255)
 
 
 def test_no_dark_fringe_around_what_is_cut_out(solver, tmp_path):
@@ -99,14 +103,14 @@ def test_no_dark_fringe_around_what_is_cut_out(solver, tmp_path):
   from PIL import Image
 
   Image.fromarray(pixels).save(tmp_path / "disk.png")
-  photo = photos.read(tmp_path / "disk.png")
+  photo = photo_file.read(tmp_path / "disk.png")
   params = jax.tree.map(lambda p: 0 * p, recipe().params)  # bicubic enlargement by way of the network
-  seen = photos.on_white(enhance.enlarge(solver, params, photo, recipe()))
+  seen = photo_file.on_white(enhance.enlarge(solver, params, photo, recipe()))
   assert seen.min(axis=(0, 1)).tolist() == [200, 180, 220]
 
 
 def test_self_ensemble_is_the_mean_over_turns(solver):
-  lr, photo = smooth(12, 15), photos.Photo(smooth(12, 15))
+  lr, photo = smooth(12, 15), photo_file.Photo(smooth(12, 15))
   made = enhance.enlarge(solver, recipe().params, photo, recipe(self_ensemble=True)).rgb
   one = lambda image, offset: solver.super_resolve(recipe().params, image, 2.0, offset, np.float32)
   expected = np.mean(list(refine.each_turn(one, lr, KIND, 2.0)), axis=0)
@@ -115,8 +119,8 @@ def test_self_ensemble_is_the_mean_over_turns(solver):
 
 def test_back_projection_makes_the_result_agree_with_the_photo(solver):
   lr = smooth(16, 18)
-  misfit = lambda sr: np.abs(np.asarray(degradation.degrade(photos._as_float(sr), KIND.kernel, 2, "direct")) - lr).mean()
-  results = [enhance.enlarge(solver, recipe().params, photos.Photo(lr), recipe(back_projection=n)).rgb for n in (0, 10)]
+  misfit = lambda sr: np.abs(np.asarray(degradation.degrade(photo_file._as_float(sr), KIND.kernel, 2, "direct")) - lr).mean()
+  results = [enhance.enlarge(solver, recipe().params, photo_file.Photo(lr), recipe(back_projection=n)).rgb for n in (0, 10)]
   assert misfit(results[1]) < 0.5 * misfit(results[0])
 
 
@@ -153,7 +157,7 @@ def test_the_error_is_that_of_the_whole_image():
   lr, cut = smooth(150, 90), Solver(net=NET)
   cut.limit_windows(64)
   params = recipe().params
-  expected = meta_test.l1(params, meta_test.lr_son(lr, KIND.kernel, 2)[None], lr[None], NET)
+  expected = adapt_lib.l1(params, adapt_lib.lr_son(lr, KIND.kernel, 2)[None], lr[None], NET)
   np.testing.assert_allclose(cut.error(params, lr, KIND, 2), expected, rtol=1e-5)
 
 
@@ -176,5 +180,5 @@ def test_windows_of_a_limited_side_make_the_same_picture():
   results = []
   for solver in (whole, cut):
     (params,) = enhance.adapt(solver, lr, plain, [2])
-    results.append(enhance.enlarge(solver, params, photos.Photo(lr), plain).rgb.astype(int))
+    results.append(enhance.enlarge(solver, params, photo_file.Photo(lr), plain).rgb.astype(int))
   assert np.abs(results[0] - results[1]).max() <= 1

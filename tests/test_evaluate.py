@@ -9,8 +9,12 @@ import pytest
 import scipy.io
 from test_cli import assert_one_line, run_entry
 
-from mzsr_jax import benchmark, evaluate, images, kernels, methods, metrics, model, solver, weights
+from mzsr_jax import evaluate, images, weights
+from mzsr_jax.core import kernels, model
 from mzsr_jax.errors import UserError
+from mzsr_jax.evaluation import benchmark, methods, metrics
+from mzsr_jax.inference import tiled
+from mzsr_jax.photo import kernel_files
 
 # PSNR-Y and SSIM-Y of bicubic enlargement on Set5, which the paper's tables agree with.
 BICUBIC_SET5 = [
@@ -27,7 +31,7 @@ BICUBIC_SET5 = [
 def test_bicubic_on_set5_is_as_published(data_dir, optimised, scale):
   expected = {kernel: (psnr, ssim) for s, kernel, psnr, ssim in BICUBIC_SET5 if s == scale}
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)
-  degradations = {name: kernels.load_degradation(name) for name in expected}
+  degradations = {name: kernel_files.load_degradation(name) for name in expected}
   scores = benchmark.run(samples, degradations, [methods.bicubic()], scale)
   for result in benchmark.summarise(scores, scale):
     psnr, ssim = expected[result["kernel"]]
@@ -37,7 +41,7 @@ def test_bicubic_on_set5_is_as_published(data_dir, optimised, scale):
 
 def test_degradation_reproduces_the_published_lr_images(data_dir, optimised):
   lr_dir = data_dir / "Set5" / "g20_direct_x2"
-  kind = kernels.load_degradation(str(lr_dir / "kernel.mat"))
+  kind = kernel_files.load_degradation(str(lr_dir / "kernel.mat"))
   samples = benchmark.load_pairs(lr_dir, data_dir / "Set5" / "GT", 2)
   assert len(samples) == 5
   assert sum(int((benchmark.make_lr(s.gt, kind, 2) != s.lr).sum()) for s in samples) <= 1
@@ -125,7 +129,7 @@ def test_a_shift_of_the_kernel_counts_where_asked_and_for_the_network_alone(monk
   np.save(tmp_path / "even.npy", np.ones((4, 4)))
   made = [f"--hr_dir={small}/gt", f"--kernels={tmp_path}/even.npy,g02d", f"--weights={small}/w.safetensors", "--steps=1"]
   reports = {}
-  for shift in kernels.SHIFTS:
+  for shift in kernel_files.SHIFTS:
     assert _evaluate(monkeypatch, *made, f"--kernel_shift={shift}", f"--out={tmp_path}/{shift}.json") == 0
     reports[shift] = json.loads((tmp_path / f"{shift}.json").read_text())
     assert reports[shift]["settings"]["kernel_shift"] == shift
@@ -143,7 +147,7 @@ def own_kernels(tmp_path_factory):
     hr, kernel = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.random((6, 6))
     (root / "gt_k_x2").mkdir(exist_ok=True)
     scipy.io.savemat(root / "gt_k_x2" / f"kernel_{number}.mat", {"Kernel": kernel})
-    kind = kernels.load_degradation(str(root / "gt_k_x2" / f"kernel_{number}.mat"))
+    kind = kernel_files.load_degradation(str(root / "gt_k_x2" / f"kernel_{number}.mat"))
     images.write_png(root / "gt" / f"img_{number}_gt.png", hr)
     images.write_png(root / "lr_x2" / f"im_{number}.png", benchmark.make_lr(hr, kind, 2))
   return root
@@ -174,8 +178,8 @@ def test_a_folder_of_kernels_is_one_column(monkeypatch, capsys, small, own_kerne
   names = ["kernel_1", "kernel_10", "kernel_2"]
   params = weights.load_weights(small / "w.safetensors")
   for sample, name, found in zip(samples, names, report["results"][1]["images"], strict=True):
-    kind = kernels.load_degradation(f"{own_kernels}/gt_k_x2/{name}.mat", shift="centre_of_mass")
-    sr = solver.Solver().trajectory(params, images.to_float(sample.lr), kind, [1], 2, np.float32([0.02]))[1]
+    kind = kernel_files.load_degradation(f"{own_kernels}/gt_k_x2/{name}.mat", shift="centre_of_mass")
+    sr = tiled.Solver().trajectory(params, images.to_float(sample.lr), kind, [1], 2, np.float32([0.02]))[1]
     assert found["name"] == sample.name and found["psnr"] == pytest.approx(metrics.psnr_y(sr, sample.gt, 2), abs=0.01)
 
 
@@ -292,7 +296,7 @@ def test_what_cannot_be_compared_is_left_open():
 
 def test_images_of_another_program_are_scored_like_ours(monkeypatch, capsys, small, tmp_path):
   """Bicubic enlargements, written as files under others' names, score as bicubic does."""
-  kind, run = kernels.load_degradation("g20d"), solver.Solver()
+  kind, run = kernel_files.load_degradation("g20d"), tiled.Solver()
   for sample in benchmark.load_hr(small / "gt", 2):
     lr = images.to_float(benchmark.make_lr(sample.gt, kind, 2))
     images.write_png(tmp_path / "g20d" / f"{sample.name}_x2_SR.png", run.super_resolve(None, lr, 2))
@@ -327,7 +331,7 @@ def test_perfect_results_stay_valid_json():
 
 
 def test_programs_are_shared_between_kernels_of_a_size(small):
-  degradations = {name: kernels.load_degradation(name) for name in ("g02d", "g20d", "gani", "bicubic")}
-  before = solver._run._cache_size()
+  degradations = {name: kernel_files.load_degradation(name) for name in ("g02d", "g20d", "gani", "bicubic")}
+  before = tiled._run._cache_size()
   scores = list(benchmark.run(benchmark.load_hr(small / "gt", 2), degradations, [methods.bicubic()], 2))
-  assert len(scores) == 8 and solver._run._cache_size() - before <= 2  # once for each image size
+  assert len(scores) == 8 and tiled._run._cache_size() - before <= 2  # once for each image size

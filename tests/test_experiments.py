@@ -7,7 +7,8 @@ import sys
 import pytest
 from PIL import Image
 
-from mzsr_jax import data, images
+from mzsr_jax import images
+from mzsr_jax.training import data
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 from test_train import checkpoint_steps, leaves, read_scalars, tiny
 
 from configs import pretrain_x2
-from mzsr_jax import train
-from mzsr_jax.board import Board
 from mzsr_jax.errors import UserError
+from mzsr_jax.training import loop
+from mzsr_jax.training.tensorboard import Board
 
 KILLS = int(os.environ.get("MZSR_KILLS", 4))  # 25 take a minute and a half
 
@@ -23,13 +23,13 @@ KILLS = int(os.environ.get("MZSR_KILLS", 4))  # 25 take a minute and a half
 def _train(workdir: pathlib.Path, num_steps: int, devices: int) -> None:
   """In a process of its own, on as many devices as the parent has: results are then equal to the bit."""
   jax.config.update("jax_num_cpu_devices", devices)
-  train.train(tiny(pretrain_x2, num_steps, **{"run.checkpoint_every": 1}), workdir)
+  loop.train(tiny(pretrain_x2, num_steps, **{"run.checkpoint_every": 1}), workdir)
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path):
   """With a checkpoint at each step; most fall into the writing of one, the rest into start and restore."""
   server = multiprocessing.get_context("forkserver")  # forks a process that has imported what takes long
-  server.set_forkserver_preload(["jax", "orbax.checkpoint", "test_train", "mzsr_jax.train"])
+  server.set_forkserver_preload(["jax", "orbax.checkpoint", "test_train", "mzsr_jax.training.loop"])
   rng, reached, writing = np.random.default_rng(0), [], 0
   workdir = tmp_path / "killed"
   for _ in range(KILLS):
@@ -46,8 +46,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     reached.append(max(checkpoint_steps(workdir), default=0))
     assert reached == sorted(reached)
   assert writing >= KILLS / 5 and reached[-1] > KILLS / 2
-  resumed = train.train(tiny(pretrain_x2, reached[-1] + 2), workdir)
-  whole = train.train(tiny(pretrain_x2, reached[-1] + 2), tmp_path / "whole")
+  resumed = loop.train(tiny(pretrain_x2, reached[-1] + 2), workdir)
+  whole = loop.train(tiny(pretrain_x2, reached[-1] + 2), tmp_path / "whole")
   for a, b in zip(leaves(resumed), leaves(whole), strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -79,7 +79,7 @@ def _fill(folder: pathlib.Path) -> pathlib.Path:
 def test_a_full_disk_costs_checkpoints_but_not_the_run(small_disk, tmp_path, monkeypatch, caplog):
   """The disk is full from step 4 to step 8: what was kept stays, and step 10 is kept again."""
   workdir = small_disk / "run"
-  original = train._Progress.pend
+  original = loop._Progress.pend
 
   def pend(progress, number, metrics):
     if number == 5:
@@ -92,18 +92,18 @@ def test_a_full_disk_costs_checkpoints_but_not_the_run(small_disk, tmp_path, mon
     original(progress, number, metrics)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train._Progress, "pend", pend)
-    state = train.train(tiny(pretrain_x2, 10), workdir)
+    patch.setattr(loop._Progress, "pend", pend)
+    state = loop.train(tiny(pretrain_x2, 10), workdir)
   assert max(checkpoint_steps(workdir)) == 10
   assert caplog.text.count("No space left") >= 2 and "the newest one is of step 4" in caplog.text
-  whole = train.train(tiny(pretrain_x2, 10), tmp_path / "whole")
+  whole = loop.train(tiny(pretrain_x2, 10), tmp_path / "whole")
   for a, b in zip(leaves(state), leaves(whole), strict=True):
     np.testing.assert_array_equal(a, b)
 
 
 def test_a_disk_that_stays_full_is_one_line_and_the_last_checkpoint_is_good(small_disk, monkeypatch):
   workdir = small_disk / "run"
-  original = train._Progress.pend
+  original = loop._Progress.pend
 
   def pend(progress, number, metrics):
     if number == 5:
@@ -112,14 +112,14 @@ def test_a_disk_that_stays_full_is_one_line_and_the_last_checkpoint_is_good(smal
     original(progress, number, metrics)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train._Progress, "pend", pend)
+    patch.setattr(loop._Progress, "pend", pend)
     with pytest.raises(UserError, match="step 8 could not be written.*No space left.*newest one is of step 4"):
-      train.train(tiny(pretrain_x2, 8), workdir)
+      loop.train(tiny(pretrain_x2, 8), workdir)
   with pytest.raises(UserError, match="No space left"):
-    train.train(tiny(pretrain_x2, 8), workdir)
+    loop.train(tiny(pretrain_x2, 8), workdir)
   assert max(checkpoint_steps(workdir)) == 4
   (small_disk / "filler").unlink()
-  assert int(train.train(tiny(pretrain_x2, 8), workdir).step) == 8
+  assert int(loop.train(tiny(pretrain_x2, 8), workdir).step) == 8
 
 
 def test_events_that_a_full_disk_refuses_are_left_out_whole(small_disk, caplog):

@@ -13,8 +13,9 @@ from PIL import Image
 from test_cli import assert_one_line
 from test_upscale import _upscale, made, small  # noqa: F401  (small is a fixture)
 
-from mzsr_jax import images, photos
+from mzsr_jax import images
 from mzsr_jax.errors import UserError
+from mzsr_jax.photo import file as photo_file
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 14, 3), dtype=np.uint8)
@@ -73,7 +74,7 @@ def test_pixels_that_are_no_numbers_or_have_no_range_are_refused(tmp_path):
   for name, dtype in (("nan", np.float32), ("wide", np.int32)):
     pixels = np.full((4, 4), np.nan if name == "nan" else 7, dtype)
     tifffile.imwrite(tmp_path / f"{name}.tif", pixels)
-    for read in (photos.read, images.read_image):
+    for read in (photo_file.read, images.read_image):
       with pytest.raises(UserError, match=name):
         read(tmp_path / f"{name}.tif")
 

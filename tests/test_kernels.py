@@ -12,8 +12,10 @@ import scipy.io
 import tifffile
 from PIL import Image
 
-from mzsr_jax import data, kernels
+from mzsr_jax.core import kernels
 from mzsr_jax.errors import UserError
+from mzsr_jax.photo import kernel_files
+from mzsr_jax.training import data
 
 
 def test_gaussian_has_the_variances_and_angle_it_was_given():
@@ -39,18 +41,18 @@ def test_samples_span_the_training_distribution(least, on_grid):
   np.testing.assert_allclose(eigenvalues[:, 1].mean(), (least + 2.5 * scale) / 2, atol=0.25)
 
 
-@pytest.mark.parametrize("name", kernels.NAMES)
+@pytest.mark.parametrize("name", kernel_files.NAMES)
 def test_named_kernels_sum_to_one(name):
-  kernel, subsample, offset, _ = kernels.load_degradation(name)
-  assert offset == kernels.load_degradation(name, shift="centre_of_mass").offset == (0, 0)
+  kernel, subsample, offset, _ = kernel_files.load_degradation(name)
+  assert offset == kernel_files.load_degradation(name, shift="centre_of_mass").offset == (0, 0)
   assert kernel.shape[0] == kernel.shape[1] and kernel.shape[0] % 2 == 1
   assert abs(kernel.sum() - 1) < 1e-6 and subsample in kernels.SUBSAMPLINGS
 
 
 def test_subsampling_may_be_chosen_and_defaults_to_the_names_own():
-  assert kernels.load_degradation("g13b").subsample == "bicubic"
-  assert kernels.load_degradation("g13b", "direct").subsample == "direct"
-  assert kernels.load_degradation("bicubic").kernel.shape == (1, 1)
+  assert kernel_files.load_degradation("g13b").subsample == "bicubic"
+  assert kernel_files.load_degradation("g13b", "direct").subsample == "direct"
+  assert kernel_files.load_degradation("bicubic").kernel.shape == (1, 1)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".mat"])
@@ -61,14 +63,14 @@ def test_files_round_trip_and_are_normalised(tmp_path, suffix):
     np.save(path, 5 * kernel)
   else:
     scipy.io.savemat(path, {"K": 5 * kernel})
-  np.testing.assert_allclose(kernels.read_kernel(path), kernel, atol=1e-7)
+  np.testing.assert_allclose(kernel_files.read_kernel(path), kernel, atol=1e-7)
 
 
 @pytest.mark.parametrize("spec,name", [("gaussian:2", "g20d"), ("gaussian:4x1x-0.5", "gani"), ("gaussian:2e-1x0.2x0", "g02d")])
 def test_gaussians_by_their_parameters_are_the_named_ones(spec, name):
-  given, named = kernels.load_degradation(spec), kernels.load_degradation(name)
+  given, named = kernel_files.load_degradation(spec), kernel_files.load_degradation(name)
   np.testing.assert_array_equal(given.kernel, named.kernel)
-  assert given.subsample == "direct" and kernels.load_degradation(spec, "bicubic").subsample == "bicubic"
+  assert given.subsample == "direct" and kernel_files.load_degradation(spec, "bicubic").subsample == "bicubic"
 
 
 @pytest.mark.parametrize("least,most", [("1e-9", "11.1")])
@@ -76,7 +78,7 @@ def test_all_variances_that_are_taken_fit_the_grid(least, most):
   """No more than 1 in 100 of a Gaussian lies beyond it, and the smallest is no blur."""
   exact = np.exp(-(np.arange(-60, 61) ** 2) / 2 / float(most))
   assert exact[50:71].sum() / exact.sum() > 0.99
-  kernel = kernels.load_degradation(f"gaussian:{most}x{least}x0").kernel
+  kernel = kernel_files.load_degradation(f"gaussian:{most}x{least}x0").kernel
   np.testing.assert_allclose(kernel[10], exact[50:71] / exact[50:71].sum(), atol=1e-6)
   assert np.count_nonzero(kernel.sum(1)) == 1
 
@@ -92,7 +94,7 @@ def test_all_variances_that_are_taken_fit_the_grid(least, most):
 )
 def test_gaussians_of_no_use_are_refused(spec, words):
   with pytest.raises(UserError, match=words) as e:
-    kernels.load_degradation(spec)
+    kernel_files.load_degradation(spec)
   assert f"'{spec}'" in str(e.value) and "\n" not in str(e.value)
 
 
@@ -100,15 +102,15 @@ def test_the_offset_is_measured_from_the_middle_down_and_right(tmp_path):
   kernel = np.zeros((5, 7))
   kernel[1, 5], kernel[1, 6] = 3, 1
   np.save(tmp_path / "k.npy", kernel)
-  assert kernels.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass").offset == (-1, 2.25)
-  assert kernels.load_degradation(f"{tmp_path}/k.npy").offset == (0, 0)
+  assert kernel_files.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass").offset == (-1, 2.25)
+  assert kernel_files.load_degradation(f"{tmp_path}/k.npy").offset == (0, 0)
 
 
 @pytest.mark.parametrize("shape,middle", [((4, 4), (2, 2)), ((3, 6), (1, 3)), ((5, 2), (2, 1)), ((1, 1), (0, 0))])
 def test_even_and_unequal_sides_are_padded_around_the_middle_of_scipy(tmp_path, shape, middle):
   kernel = np.random.default_rng(0).random(shape)
   np.save(tmp_path / "k.npy", kernel)
-  padded = kernels.read_kernel(tmp_path / "k.npy")
+  padded = kernel_files.read_kernel(tmp_path / "k.npy")
   assert padded.shape[0] == padded.shape[1] <= max(shape) + 1 and padded.shape[0] % 2 == 1
   half = padded.shape[0] // 2
   assert padded[half, half] == pytest.approx(kernel[middle] / kernel.sum(), abs=1e-6)
@@ -118,7 +120,7 @@ def test_even_and_unequal_sides_are_padded_around_the_middle_of_scipy(tmp_path, 
 def test_the_centre_of_an_even_kernel_is_half_a_pixel_from_its_middle(tmp_path):
   axis = np.arange(12) - 5.5
   np.save(tmp_path / "k.npy", np.exp(-(axis**2) / 4)[:, None] * np.exp(-(axis**2) / 4))
-  assert kernels.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass").offset == (-0.5, -0.5)
+  assert kernel_files.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass").offset == (-0.5, -0.5)
 
 
 BAD = {
@@ -141,7 +143,7 @@ def test_unusable_kernel_files_are_refused_in_one_line(tmp_path, name):
   path = tmp_path / "k.npy"
   np.save(path, BAD[name], allow_pickle=True)
   with pytest.raises(UserError) as e:
-    kernels.load_degradation(str(path))
+    kernel_files.load_degradation(str(path))
   assert "k.npy" in str(e.value) and "\n" not in str(e.value)
 
 
@@ -151,19 +153,19 @@ def test_damaged_kernel_files_are_refused(tmp_path, content, suffix):
   path = tmp_path / f"k{suffix}"
   path.write_bytes(content)
   with pytest.raises(UserError, match="k" + suffix):
-    kernels.read_kernel(path)
+    kernel_files.read_kernel(path)
 
 
 def test_two_matrices_in_a_mat_file_are_ambiguous(tmp_path):
   scipy.io.savemat(tmp_path / "k.mat", {"a": np.ones((3, 3)), "b": np.ones((5, 5))})
   with pytest.raises(UserError, match="one 2-D array"):
-    kernels.read_kernel(tmp_path / "k.mat")
+    kernel_files.read_kernel(tmp_path / "k.mat")
 
 
 @pytest.mark.parametrize("spec", ["g99", "", "nowhere.mat", "photo.png"])
 def test_unknown_names_and_missing_files_are_refused(spec):
   with pytest.raises(UserError):
-    kernels.load_degradation(spec)
+    kernel_files.load_degradation(spec)
 
 
 def save_v73(path, variables):
@@ -184,14 +186,14 @@ def test_hdf5_mat_files_are_turned_as_matlab_shows_them(tmp_path):
   kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 7))
   assert np.abs(kernel - kernel.T).max() > 1e-3
   save_v73(tmp_path / "k.mat", {"Kernel": kernel, "note": "a kernel", "list": np.ones((2, 2, 2)), "none": None})
-  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "k.mat"), kernel, atol=1e-7)
+  np.testing.assert_allclose(kernel_files.read_kernel(tmp_path / "k.mat"), kernel, atol=1e-7)
   with h5py.File(tmp_path / "k.mat", "r+") as file:  # a struct, a cell and sparse matrices have groups or references
     file["struct/kernel"] = np.ones((3, 3))
     cell = file.create_dataset("cell", (2, 2), h5py.ref_dtype)
     cell[0, 0] = file["struct/kernel"].ref
     cell.attrs["MATLAB_class"] = np.bytes_("cell")
     file["complex"] = np.ones((2, 2), [("real", float), ("imag", float)])
-  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "k.mat"), kernel, atol=1e-7)
+  np.testing.assert_allclose(kernel_files.read_kernel(tmp_path / "k.mat"), kernel, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +208,11 @@ def test_hdf5_mat_files_are_turned_as_matlab_shows_them(tmp_path):
 def test_hdf5_mat_files_without_just_one_matrix_are_refused(tmp_path, variables, words):
   save_v73(tmp_path / "k.mat", variables)
   with pytest.raises(UserError, match=words):
-    kernels.read_kernel(tmp_path / "k.mat")
+    kernel_files.read_kernel(tmp_path / "k.mat")
   whole = (tmp_path / "k.mat").read_bytes()
   (tmp_path / "k.mat").write_bytes(whole[: len(whole) // 2])
   with pytest.raises(UserError, match="k.mat"):
-    kernels.read_kernel(tmp_path / "k.mat")
+    kernel_files.read_kernel(tmp_path / "k.mat")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_pictures_are_gray_levels(tmp_path, suffix, mode):
   kernel[-1, 0] = kernel.max() / 2  # a corner alone is no background
   gray = np.round(255 * kernel / kernel.max()).astype(np.uint8)
   Image.fromarray(gray).convert(mode).save(tmp_path / f"k{suffix}")
-  read = kernels.load_degradation(f"{tmp_path}/k{suffix}")
+  read = kernel_files.load_degradation(f"{tmp_path}/k{suffix}")
   assert read.subsample == "direct"
   np.testing.assert_allclose(read.kernel, gray / gray.sum(dtype=np.float64), atol=1e-7)
 
@@ -232,28 +234,28 @@ def test_pictures_are_read_with_all_their_bits(tmp_path, suffix, write, channels
   kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 15), np.float64)
   gray = np.round(65535 * kernel / kernel.max()).astype(np.uint16)
   write(tmp_path / f"k{suffix}", gray if channels == 1 else gray[..., None].repeat(3, -1))
-  np.testing.assert_allclose(kernels.read_kernel(tmp_path / f"k{suffix}"), gray / gray.sum(dtype=np.float64), atol=1e-8)
+  np.testing.assert_allclose(kernel_files.read_kernel(tmp_path / f"k{suffix}"), gray / gray.sum(dtype=np.float64), atol=1e-8)
 
 
 def test_what_is_transparent_is_black(tmp_path):
   kernel = np.asarray(kernels.gaussian(3.0, 1.0, 0.5, 15), np.float64)
   alpha = np.round(255 * kernel / kernel.max()).astype(np.uint8)
   Image.fromarray(np.stack([np.full_like(alpha, 255), alpha], -1), "LA").save(tmp_path / "k.png")
-  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "k.png"), alpha / alpha.sum(dtype=np.float64), atol=1e-7)
+  np.testing.assert_allclose(kernel_files.read_kernel(tmp_path / "k.png"), alpha / alpha.sum(dtype=np.float64), atol=1e-7)
 
 
 def test_colours_count_by_their_luma(tmp_path):
   picture = np.zeros((3, 5, 3), np.uint8)
   picture[1, 1:4] = 200 * np.eye(3)
   Image.fromarray(picture).save(tmp_path / "k.png")
-  np.testing.assert_allclose(kernels.read_kernel(tmp_path / "k.png")[2], [0, 0.299, 0.587, 0.114, 0], atol=2e-3)
+  np.testing.assert_allclose(kernel_files.read_kernel(tmp_path / "k.png")[2], [0, 0.299, 0.587, 0.114, 0], atol=2e-3)
 
 
 def test_a_picture_may_be_even_and_off_its_middle(tmp_path):
   picture = np.zeros((6, 8), np.uint8)
   picture[2, 5] = 9
   Image.fromarray(picture).save(tmp_path / "k.png")
-  assert kernels.load_degradation(f"{tmp_path}/k.png", shift="centre_of_mass").offset == (-1, 1)
+  assert kernel_files.load_degradation(f"{tmp_path}/k.png", shift="centre_of_mass").offset == (-1, 1)
 
 
 @pytest.mark.parametrize("name", ["photo", "part of a photo", "enlarged", "white around", "nothing around", "black"])
@@ -271,25 +273,25 @@ def test_what_is_no_picture_of_a_kernel_is_refused_in_one_line(tmp_path, name):
   }[name]
   Image.fromarray(made).save(tmp_path / "k.png")
   with pytest.raises(UserError, match=words) as e:
-    kernels.load_degradation(f"{tmp_path}/k.png")
+    kernel_files.load_degradation(f"{tmp_path}/k.png")
   assert "k.png" in str(e.value) and "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("suffix", kernels.PICTURES)
+@pytest.mark.parametrize("suffix", kernel_files.PICTURES)
 def test_damaged_pictures_are_refused(tmp_path, suffix):
   Image.fromarray(np.pad(np.full((9, 9), 255, np.uint8), 9)).save(tmp_path / f"k{suffix}")
   whole = (tmp_path / f"k{suffix}").read_bytes()
   for content in (b"", b"not a kernel", whole[: len(whole) // 2]):
     (tmp_path / f"k{suffix}").write_bytes(content)
     with pytest.raises(UserError, match="k" + suffix):
-      kernels.read_kernel(tmp_path / f"k{suffix}")
+      kernel_files.read_kernel(tmp_path / f"k{suffix}")
 
 
 def test_pictures_count_in_a_folder_without_arrays_alone(tmp_path):
   (tmp_path / "sub").mkdir()
   for name in ("b_kernel.png", "a.PNG", "sub/c.tif", "photo.jpg", "notes.txt"):
     (tmp_path / name).touch()
-  names = lambda: [path.relative_to(tmp_path).as_posix() for path in kernels.find_kernels(tmp_path)]
+  names = lambda: [path.relative_to(tmp_path).as_posix() for path in kernel_files.find_kernels(tmp_path)]
   assert names() == ["a.PNG", "b_kernel.png", "sub/c.tif"]
   (tmp_path / "sub" / "b_kernel.mat").touch()
   assert names() == ["sub/b_kernel.mat"]
@@ -317,7 +319,7 @@ def test_what_is_odd_about_a_kernel_is_said_once(tmp_path, caplog, kernel, words
   np.save(tmp_path / "k.npy", kernel)
   for _ in range(2):
     with caplog.at_level(logging.WARNING):
-      kernels.load_degradation(f"{tmp_path}/k.npy")
+      kernel_files.load_degradation(f"{tmp_path}/k.npy")
   said = [record.getMessage() for record in caplog.records]
   assert len(said) == len(words), said
   for line, word in zip(said, words):
@@ -329,6 +331,6 @@ def test_a_centre_that_is_made_up_for_and_levels_of_a_picture_need_no_warning(tm
   np.save(tmp_path / "k.npy", np.roll(KERNEL, 1, 0))
   Image.fromarray(np.round(255 * KERNEL / KERNEL.max()).astype(np.uint8)).save(tmp_path / "k.png")
   with caplog.at_level(logging.WARNING):
-    kernels.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass")
-    kernels.load_degradation(f"{tmp_path}/k.png")
+    kernel_files.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass")
+    kernel_files.load_degradation(f"{tmp_path}/k.png")
   assert not caplog.records

@@ -12,7 +12,9 @@ from test_cli import run_entry
 from test_train import tiny
 
 from configs import meta_x2
-from mzsr_jax import images, model, train, upscale, weights
+from mzsr_jax import images, upscale, weights
+from mzsr_jax.core import model
+from mzsr_jax.training import loop
 
 LONG = bool(os.environ.get("MZSR_LONG"))  # 2,000 meta-steps and 1,000 images take a quarter of an hour
 STATM = pathlib.Path("/proc/self/statm")
@@ -50,16 +52,16 @@ class Watch:
 
 def test_meta_steps(tmp_path, monkeypatch):
   """With checkpoints, events and validations, as in any run."""
-  watch, original = Watch(), train._Progress.pend
+  watch, original = Watch(), loop._Progress.pend
 
   def pend(progress, number, metrics):
     watch()
     original(progress, number, metrics)
 
-  monkeypatch.setattr(train._Progress, "pend", pend)
+  monkeypatch.setattr(loop._Progress, "pend", pend)
   steps = 2000 if LONG else 60
   regular = {"run.checkpoint_every": steps // 20, "run.eval_every": steps // 10, "run.eval_size": 32, "run.eval_images": 1}
-  train.train(tiny(meta_x2, steps, **regular), tmp_path)
+  loop.train(tiny(meta_x2, steps, **regular), tmp_path)
   assert len(watch.memory) == steps
   watch.check("meta-steps")
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mzsr_jax import maml, meta_test, model
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import maml, model
 
 TINY = model.MZSRNet(depth=3, features=4)
 RATES = (0.05, 0.03)
@@ -24,8 +25,8 @@ def meta_gradient(params, tasks, batching="vmap", first_order=False, net=TINY, i
     rates, weights = jnp.asarray(RATES, x.dtype), jnp.asarray(WEIGHTS, x.dtype)
 
     def loss(params):
-      support = lambda p: meta_test.l1(p, x, y, net)
-      query = lambda p: meta_test.l1(p, query_x, query_y, net)
+      support = lambda p: adapt_lib.l1(p, x, y, net)
+      query = lambda p: adapt_lib.l1(p, query_x, query_y, net)
       how = dict(first_order=first_order, inner_loop=inner_loop, remat=remat)
       return maml.meta_loss(params, support, query, rates, weights, **how)
 
@@ -105,11 +106,11 @@ def test_the_meta_gradient_holds_for_a_query_loss_differentiated_late_too():
   """The query gradient that `meta_loss` takes at once is the one that plain differentiation through `adapt` gives."""
   params, tasks = random_params(), make_tasks(1)
   x, y, query_x, query_y = (t[0] for t in tasks)
-  query = lambda p: meta_test.l1(p, query_x, query_y, TINY)
+  query = lambda p: adapt_lib.l1(p, query_x, query_y, TINY)
 
   def plain(params):
     rates = jnp.asarray(RATES)
-    _, (_, losses) = maml.adapt(lambda p: meta_test.l1(p, x, y, TINY), params, rates, observe=query)
+    _, (_, losses) = maml.adapt(lambda p: adapt_lib.l1(p, x, y, TINY), params, rates, observe=query)
     return jnp.dot(jnp.asarray(WEIGHTS), losses)
 
   _, gradient = jax.jit(meta_gradient)(params, tasks)
@@ -155,8 +156,8 @@ def test_loss_weights_are_annealed_to_the_last_step():
 
 def test_reptile_steps_towards_the_adapted_parameters():
   params, (x, y, query_x, query_y) = random_params(), (t[0] for t in make_tasks(1))
-  support = lambda p: meta_test.l1(p, x, y, TINY)
-  query = lambda p: meta_test.l1(p, query_x, query_y, TINY)
+  support = lambda p: adapt_lib.l1(p, x, y, TINY)
+  query = lambda p: adapt_lib.l1(p, query_x, query_y, TINY)
   (loss, metrics), gradient = maml.reptile_gradient(params, support, query, jnp.asarray(RATES))
   adapted = params
   for rate in RATES:

@@ -14,9 +14,11 @@ import pytest
 from test_train import wait_for_checkpoint
 
 from configs import conditioned_x2, meta_multiscale, meta_x2, pretrain_all_kernels, pretrain_x2
-from mzsr_jax import devices, learner, train, weights
-from mzsr_jax import mesh as mesh_lib
+from mzsr_jax import devices, weights
 from mzsr_jax.errors import UserError
+from mzsr_jax.training import loop
+from mzsr_jax.training import mesh as mesh_lib
+from mzsr_jax.training import step as step_lib
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -47,9 +49,9 @@ CASES = {
 
 def three_steps(config, mesh):
   """The state after three steps on fixed patches, as one vector without the moments' tiny entries."""
-  shape = (3, learner.patches_per_step(config), 16, 16, 3)
+  shape = (3, step_lib.patches_per_step(config), 16, 16, 3)
   patches = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-  state, step = learner.init_state(config, learner.init_params(config)), learner.make_step(config, mesh=mesh)
+  state, step = step_lib.init_state(config, step_lib.init_params(config)), step_lib.make_step(config, mesh=mesh)
   for batch in patches:
     state, metrics = step(state, batch, jax.random.key(1))
   return np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(state.learned))]), float(metrics["loss"])
@@ -97,9 +99,9 @@ def test_processes_that_cannot_share_are_told_so(monkeypatch):
 
 def test_step_refuses_a_wrong_number_of_patches():
   config = meta(2, 2, 2)
-  step = learner.make_step(config)
+  step = step_lib.make_step(config)
   with pytest.raises(ValueError, match="8 patches of a step, not 7"):
-    step(learner.init_state(config, learner.init_params(config)), np.zeros((7, 16, 16, 3), np.uint8), jax.random.key(0))
+    step(step_lib.init_state(config, step_lib.init_params(config)), np.zeros((7, 16, 16, 3), np.uint8), jax.random.key(0))
 
 
 @pytest.mark.parametrize("environment", [{"JAX_NUM_PROCESSES": "2"}, {"JAX_PROCESS_ID": "x"}])
@@ -143,7 +145,7 @@ def finish(processes):
 
 
 def weights_of(workdir):
-  return np.concatenate([np.ravel(x) for x in jax.tree.leaves(weights.load_weights(workdir / train.WEIGHTS_NAME))])
+  return np.concatenate([np.ravel(x) for x in jax.tree.leaves(weights.load_weights(workdir / loop.WEIGHTS_NAME))])
 
 
 def test_two_processes_stop_after_the_same_step_go_on_there_and_end_as_one_does(tmp_path):
@@ -161,7 +163,7 @@ def test_two_processes_stop_after_the_same_step_go_on_there_and_end_as_one_does(
   assert last not in outputs[1], "one process logs"
   config = meta_x2.get_config("smoke")
   config.update_from_flattened_dict(OVERRIDES | {"run.num_steps": step + 2})
-  train.train(config, one)
+  loop.train(config, one)
   reference = weights_of(one)
   assert np.linalg.norm(weights_of(two) - reference) < 1e-5 * np.linalg.norm(reference)
   assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import mzsr_jax as mz
-from mzsr_jax import meta_test, model, rules
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import inner_rules, model
 
 NET = model.MZSRNet(depth=3, features=8)
 KERNEL = mz.gaussian(2.0, 2.0, 0.0, 5)
@@ -58,7 +59,7 @@ def test_zero_steps_change_nothing(params):
 def test_steps_lower_the_loss_on_the_lr_son(params):
   lr = photo()
   son = mz.lr_son(lr, KERNEL)[None]
-  losses = [float(meta_test.l1(adapt_(params, lr, num_steps=n), son, lr[None], NET)) for n in (0, 1, 5)]
+  losses = [float(adapt_lib.l1(adapt_(params, lr, num_steps=n), son, lr[None], NET)) for n in (0, 1, 5)]
   assert losses[0] > losses[1] > losses[2]
 
 
@@ -80,8 +81,8 @@ def test_rates_for_each_leaf_are_obeyed(params):
 
 def test_looking_at_intermediate_steps_does_not_change_the_last(params):
   lr, rates = photo(), np.float32([0.05, 0.02, 0.01])
-  once = meta_test.trajectory(params, lr, KERNEL, [3], 2, rates, model=NET)
-  staged = meta_test.trajectory(params, lr, KERNEL, [0, 1, 3], 2, rates, model=NET)
+  once = adapt_lib.trajectory(params, lr, KERNEL, [3], 2, rates, model=NET)
+  staged = adapt_lib.trajectory(params, lr, KERNEL, [0, 1, 3], 2, rates, model=NET)
   assert list(staged) == [0, 1, 3]
   np.testing.assert_array_equal(staged[3], once[3])
   np.testing.assert_array_equal(staged[0], mz.super_resolve(params, lr, model=NET))
@@ -150,10 +151,10 @@ def test_the_offset_reaches_every_step(params):
   adapted = adapt_(params, lr, inner_lrs=rates, offset=offset)
   state, son = (params, None), mz.lr_son(lr, KERNEL, offset=offset)[None]
   for step in range(2):
-    own = jax.tree.map(operator.itemgetter(step), rules.per_leaf(rates, params))
-    state = meta_test._step(state, son, lr[None], own, NET)
+    own = jax.tree.map(operator.itemgetter(step), inner_rules.per_leaf(rates, params))
+    state = adapt_lib._step(state, son, lr[None], own, NET)
   assert_trees_close(adapted, state[0], rtol=0)
-  shown = meta_test.trajectory(params, lr, KERNEL, [1, 2], 2, rates, model=NET, offset=offset)
+  shown = adapt_lib.trajectory(params, lr, KERNEL, [1, 2], 2, rates, model=NET, offset=offset)
   np.testing.assert_array_equal(shown[2], mz.super_resolve(adapted, lr, model=NET, offset=offset))
 
 

@@ -6,11 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from mzsr_jax import images, kernels, meta_test, methods, model, refine, solver, weights, zssr
+from mzsr_jax import images, weights
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import model
 from mzsr_jax.errors import UserError
+from mzsr_jax.evaluation import methods, zssr
+from mzsr_jax.inference import tiled
+from mzsr_jax.photo import kernel_files, refine
 
 LR = np.random.default_rng(0).random((20, 24, 3)).astype(np.float32)
-CASE = methods.Case("image", "g20d", LR, kernels.load_degradation("g20d"), 2)
+CASE = methods.Case("image", "g20d", LR, kernel_files.load_degradation("g20d"), 2)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +26,7 @@ def path(tmp_path_factory):
 
 
 def _solve(method):
-  run = solver.Solver()
+  run = tiled.Solver()
   method.warm_up(run, CASE)
   return {result.steps: result for result in method.solve(run, CASE)}
 
@@ -31,8 +36,8 @@ def test_adapted_weights_after_several_numbers_of_steps(path):
   assert list(results) == [0, 1, 3]
   for steps, result in results.items():
     rates = weights.load_inner_lrs(path, steps)
-    adapted = meta_test.adapt(weights.load_weights(path), LR, CASE.kind.kernel, 2, steps, rates)
-    expected = images.to_uint8(np.asarray(meta_test.super_resolve(adapted, LR, 2)))
+    adapted = adapt_lib.adapt(weights.load_weights(path), LR, CASE.kind.kernel, 2, steps, rates)
+    expected = images.to_uint8(np.asarray(adapt_lib.super_resolve(adapted, LR, 2)))
     assert (np.abs(result.sr.astype(int) - expected) <= 1).all() and (result.sr == expected).mean() > 0.99
   # Each as if it had been the only one: the time of enlarging is in all of them, that of three steps in the last.
   assert 0 < results[0].seconds < results[3].seconds
@@ -41,7 +46,7 @@ def test_adapted_weights_after_several_numbers_of_steps(path):
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_fine_tuned_weights(path, name):
   results = _solve(methods.parse(f"{name}:{path}", [0, 2], 2))
-  params, run = weights.load_weights(path), solver.Solver()
+  params, run = weights.load_weights(path), tiled.Solver()
   tuned = run.fine_tune(params, LR, CASE.kind, 2, methods._OPTIMIZERS[name])
   after_two = list(itertools.islice(tuned, 2))[-1]
   assert (results[0].sr == run.super_resolve(params, LR, 2)).all()
@@ -51,7 +56,7 @@ def test_fine_tuned_weights(path, name):
 def test_back_projection_may_follow(path):
   name = f"mzsr:{path}+back_projection=3"
   assert methods.weights_of(name) == str(path) and methods.weights_of("zssr:back_projection=3") is None
-  run, rates = solver.Solver(), weights.load_inner_lrs(path, 1)
+  run, rates = tiled.Solver(), weights.load_inner_lrs(path, 1)
   adapted = run.adapt(weights.load_weights(path), LR, CASE.kind, 2, rates)
   sr = run.super_resolve(adapted, LR, 2, dtype=np.float32)
   expected = images.to_uint8(refine.back_project(sr, LR, CASE.kind, 2, 3))

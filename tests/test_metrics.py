@@ -7,7 +7,7 @@ import pytest
 import scipy.signal
 from skimage.metrics import peak_signal_noise_ratio
 
-from mzsr_jax import metrics
+from mzsr_jax.evaluation import metrics
 
 
 def _pair(size=(40, 33), noise=20):

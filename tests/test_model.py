@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mzsr_jax import conv, model
+from mzsr_jax.core import conv, model
 
 
 def test_parameter_count_is_the_papers():

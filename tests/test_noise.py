@@ -5,13 +5,16 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from mzsr_jax import degradation, enhance, images, kernels, noise, photos
+from mzsr_jax import images
+from mzsr_jax.core import degradation
+from mzsr_jax.photo import enhance, kernel_files, noise
+from mzsr_jax.photo import file as photo_file
 
 
 @pytest.fixture(scope="module")
 def smooth():
   """The middle of a photo, blurred and shrunk, which takes off what noise it has."""
-  lr = degradation.degrade(images.to_float(skimage.data.astronaut()), kernels.load_degradation("g20d").kernel, 2, "direct")
+  lr = degradation.degrade(images.to_float(skimage.data.astronaut()), kernel_files.load_degradation("g20d").kernel, 2, "direct")
   return np.asarray(lr)[64:192, 64:192]
 
 
@@ -51,41 +54,41 @@ def test_gray_photos_have_the_noise_of_a_channel(smooth):
 def test_what_jpeg_has_changed_is_told_by_its_table(smooth, quality, tmp_path):
   before = images.to_uint8(smooth)
   Image.fromarray(before).save(tmp_path / "a.jpg", quality=quality)
-  photo = photos.read(tmp_path / "a.jpg")
+  photo = photo_file.read(tmp_path / "a.jpg")
   changed = (photo.rgb - images.to_float(before)) @ np.float32(images.LUMA)
   assert 0.8 * changed.std() < photo.jpeg_error < 2 * changed.std()
   # Turned by its EXIF orientation, in gray and without a whole block.
   turned = Image.Exif()
   turned[0x0112] = 6
   Image.fromarray(before).save(tmp_path / "turned.jpg", quality=quality, exif=turned)
-  assert photos.read(tmp_path / "turned.jpg").jpeg_error == photo.jpeg_error
+  assert photo_file.read(tmp_path / "turned.jpg").jpeg_error == photo.jpeg_error
   Image.fromarray(before).convert("L").save(tmp_path / "gray.jpg", quality=quality)
-  assert photos.read(tmp_path / "gray.jpg").jpeg_error == pytest.approx(photo.jpeg_error, rel=0.1)
+  assert photo_file.read(tmp_path / "gray.jpg").jpeg_error == pytest.approx(photo.jpeg_error, rel=0.1)
   Image.fromarray(before[:7]).save(tmp_path / "small.jpg", quality=quality)
-  assert photos.read(tmp_path / "small.jpg").jpeg_error == 0
+  assert photo_file.read(tmp_path / "small.jpg").jpeg_error == 0
 
 
 def test_the_noise_of_a_photo_is_that_of_both(smooth, tmp_path):
   Image.fromarray(images.to_uint8(noisy(smooth, 10))).save(tmp_path / "a.jpg", quality=90)
-  photo = photos.read(tmp_path / "a.jpg")
+  photo = photo_file.read(tmp_path / "a.jpg")
   assert enhance.noise_std(photo) == pytest.approx(np.hypot(noise.estimate(photo.rgb), photo.jpeg_error))
   assert 255 * enhance.noise_std(photo) == pytest.approx(10, rel=0.3)
   images.write_png(tmp_path / "a.png", images.to_uint8(photo.rgb))
-  assert photos.read(tmp_path / "a.png").jpeg_error == 0
+  assert photo_file.read(tmp_path / "a.png").jpeg_error == 0
 
 
 def test_what_is_no_photo_does_not_pass_for_clean(smooth):
   shaken = noisy(smooth, 8)
-  whole = 255 * enhance.noise_std(photos.Photo(shaken))
+  whole = 255 * enhance.noise_std(photo_file.Photo(shaken))
   framed = np.pad(shaken, ((30, 30), (20, 20), (0, 0)), constant_values=0.94)
-  assert 255 * enhance.noise_std(photos.Photo(framed)) == pytest.approx(whole, rel=0.15)
+  assert 255 * enhance.noise_std(photo_file.Photo(framed)) == pytest.approx(whole, rel=0.15)
   alpha = np.ones(shaken.shape[:2], np.float32)
   alpha[:, :50] = 0
-  hidden = np.where(alpha[..., None] > 0, shaken, shaken[:, 50:51])  # as `photos.read` fills them
-  assert 255 * enhance.noise_std(photos.Photo(hidden, alpha)) == pytest.approx(whole, rel=0.15)
+  hidden = np.where(alpha[..., None] > 0, shaken, shaken[:, 50:51])  # as `file.read` fills them
+  assert 255 * enhance.noise_std(photo_file.Photo(hidden, alpha)) == pytest.approx(whole, rel=0.15)
   drawing = np.full((128, 128, 3), 0.8, np.float32)
   drawing[40:80:7, 30:90] = 0.1
-  assert enhance.noise_std(photos.Photo(drawing)) == 0
+  assert enhance.noise_std(photo_file.Photo(drawing)) == 0
 
 
 def test_the_table_is_that_of_the_luma(smooth, tmp_path):
@@ -93,11 +96,11 @@ def test_the_table_is_that_of_the_luma(smooth, tmp_path):
   fine, coarse = [1] * 64, [40] * 64
   pixels.save(tmp_path / "a.jpg", qtables=[fine, coarse], subsampling=0)
   pixels.save(tmp_path / "b.jpg", qtables=[coarse, fine], subsampling=0)
-  a, b = (photos.read(tmp_path / name).jpeg_error for name in ("a.jpg", "b.jpg"))
+  a, b = (photo_file.read(tmp_path / name).jpeg_error for name in ("a.jpg", "b.jpg"))
   assert 255 * a < 1 and 255 * b > 3
   data = (tmp_path / "a.jpg").read_bytes()
   start = data.index(b"\xff\xc0")  # the frame header: its components say which table each has
   swapped = bytearray(data)
   swapped[start + 12], swapped[start + 15], swapped[start + 18] = 1, 0, 0
   (tmp_path / "c.jpg").write_bytes(bytes(swapped))
-  assert 255 * photos.read(tmp_path / "c.jpg").jpeg_error > 3
+  assert 255 * photo_file.read(tmp_path / "c.jpg").jpeg_error > 3

@@ -9,9 +9,13 @@ import scipy.ndimage
 import skimage.metrics
 from hypothesis import strategies as st
 
-from mzsr_jax import degradation, enhance, kernels, meta_test, metrics, model, photos, refine, resize
-from mzsr_jax.kernels import Degradation
-from mzsr_jax.solver import Solver
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import degradation, kernels, model, resize
+from mzsr_jax.core.kernels import Degradation
+from mzsr_jax.evaluation import metrics
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import enhance, kernel_files, refine
+from mzsr_jax.photo import file as photo_file
 
 NET = model.MZSRNet(depth=2, features=4)
 RATES = np.float32([0.03, 0.02])
@@ -113,7 +117,7 @@ def test_a_step_of_the_adaptation_equals_a_float64_reference(kind, seed):
   son = reference_resize(son, 2, "bicubic", image.shape[:2])
   loss = lambda p: np.abs(reference_network(p, son) - image).mean()
   lr, rate = image.astype(np.float32), 1e-3
-  adapted = meta_test.adapt(params, lr, kernel.astype(np.float32), 2, 1, np.float32([rate]), model=NET)
+  adapted = adapt_lib.adapt(params, lr, kernel.astype(np.float32), 2, 1, np.float32([rate]), model=NET)
   moved = jax.tree.map(lambda a, b: (np.float64(b) - np.float64(a)) / rate, params, adapted)  # minus the gradient
   squared = sum((m**2).sum() for m in jax.tree.leaves(moved))
   step = 1e-5
@@ -157,7 +161,7 @@ def test_a_self_ensemble_commutes_with_flips_of_the_image(size, subsample, seed)
   params = model.init(jax.random.key(0), NET)
 
   def one(lr, offset):
-    return meta_test.super_resolve(params, lr, 2, NET, offset)
+    return adapt_lib.super_resolve(params, lr, 2, NET, offset)
 
   mean = lambda lr: np.mean(list(refine.each_turn(one, lr, kind, 2)), axis=0)
   np.testing.assert_allclose(mean(image[:, ::-1].copy()), mean(image)[:, ::-1], atol=1e-5)
@@ -167,12 +171,12 @@ def test_a_self_ensemble_commutes_with_flips_of_the_image(size, subsample, seed)
 @examples(st.sampled_from([(70, 65), (131, 90), (64, 200)]), scales, seeds)
 @hypothesis.settings(max_examples=4)
 def test_adaptation_in_windows_equals_that_on_the_whole(limit, size, scale, seed):
-  lr, kind = image_of("noise", size, seed).astype(np.float32), kernels.load_degradation("gani")
+  lr, kind = image_of("noise", size, seed).astype(np.float32), kernel_files.load_degradation("gani")
   params = model.init(jax.random.key(1), NET)
   solver = Solver(net=NET)
   solver.limit_windows(limit)
   adapted = solver.adapt(params, lr, kind, scale, RATES)
-  expected = meta_test.adapt(params, lr, kind.kernel, scale, 2, RATES, model=NET)
+  expected = adapt_lib.adapt(params, lr, kind.kernel, scale, 2, RATES, model=NET)
   for a, b in zip(jax.tree.leaves(adapted), jax.tree.leaves(expected)):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -195,11 +199,11 @@ def test_psnr_and_ssim_are_scikit_images(height, width, border, seed):
 @hypothesis.settings(max_examples=10)
 def test_no_image_and_no_rate_make_the_output_anything_but_numbers(kind, rate, seed):
   lr = image_of(kind, (12, 13), seed).astype(np.float32)
-  params, degraded = model.init(jax.random.key(2), NET), kernels.load_degradation("g20d")
+  params, degraded = model.init(jax.random.key(2), NET), kernel_files.load_degradation("g20d")
   solver = Solver(net=NET)
   recipe = enhance.Recipe(params, np.float32([rate, rate]), degraded, 2.0, 2.0)
   for adapted in enhance.adapt(solver, lr, recipe, [0, 2]):
-    made = enhance.enlarge(solver, adapted, photos.Photo(lr, bits=16), recipe).rgb
+    made = enhance.enlarge(solver, adapted, photo_file.Photo(lr, bits=16), recipe).rgb
     assert made.shape == (24, 26, 3) and made.dtype == np.uint16  # NaN would have been refused
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted))
 
@@ -207,12 +211,13 @@ def test_no_image_and_no_rate_make_the_output_anything_but_numbers(kind, rate, s
 @examples(seeds)
 @hypothesis.settings(max_examples=3)
 def test_same_input_same_bytes(seed):
-  lr, kind = image_of("noise", (12, 13), seed).astype(np.float32), kernels.load_degradation("g20d")._replace(noise_std=0.02)
+  lr = image_of("noise", (12, 13), seed).astype(np.float32)
+  kind = kernel_files.load_degradation("g20d")._replace(noise_std=0.02)
   recipe = enhance.Recipe(model.init(jax.random.key(3), NET), RATES, kind, 2.0, 2.0, self_ensemble=True, back_projection=2)
 
   def run():
     solver = Solver(net=NET)
     (params,) = enhance.adapt(solver, lr, recipe, [2])
-    return photos.encode(enhance.enlarge(solver, params, photos.Photo(lr), recipe), "PNG")
+    return photo_file.encode(enhance.enlarge(solver, params, photo_file.Photo(lr), recipe), "PNG")
 
   assert run() == run()

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 import mzsr_jax as mz
-from mzsr_jax import maml
+from mzsr_jax.core import maml
 
 FUNCTIONS = {
     f"{module.__name__}.{name}": value
@@ -24,5 +24,5 @@ def test_all_parameters_and_results_have_types(name):
 
 
 def test_the_package_says_that_it_has_types():
-  assert {"mzsr_jax.adapt", "mzsr_jax.degrade", "mzsr_jax.maml.meta_loss"} <= FUNCTIONS.keys()
+  assert {"mzsr_jax.adapt", "mzsr_jax.degrade", "mzsr_jax.core.maml.meta_loss"} <= FUNCTIONS.keys()
   assert (pathlib.Path(mz.__file__).parent / "py.typed").is_file()

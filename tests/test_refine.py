@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mzsr_jax import degradation, kernels, refine
-from mzsr_jax.kernels import Degradation
+from mzsr_jax.core import degradation, kernels
+from mzsr_jax.core.kernels import Degradation
+from mzsr_jax.photo import kernel_files, refine
 
 DELTA = Degradation(np.float32([[1]]), "direct")
 
 
 def _kind(name):
-  return DELTA if name == "delta" else kernels.load_degradation(name)
+  return DELTA if name == "delta" else kernel_files.load_degradation(name)
 
 
 def _photo(height=40, width=44):
@@ -48,7 +49,7 @@ def test_its_operators_are_the_degradation_and_its_adjoint(name, size, scale):
 
 
 def test_back_projection_takes_an_image_nearer_to_the_truth():
-  kind, hr = kernels.load_degradation("g20d"), _photo()
+  kind, hr = kernel_files.load_degradation("g20d"), _photo()
   lr = degradation.degrade(hr, kind.kernel, 2, kind.subsample)
   aligned = jnp.clip(degradation.enlarge(lr, 2) + 0.1, 0, 1)  # of the right shape but too bright
   made = refine.back_project(aligned, lr, kind, 2, 20)
@@ -56,7 +57,7 @@ def test_back_projection_takes_an_image_nearer_to_the_truth():
 
 
 def test_back_projection_does_not_fit_noise():
-  kind, hr = kernels.load_degradation("g20d"), _photo()
+  kind, hr = kernel_files.load_degradation("g20d"), _photo()
   lr = np.asarray(degradation.degrade(hr, kind.kernel, 2, kind.subsample))
   noisy = lr + np.random.default_rng(0).normal(0, 0.03, lr.shape).astype(np.float32)
   told = lambda sr, std: np.asarray(refine.back_project(sr, noisy, kind._replace(noise_std=std), 2, 20))
@@ -85,7 +86,7 @@ def test_turns_are_undone():
     assert (turn.undo(turn.apply(image)) == image).all()
 
 
-@pytest.mark.parametrize("kind", [DELTA, kernels.load_degradation("bicubic")], ids=lambda kind: kind.subsample)
+@pytest.mark.parametrize("kind", [DELTA, kernel_files.load_degradation("bicubic")], ids=lambda kind: kind.subsample)
 @pytest.mark.parametrize("scale, size", [(2, (24, 28)), (3, (24, 27)), ((2.0, 3.0), (24, 27)), (1.5, (25, 29))])
 def test_turned_images_lie_on_the_enlarged_grid_as_the_image_did(kind, scale, size):
   """On a slope, what a network gets differs from the truth by a shift that it has learned: the same for all turns."""
@@ -106,7 +107,7 @@ def test_turned_images_lie_on_the_enlarged_grid_as_the_image_did(kind, scale, si
 
 
 def test_the_ensemble_of_a_network_that_does_nothing_is_its_input_without_any_shift_of_its_own():
-  kind, lr = kernels.load_degradation("bicubic"), _photo(20, 22)
+  kind, lr = kernel_files.load_degradation("bicubic"), _photo(20, 22)
   enlarge = lambda image, offset: degradation.enlarge(image, 2, offset=offset)
   np.testing.assert_allclose(refine.self_ensemble(enlarge, lr, kind, 2), degradation.enlarge(lr, 2), atol=1e-5)
 
@@ -118,7 +119,7 @@ def test_the_ensemble_is_a_median_of_restored_images():
     seen.append(offset)
     return jnp.full((2 * image.shape[0], 2 * image.shape[1], 3), float(len(seen)))
 
-  made = refine.self_ensemble(enlarge, lr, kernels.load_degradation("g20d"), 2, restore=lambda sr: sr + 10)
+  made = refine.self_ensemble(enlarge, lr, kernel_files.load_degradation("g20d"), 2, restore=lambda sr: sr + 10)
   assert made.shape == (40, 44, 3)
   np.testing.assert_allclose(made, np.median(np.arange(1, 9) + 10) + 10)
   assert sorted(set(seen)) == [(0, 0), (0, 1), (1, 0), (1, 1)]

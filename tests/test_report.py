@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 from test_cli import assert_one_line, run_entry
 
-from experiments import report, report_plots, report_read
+from experiments.report import __main__ as report
+from experiments.report import plots, read
 from mzsr_jax.errors import UserError
 
 EVIL = "mzsr:<script>alert(1)</script>"
@@ -117,16 +118,16 @@ def test_plots_are_those_that_the_data_have(made, results):
       "B-x2-steps.png", "B-x2-quality.png", "time-x2-cpu.png"
   }  # fmt: skip
   assert all(np.ptp(np.asarray(Image.open(path))) > 200 for path in made.glob("*.png"))
-  section = report_read.sections(report_read.read([results]))[0]
-  (curve,) = report_plots.over_steps(section.measured)["g20d"]
+  section = read.sections(read.read([results]))[0]
+  (curve,) = plots.over_steps(section.measured)["g20d"]
   assert [point.x for point in curve.points] == [0, 1, 10]
   assert np.allclose([point.y for point in curve.points], [31, 33.1, 35]) and np.isclose(curve.points[0].error, 1 / 3**0.5)
-  assert {c.label: [p.x for p in c.points] for c in report_plots.over_width(section.measured)} == dict.fromkeys(
+  assert {c.label: [p.x for p in c.points] for c in plots.over_width(section.measured)} == dict.fromkeys(
       ("bicubic", f"{EVIL} (10)", ALSO_EVIL), [1, 3]
   )
-  sizes = {c.label: c.points for c in report_plots.over_size(section.measured)}
+  sizes = {c.label: c.points for c in plots.over_size(section.measured)}
   assert np.allclose([point[:2] for point in sizes[f"{EVIL} (1)"]], [[0.0006, 0.02], [0.0012, 0.04], [0.0018, 0.06]])
-  words = [point.word for curve in report_plots.quality(section.measured)["g20d"] for point in curve.points]
+  words = [point.word for curve in plots.quality(section.measured)["g20d"] for point in curve.points]
   assert words == ["", "0", "1", "10", ""]
 
 
@@ -150,8 +151,8 @@ def test_only_the_same_images_are_compared(tmp_path, monkeypatch):
 
 
 def test_names_of_plots_are_names_of_files():
-  assert report_plots._unique(["../a b", "a-b", "A-B", "x"]) == ["a-b", "a-b-2", "A-B-3", "x"]
-  assert [report_plots.variance(k) for k in ("gaussian:2.5", "g20d", "gaussian:4x1x-0.5", "gaussian:-1", "gaussian:nan")] == [
+  assert plots._unique(["../a b", "a-b", "A-B", "x"]) == ["a-b", "a-b-2", "A-B-3", "x"]
+  assert [plots.variance(k) for k in ("gaussian:2.5", "g20d", "gaussian:4x1x-0.5", "gaussian:-1", "gaussian:nan")] == [
       2.5, None, None, None, None
   ]  # fmt: skip
 
@@ -163,9 +164,9 @@ def test_of_the_same_cell_the_last_counts_and_a_torn_last_line_is_left_out(tmp_p
   more = _line(EVIL, "g20d", [(0, 33.0)], identity='[{}, "new"]')
   c = _write(tmp_path / "c.jsonl", [_line("bicubic", "g20d", [(0, 32.0)], identity="of fewer images"), more])
   b.write_text(b.read_text() + a.read_text()[:40])
-  assert [line["results"][0]["psnr"] for line in report_read.read([a, b, c])] == [31, 30, 32, 33]
+  assert [line["results"][0]["psnr"] for line in read.read([a, b, c])] == [31, 30, 32, 33]
   assert capsys.readouterr().err == f"warning: '{b}', line 2, is not whole: left out\n"
-  (section,) = report_read.sections(report_read.read([a, b, c]))
+  (section,) = read.sections(read.read([a, b, c]))
   assert [(result["steps"], result["psnr"]) for result in section.measured] == [(0, 32), (0, 33)]
 
 
@@ -187,7 +188,7 @@ def test_bad_lines_are_named(tmp_path, change, words):
   change(line)
   path = _write(tmp_path / "a.jsonl", [_line("bicubic", "g02d", [(0, 30.0)]), line])
   with pytest.raises(UserError, match=f"a.jsonl', line 2,.*{words}"):
-    report_read.read([path])
+    read.read([path])
 
 
 def test_wrong_input(monkeypatch, capsys, tmp_path, results, made):

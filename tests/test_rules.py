@@ -8,13 +8,16 @@ import pytest
 import scipy.ndimage
 from test_maml import TINY, make_tasks, random_params
 
-from mzsr_jax import kernels, maml, meta_test, model, rules, weights
+from mzsr_jax import weights
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import inner_rules, maml, model
+from mzsr_jax.core.inner_rules import Spectral
 from mzsr_jax.errors import UserError
-from mzsr_jax.rules import Spectral
-from mzsr_jax.solver import Solver
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import kernel_files
 
 RNG = np.random.default_rng(0)
-STEEPEST = lambda gradient: rules._steepest(gradient, jax.tree.map(lambda _: np.float32(1), gradient))
+STEEPEST = lambda gradient: inner_rules._steepest(gradient, jax.tree.map(lambda _: np.float32(1), gradient))
 UNIT = 0.02
 
 
@@ -54,8 +57,8 @@ def test_derivatives_of_second_order_agree_with_finite_differences():
 
     def loss(vector):
       theta, rates = unravel(vector)
-      adapted, _ = maml.adapt(lambda p: meta_test.l1(p, x, y, TINY), theta, Spectral(rates))
-      return meta_test.l1(adapted, query_x, query_y, TINY)
+      adapted, _ = maml.adapt(lambda p: adapt_lib.l1(p, x, y, TINY), theta, Spectral(rates))
+      return adapt_lib.l1(adapted, query_x, query_y, TINY)
 
     value, gradient = jax.jit(loss), jax.jit(jax.grad(loss))(flat)
     for direction in (*RNG.standard_normal((3, flat.size)), np.eye(flat.size)[-1]):
@@ -71,36 +74,36 @@ def test_a_line_search_finds_the_bottom_of_a_parabola_and_goes_no_further_than_s
   for length in (1.0, 2.0, 6.0, 50.0):
     change = at(length)
     tried = loss({"a": params["a"] - change["a"]})
-    np.testing.assert_allclose(rules.searched(change, gradient, loss(params), tried)["a"], at(3.0)["a"], rtol=1e-4)
-  near = rules.searched(at(0.125), gradient, loss(params), loss({"a": params["a"] + 0.125}))["a"]
+    np.testing.assert_allclose(inner_rules.searched(change, gradient, loss(params), tried)["a"], at(3.0)["a"], rtol=1e-4)
+  near = inner_rules.searched(at(0.125), gradient, loss(params), loss({"a": params["a"] + 0.125}))["a"]
   np.testing.assert_allclose(near, at(2.0)["a"])
-  falling = rules.searched(at(1.0), gradient, 10.0, -1000.0)["a"]  # along a line that bends downwards
+  falling = inner_rules.searched(at(1.0), gradient, 10.0, -1000.0)["a"]  # along a line that bends downwards
   np.testing.assert_allclose(falling, at(16.0)["a"])
-  assert not rules.searched(at(1.0), gradient, 10.0, np.float32(np.inf))["a"].any()
-  assert np.isnan(rules.searched(at(1.0), gradient, 10.0, np.float32(np.nan))["a"]).all()
-  assert not rules.searched({"a": jnp.zeros(4)}, {"a": jnp.zeros(4)}, 1.0, 1.0)["a"].any()
+  assert not inner_rules.searched(at(1.0), gradient, 10.0, np.float32(np.inf))["a"].any()
+  assert np.isnan(inner_rules.searched(at(1.0), gradient, 10.0, np.float32(np.nan))["a"]).all()
+  assert not inner_rules.searched({"a": jnp.zeros(4)}, {"a": jnp.zeros(4)}, 1.0, 1.0)["a"].any()
 
 
 def test_the_second_step_turns_as_polak_and_ribiere_say_and_downhill_where_that_would_climb():
   ones = lambda value: {"a": jnp.full(4, value, jnp.float32)}
   rate, size = {"a": np.float32(1)}, UNIT  # of a bias, the direction has this size
-  first = rules._conjugate(ones(3.0), rate, rules.begin(Spectral(rate), ones(0.0)))
+  first = inner_rules._conjugate(ones(3.0), rate, inner_rules.begin(Spectral(rate), ones(0.0)))
   steepest = lambda g: 4 * size * abs(g) * size * np.sign(g)  # the slope along the direction, times that
   np.testing.assert_allclose(first.trial["a"], steepest(3.0), rtol=1e-5)
   np.testing.assert_allclose(first.slope, 4 * 3 * steepest(3.0), rtol=1e-5)
-  second = rules._conjugate({"a": jnp.float32([2, 2, -2, -2])}, rate, first)  # at right angles: nothing in common with 3
+  second = inner_rules._conjugate({"a": jnp.float32([2, 2, -2, -2])}, rate, first)  # at right angles: nothing in common with 3
   kept = (4 * 2 * steepest(2.0)) / (4 * 3 * steepest(3.0))
   expected = steepest(2.0) * np.float32([1, 1, -1, -1]) + kept * steepest(3.0)
   np.testing.assert_allclose(second.trial["a"], expected, rtol=1e-5)
-  same = rules._conjugate(ones(3.0), rate, first)  # a step that changed nothing leaves nothing to keep
+  same = inner_rules._conjugate(ones(3.0), rate, first)  # a step that changed nothing leaves nothing to keep
   np.testing.assert_allclose(same.trial["a"], steepest(3.0), rtol=1e-5)
-  back = rules._conjugate(ones(-1.0), rate, first)  # kept whole, the last would climb
+  back = inner_rules._conjugate(ones(-1.0), rate, first)  # kept whole, the last would climb
   np.testing.assert_allclose(back.trial["a"], steepest(-1.0), rtol=1e-5)
 
 
 def test_an_adaptation_in_stages_remembers_as_one_in_a_whole_does():
   lr = scipy.ndimage.gaussian_filter(np.random.default_rng(0).random((24, 24, 3), np.float32), (1, 1, 0))
-  kind, params, solver = kernels.load_degradation("g20d"), random_params(), Solver(net=TINY)
+  kind, params, solver = kernel_files.load_degradation("g20d"), random_params(), Solver(net=TINY)
   rates = np.full(4, 0.05, np.float32)
   whole = solver.adapt(params, lr, kind, 2, Spectral(rates))
   *_, last = solver.stages(params, lr, kind, [1, 3, 4], 2, Spectral(rates))
@@ -113,18 +116,18 @@ def test_an_adaptation_in_stages_remembers_as_one_in_a_whole_does():
 
 def test_of_rates_that_are_far_too_large_a_step_still_lowers_the_loss():
   params, (x, y, *_) = random_params(), (t[0] for t in make_tasks(1))
-  loss = lambda p: meta_test.l1(p, x, y, TINY)
+  loss = lambda p: adapt_lib.l1(p, x, y, TINY)
   adapt = jax.jit(lambda rate: maml.adapt(loss, params, Spectral(jnp.full(3, rate)))[0])
   for rate in (1e-3, 0.05, 100.0):
     assert loss(adapt(rate)) < loss(params), rate
 
 
 def test_windows_step_as_the_whole_image_does():
-  lr, kind, net = RNG.random((70, 90, 3), np.float32), kernels.load_degradation("g20d"), TINY
+  lr, kind, net = RNG.random((70, 90, 3), np.float32), kernel_files.load_degradation("g20d"), TINY
   params, rates = model.init(jax.random.key(0), net), Spectral(np.float32([0.05, 0.1]))
   solver = Solver(net=net)
   solver.limit_windows(40)
-  expected = meta_test.adapt(params, lr, kind.kernel, 2, 2, rates, model=net)
+  expected = adapt_lib.adapt(params, lr, kind.kernel, 2, 2, rates, model=net)
   for a, b, start in zip(*map(jax.tree.leaves, (solver.adapt(params, lr, kind, 2, rates), expected, params)), strict=True):
     assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b - start)
 

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
-from mzsr_jax import benchmark, enhance, images, kernels, methods, metrics, noise, weights
-from mzsr_jax.solver import Solver, degrade
+from mzsr_jax import images, weights
+from mzsr_jax.evaluation import benchmark, methods, metrics
+from mzsr_jax.inference.tiled import Solver, degrade
+from mzsr_jax.photo import enhance, kernel_files, noise
 
 
 def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
   folder = data_dir / "Set5"
   samples = [s for s in benchmark.load_pairs(folder / "g20_direct_x2", folder / "GT", 2) if s.name in ("butterfly", "woman")]
-  kind = kernels.load_degradation(str(folder / "g20_direct_x2" / "kernel.mat"), "direct")
+  kind = kernel_files.load_degradation(str(folder / "g20_direct_x2" / "kernel.mat"), "direct")
   steps = {"x2_direct": (1,), "spectral:x2_direct": (1, 10)}
   compared = [methods.bicubic(), *(methods.parse(f"mzsr:{name}", count, 2) for name, count in steps.items())]
   results = benchmark.summarise(benchmark.run(samples, {"kernel.mat": kind}, compared, 2), 2)
@@ -23,7 +25,7 @@ def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
 def test_a_line_search_makes_the_first_step_long_enough_for_what_training_hardly_saw(data_dir):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1:2]  # bird
   compared = [methods.parse(f"mzsr:{way}x2_direct", (1,), 2) for way in ("", weights.SPECTRAL)]
-  scores = benchmark.run(samples, {"g02d": kernels.load_degradation("g02d")}, compared, 2)
+  scores = benchmark.run(samples, {"g02d": kernel_files.load_degradation("g02d")}, compared, 2)
   plain, spectral = (result["psnr"] for result in benchmark.summarise(scores, 2))
   assert spectral > plain + 2
 
@@ -32,14 +34,14 @@ def test_conditioned_parameters_begin_where_adaptation_ends(data_dir):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1:2]  # bird
   compared = [methods.parse(f"mzsr:{name}", (steps,), 2) for name, steps in (("conditioned_x2", 0), ("spectral:x2_direct", 1))]
   for kernel in ("g02d", "gani"):
-    scores = benchmark.run(samples, {kernel: kernels.load_degradation(kernel)}, compared, 2)
+    scores = benchmark.run(samples, {kernel: kernel_files.load_degradation(kernel)}, compared, 2)
     begun, adapted = (result["psnr"] for result in benchmark.summarise(scores, 2))
     assert begun > adapted + 1
 
 
 def test_conditioned_parameters_know_noise_before_any_step(data_dir):
   gt = images.middle(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
-  solver, kind, params = Solver(), kernels.load_degradation("g20d"), weights.load_weights("conditioned_x2")
+  solver, kind, params = Solver(), kernel_files.load_degradation("g20d"), weights.load_weights("conditioned_x2")
   clean = degrade(images.to_float(gt), kind, 2)
   lr = images.to_float(images.to_uint8(clean + np.random.default_rng(0).normal(0, 5 / 255, clean.shape)))
   none = np.zeros(0, np.float32)
@@ -49,7 +51,7 @@ def test_conditioned_parameters_know_noise_before_any_step(data_dir):
 
 def test_a_noisy_photo_is_not_made_worse_where_its_noise_is_estimated(data_dir):
   gt = images.middle(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
-  solver, kind = Solver(), kernels.load_degradation("g20d")
+  solver, kind = Solver(), kernel_files.load_degradation("g20d")
   lr = degrade(images.to_float(gt), kind, 2)
   lr = images.to_float(images.to_uint8(lr + np.random.default_rng(0).normal(0, 5 / 255, lr.shape)))
   name = enhance.choose_weights(2, "g20d", "direct")
@@ -67,7 +69,7 @@ def test_a_noisy_photo_is_not_made_worse_where_its_noise_is_estimated(data_dir):
 def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1:3]  # bird and butterfly
   compared = [methods.bicubic(), methods.parse("mzsr:pretrain_x2", (0,), 2)]
-  scores = benchmark.run(samples, {"bicubic": kernels.load_degradation("bicubic")}, compared, 2)
+  scores = benchmark.run(samples, {"bicubic": kernel_files.load_degradation("bicubic")}, compared, 2)
   bicubic, network = (result["psnr"] for result in benchmark.summarise(scores, 2))
   assert network > bicubic + 2.5
 
@@ -80,7 +82,7 @@ def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
 def test_other_models_beat_bicubic_by_1_db_in_one_step(data_dir, name, kernel, scale):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)[2:3]  # butterfly
   compared = [methods.bicubic(), methods.parse(f"mzsr:{name}", (1,), scale)]
-  scores = benchmark.run(samples, {kernel: kernels.load_degradation(kernel)}, compared, scale)
+  scores = benchmark.run(samples, {kernel: kernel_files.load_degradation(kernel)}, compared, scale)
   bicubic, one = (result["psnr"] for result in benchmark.summarise(scores, scale))
   assert one > bicubic + 1
   known = weights.scales(weights.read_metadata(name))

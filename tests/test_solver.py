@@ -9,9 +9,12 @@ import optax
 import pytest
 
 import mzsr_jax as mz
-from mzsr_jax import degradation, kernels, meta_test, model, solver, spread, windows
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import degradation, model
 from mzsr_jax.errors import UserError
-from mzsr_jax.solver import Solver
+from mzsr_jax.inference import pool, tiled, tiles
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import kernel_files
 
 NET = model.MZSRNet(depth=3, features=8)
 SMALLEST = 64 * 64 * 4200 / 8  # bytes a device that allow windows of 64x64 for this network
@@ -54,18 +57,18 @@ def difference(a, b):
 @pytest.mark.parametrize("size", [(12, 14), (31, 33), (5, 3), (1, 1), (2, 90), (100, 130)])
 @pytest.mark.parametrize("scale,name", [(2, "g20d"), (2, "g13b"), (4, "g20d"), (2.2, "bicubic")])
 def test_adapts_and_enlarges_as_without_windows(windowed, params, size, scale, name):
-  lr, kind = noise(*size), kernels.load_degradation(name)
+  lr, kind = noise(*size), kernel_files.load_degradation(name)
   expected = mz.adapt(params, lr, kind.kernel, scale, 2, RATES, kind.subsample, NET)
   assert difference(windowed.adapt(params, lr, kind, scale, RATES), expected) < 1e-6
   sr = mz.super_resolve(expected, lr, scale, NET)
   assert difference(assembled(windowed, expected, lr, scale), sr) < 1e-5
   assert difference(assembled(windowed, None, lr, scale), np.clip(mz.enlarge(lr, scale), 0, 1)) < 1e-5
-  assert difference(solver.degrade(lr, kind, scale), degradation.degrade(lr, kind.kernel, scale, kind.subsample)) < 1e-6
+  assert difference(tiled.degrade(lr, kind, scale), degradation.degrade(lr, kind.kernel, scale, kind.subsample)) < 1e-6
 
 
 @pytest.mark.parametrize("scale,name,offset", [(2, "g20d", (0.5, -0.5)), (2.2, "g13b", (0.0, 13.25))])
 def test_an_offset_does_as_without_windows(windowed, params, scale, name, offset):
-  lr, kind = noise(100, 130), kernels.load_degradation(name)._replace(offset=offset)
+  lr, kind = noise(100, 130), kernel_files.load_degradation(name)._replace(offset=offset)
   expected = mz.adapt(params, lr, kind.kernel, scale, 2, RATES, kind.subsample, NET, offset)
   assert difference(windowed.adapt(params, lr, kind, scale, RATES), expected) < 1e-6
   sr = mz.super_resolve(expected, lr, scale, NET, offset)
@@ -76,7 +79,7 @@ def test_an_offset_does_as_without_windows(windowed, params, scale, name, offset
 
 
 def test_the_gradient_summed_over_windows_is_that_of_the_whole_image(windowed, params):
-  lr, kind = noise(150, 170), kernels.load_degradation("gani")
+  lr, kind = noise(150, 170), kernel_files.load_degradation("gani")
   one = np.ones(1, np.float32)
   step = lambda adapted: np.concatenate([np.ravel(a - p) for a, p in zip(*map(jax.tree.leaves, (adapted, params)))])
   summed = step(windowed.adapt(params, lr, kind, 2, one))
@@ -86,7 +89,7 @@ def test_the_gradient_summed_over_windows_is_that_of_the_whole_image(windowed, p
 
 def test_buckets_pad_without_a_trace(params):
   sizes = [(40, 30), (22, 27), (9, 40)]
-  bucketed, kind = Solver(sizes=sizes, max_buckets=1, net=NET), kernels.load_degradation("g20d")
+  bucketed, kind = Solver(sizes=sizes, max_buckets=1, net=NET), kernel_files.load_degradation("g20d")
   for size in sizes:
     assert bucketed.bucket(size) == (40, 40)
     lr = noise(*size)
@@ -99,11 +102,11 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   tiny = model.MZSRNet(depth=2, features=2)  # a program is as many programs as it is for the real network
   params = model.init(jax.random.key(0), tiny)
   assert len(set(BENCHMARK_SIZES)) > 10
-  programs = (solver._add, solver._run, solver._degrade)
+  programs = (tiled._add, tiled._run, tiled._degrade)
   before = [program._cache_size() for program in programs]
   solver_ = Solver(sizes=BENCHMARK_SIZES, net=tiny)
   for i, size in enumerate(BENCHMARK_SIZES):
-    kind = kernels.load_degradation(kernels.NAMES[i % len(kernels.NAMES)], "direct")
+    kind = kernel_files.load_degradation(kernel_files.NAMES[i % len(kernel_files.NAMES)], "direct")
     solver_.trajectory(params, noise(*size), kind, [i % 2, 2 + i % 3], 2, np.linspace(0.01, 0.02 + i, 4, dtype=np.float32) / 9)
   compiled = [program._cache_size() - n for program, n in zip(programs, before)]
   assert all(0 < n <= 4 for n in compiled), compiled
@@ -112,7 +115,7 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
 
 
 def test_steps_rates_and_trajectories(windowed, params):
-  lr, kind = noise(20, 24), kernels.load_degradation("g20d")
+  lr, kind = noise(20, 24), kernel_files.load_degradation("g20d")
   srs = windowed.trajectory(params, lr, kind, [0, 1, 2], 2, RATES)
   np.testing.assert_array_equal(srs[0], windowed.super_resolve(params, lr, 2))
   np.testing.assert_array_equal(srs[2], windowed.trajectory(params, lr, kind, [2], 2, RATES)[2])
@@ -124,14 +127,14 @@ def test_steps_rates_and_trajectories(windowed, params):
 
 
 def test_fine_tuning_by_sgd_is_adaptation_and_by_adam_is_optax(windowed, params):
-  lr, kind = noise(100, 90), kernels.load_degradation("g20d")
+  lr, kind = noise(100, 90), kernel_files.load_degradation("g20d")
   sgd = list(itertools.islice(windowed.fine_tune(params, lr, kind, 2, optax.sgd(0.05)), 2))
   assert difference(sgd[1], windowed.adapt(params, lr, kind, 2, np.float32([0.05, 0.05]))) < 1e-6
-  son = meta_test.lr_son(lr, kind.kernel, 2)[None]
+  son = adapt_lib.lr_son(lr, kind.kernel, 2)[None]
   optimizer = optax.adam(1e-2)
   expected, state = params, optimizer.init(params)
   for tuned in itertools.islice(windowed.fine_tune(params, lr, kind, 2, optimizer), 3):
-    gradient = jax.grad(meta_test.l1)(expected, son, lr[None], NET)
+    gradient = jax.grad(adapt_lib.l1)(expected, son, lr[None], NET)
     with jax.numpy_dtype_promotion("standard"):
       updates, state = optimizer.update(gradient, state)
     expected = optax.apply_updates(expected, updates)
@@ -143,11 +146,11 @@ def test_fine_tuning_by_sgd_is_adaptation_and_by_adam_is_optax(windowed, params)
 def test_progress_adds_up_to_the_work(windowed, params):
   passes = []
   windowed.done = passes.append
-  windowed.adapt(params, noise(100, 90), kernels.load_degradation("g20d"), 2, RATES)
+  windowed.adapt(params, noise(100, 90), kernel_files.load_degradation("g20d"), 2, RATES)
   windowed.super_resolve(params, noise(100, 90), 2)
   windowed.super_resolve(None, noise(100, 90), 2)
   windowed.done = lambda passes: None
-  assert sum(passes) == pytest.approx(solver.work(2, 1, 2)) == pytest.approx(10) and len(passes) > 4
+  assert sum(passes) == pytest.approx(tiled.work(2, 1, 2)) == pytest.approx(10) and len(passes) > 4
 
 
 def test_a_limit_below_the_smallest_window_is_refused():
@@ -167,25 +170,25 @@ def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
       busy.remove(solver_)
     return solver_, item
 
-  results = list(spread.spread(work, range(12), ["a", "b", "c"]))
+  results = list(pool.spread(work, range(12), ["a", "b", "c"]))
   assert [item for _, item in results] == list(range(12)) and {s for s, _ in results} == {"a", "b", "c"}
 
   def fails(solver_, item):
     raise UserError(str(item))
 
   with pytest.raises(UserError, match="0"):
-    list(spread.spread(fails, range(3), ["a"]))
+    list(pool.spread(fails, range(3), ["a"]))
 
 
 def test_a_solver_for_each_device_gives_the_same(params):
-  lr, kind = noise(20, 24), kernels.load_degradation("g20d")
+  lr, kind = noise(20, 24), kernel_files.load_degradation("g20d")
   each = [Solver([device], net=NET) for device in jax.devices()[:2]]
   work = lambda solver_, lr: solver_.trajectory(params, lr, kind, [2], 2, RATES)[2]
-  first, second = spread.spread(work, [lr, lr], each)
+  first, second = pool.spread(work, [lr, lr], each)
   np.testing.assert_array_equal(first, second)
 
 
 def test_windows_are_small_enough_for_a_large_photo():
   """Of 24 megapixels, cut under the default limit."""
-  window = windows.fit((4000, 6000), int(2**31 / 2 / 4200), 8, 2)
+  window = tiles.fit((4000, 6000), int(2**31 / 2 / 4200), 8, 2)
   assert window[0] * window[1] * 4200 <= 2**30

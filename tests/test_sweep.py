@@ -9,8 +9,10 @@ from PIL import Image
 from test_cli import assert_one_line, run_entry
 
 from experiments import sweep
-from mzsr_jax import data, images, model, weights
+from mzsr_jax import images, weights
+from mzsr_jax.core import model
 from mzsr_jax.errors import UserError
+from mzsr_jax.training import data
 
 SHIPPED = sorted((pathlib.Path(sweep.__file__).parent / "sweeps").glob("*.json"))
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mzsr_jax import degradation, tasks
+from mzsr_jax.core import degradation, tasks
 
 SIDE, COUNT = 24, 3
 

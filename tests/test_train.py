@@ -30,10 +30,13 @@ from configs import (
   pretrain_x2,
   pretrain_x4,
 )
-from mzsr_jax import default_config, files, learner, train, weights
-from mzsr_jax.checkpoint import Checkpoints
+from mzsr_jax import files, weights
+from mzsr_jax.core.inner_rules import Spectral
 from mzsr_jax.errors import UserError
-from mzsr_jax.rules import Spectral
+from mzsr_jax.training import config as config_lib
+from mzsr_jax.training import loop
+from mzsr_jax.training import step as step_lib
+from mzsr_jax.training.checkpoint import Checkpoints
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 CONFIGS = (meta_first_order, meta_multiscale, meta_no_pretrain, meta_reptile, meta_x2, meta_x2_bicubic, meta_x4)
@@ -63,10 +66,10 @@ def leaves(state):
 def test_every_config_makes_steps(module, tmp_path):
   """At the network's real size, full and smoke variants being the same code; one tiny step of each."""
   config = tiny(module)
-  state = learner.init_state(config, learner.init_params(config))
-  patches = jnp.asarray(np.random.default_rng(0).integers(0, 256, (learner.patches_per_step(config), 16, 16, 3)), jnp.uint8)
+  state = step_lib.init_state(config, step_lib.init_params(config))
+  patches = jnp.asarray(np.random.default_rng(0).integers(0, 256, (step_lib.patches_per_step(config), 16, 16, 3)), jnp.uint8)
   before = leaves(state)
-  state, metrics = learner.make_step(config)(state, patches, jax.random.key(0))
+  state, metrics = step_lib.make_step(config)(state, patches, jax.random.key(0))
   assert all(np.isfinite(m).all() for m in metrics.values())
   assert any((a != b).any() for a, b in zip(before, leaves(state)))
 
@@ -86,7 +89,7 @@ def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
     (conditioned_x2_bicubic, "cpu"), (conditioned_multiscale, "cpu"),
 ])  # fmt: skip
 def test_sizes_for_cpus_are_valid_configs(module, variant):
-  default_config.check(module.get_config(variant))
+  config_lib.check(module.get_config(variant))
 
 
 @pytest.mark.parametrize(
@@ -101,17 +104,17 @@ def test_sizes_for_cpus_are_valid_configs(module, variant):
 )  # fmt: skip
 def test_values_that_make_no_sense_are_refused_before_anything_is_written(tmp_path, field, value):
   with pytest.raises(UserError, match=f"config.{field} is"):
-    train.train(tiny(meta_x2, **{field: value}), tmp_path / "run")
+    loop.train(tiny(meta_x2, **{field: value}), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
 def test_reptile_cannot_learn_inner_rates():
   with pytest.raises(UserError, match="learn_inner_lrs"):
-    default_config.check(tiny(meta_reptile, **{"meta.learn_inner_lrs": True}))
+    config_lib.check(tiny(meta_reptile, **{"meta.learn_inner_lrs": True}))
 
 
 def test_same_seed_same_run_and_another_seed_another(tmp_path):
-  runs = [train.train(tiny(pretrain_x2, seed=seed), tmp_path / str(i)) for i, seed in enumerate((1, 1, 2))]
+  runs = [loop.train(tiny(pretrain_x2, seed=seed), tmp_path / str(i)) for i, seed in enumerate((1, 1, 2))]
   first, again, other = map(leaves, runs)
   for a, b in zip(first, again):
     np.testing.assert_array_equal(a, b)
@@ -119,15 +122,15 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path):
 
 
 def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path):
-  train.train(tiny(pretrain_x2, 2), tmp_path / "one")
-  stage1 = tmp_path / "one" / train.WEIGHTS_NAME
+  loop.train(tiny(pretrain_x2, 2), tmp_path / "one")
+  stage1 = tmp_path / "one" / loop.WEIGHTS_NAME
   config = tiny(meta_x2, 4, **{"init_weights": str(stage1), "run.eval_every": 4, "run.eval_size": 32, "run.eval_images": 1})
   config.meta.learn_inner_lrs = True
   config.meta.first_order_until_step = 2
   config.optimizer.clip_norm = 0.5
-  state = train.train(config, tmp_path / "two")
+  state = loop.train(config, tmp_path / "two")
   assert int(state.step) == 4 and state.learned["inner_lrs"]["conv1"]["bias"].shape == (2,)
-  metadata = weights.read_metadata(tmp_path / "two" / train.WEIGHTS_NAME)
+  metadata = weights.read_metadata(tmp_path / "two" / loop.WEIGHTS_NAME)
   assert metadata["stage"] == "meta" and metadata["steps"] == "4" and json.loads(metadata["scales"]) == [2.0]
   assert str(tmp_path) not in metadata["config"], "paths of this machine have no place in a weights file"
   written = json.loads((tmp_path / "two" / "config.json").read_text())
@@ -136,21 +139,21 @@ def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path)
   expected = {"train/loss", "train/grad_norm", "train/learning_rate", "query_losses/0_steps", "query_losses/2_steps"}
   expected |= {"throughput/steps_per_second", "validation/psnr_bicubic", "validation/psnr_1_steps", "inner_lrs/step_2"}
   assert expected <= tags.keys() and "validation/bicubic_output_truth" in tags
-  train.export(config, state, tmp_path / "scaled.safetensors", inner_lr_factors=(1.0, 2.0, 0.5))
+  loop.export(config, state, tmp_path / "scaled.safetensors", inner_lr_factors=(1.0, 2.0, 0.5))
   learned = np.asarray(state.learned["inner_lrs"]["conv1"]["bias"])
   scaled = weights.load_inner_lrs(tmp_path / "scaled.safetensors", 4)["conv1"]["bias"]
   np.testing.assert_allclose(scaled, learned[[0, 1, 1, 1]] * [1, 2, 0.5, 0.5], rtol=1e-6)
 
 
 def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_path):
-  runs = {n: train.train(tiny(meta_x2, n), tmp_path / str(n)).learned for n in (1, 2, 3)}
+  runs = {n: loop.train(tiny(meta_x2, n), tmp_path / str(n)).learned for n in (1, 2, 3)}
   averaged = {"optimizer.average_decay": 0.6}
-  train.train(tiny(meta_x2, 2, **averaged), tmp_path / "averaged")
-  state = train.train(tiny(meta_x2, 3, **averaged), tmp_path / "averaged")
-  expected = learner.init_params(tiny(meta_x2, 3))
+  loop.train(tiny(meta_x2, 2, **averaged), tmp_path / "averaged")
+  state = loop.train(tiny(meta_x2, 3, **averaged), tmp_path / "averaged")
+  expected = step_lib.init_params(tiny(meta_x2, 3))
   for n in (1, 2, 3):
     expected = jax.tree.map(lambda e, p: 0.6 * e + 0.4 * np.asarray(p), expected, runs[n]["params"])
-  written = weights.load_weights(tmp_path / "averaged" / train.WEIGHTS_NAME)
+  written = weights.load_weights(tmp_path / "averaged" / loop.WEIGHTS_NAME)
   for a, b, c in zip(leaves(expected), leaves(state.average["params"]), leaves(written), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
     np.testing.assert_array_equal(b, c)
@@ -160,8 +163,8 @@ def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_
   changes = {"optimizer.algorithm": "muon", "meta.learn_inner_lrs": True, "meta.inner_rule": "spectral"}
   changes |= {"model.depth": 2, "run.checkpoint_every": 1, "optimizer.inner_lrs_factor": 3.0}
   changes |= {"meta.first_order_until_step": 10**6}  # compiles faster
-  one = train.train(tiny(meta_x2, 1, **changes), tmp_path / "one")
-  before = learner.init_params(tiny(meta_x2, 1, **changes))["conv1"]["kernel"]  # (3, 3, 3, 8): 27 inputs to 8 outputs
+  one = loop.train(tiny(meta_x2, 1, **changes), tmp_path / "one")
+  before = step_lib.init_params(tiny(meta_x2, 1, **changes))["conv1"]["kernel"]  # (3, 3, 3, 8): 27 inputs to 8 outputs
   update = (before - np.asarray(one.learned["params"]["conv1"]["kernel"])).reshape(27, 8)
   size = 1e-4 * 0.2 * 27**0.5  # of Adam's root mean square, about
   singular_values = np.linalg.svd(update, compute_uv=False) / size
@@ -169,29 +172,29 @@ def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_
   rates = np.asarray(one.learned["inner_lrs"]["conv1"]["kernel"])
   moved = np.abs(rates - 0.01) / 3e-4  # Adam's first step with Nesterov's momentum is 1.47 times its rate, here tripled
   assert (1.4 < moved).all() and (moved < 1.5).all()
-  resumed = train.train(tiny(meta_x2, 2, **changes), tmp_path / "one")
-  whole = train.train(tiny(meta_x2, 2, **changes), tmp_path / "whole")
+  resumed = loop.train(tiny(meta_x2, 2, **changes), tmp_path / "one")
+  whole = loop.train(tiny(meta_x2, 2, **changes), tmp_path / "whole")
   for a, b in zip(leaves(resumed), leaves(whole), strict=True):
     np.testing.assert_array_equal(a, b)
-  changes |= {"init_weights": str(tmp_path / "whole" / train.WEIGHTS_NAME), "meta.init_inner_lrs": True}
-  idle = train.train(tiny(meta_x2, 1, **changes, **{"optimizer.learning_rate": 0.0}), tmp_path / "idle")
+  changes |= {"init_weights": str(tmp_path / "whole" / loop.WEIGHTS_NAME), "meta.init_inner_lrs": True}
+  idle = loop.train(tiny(meta_x2, 1, **changes, **{"optimizer.learning_rate": 0.0}), tmp_path / "idle")
   for a, b in zip(leaves(idle.learned), leaves(whole.learned), strict=True):
     np.testing.assert_array_equal(a, b)
-  assert isinstance(weights.load_inner_lrs(tmp_path / "idle" / train.WEIGHTS_NAME, 1), Spectral)
+  assert isinstance(weights.load_inner_lrs(tmp_path / "idle" / loop.WEIGHTS_NAME, 1), Spectral)
 
 
 def test_rates_to_go_on_with_must_be_there(tmp_path):
-  train.train(tiny(pretrain_x2, 1), tmp_path / "one")
-  config = tiny(meta_x2, init_weights=str(tmp_path / "one" / train.WEIGHTS_NAME), **{"meta.learn_inner_lrs": True})
+  loop.train(tiny(pretrain_x2, 1), tmp_path / "one")
+  config = tiny(meta_x2, init_weights=str(tmp_path / "one" / loop.WEIGHTS_NAME), **{"meta.learn_inner_lrs": True})
   config.meta.init_inner_lrs = True
   with pytest.raises(UserError, match="without learned rates"):
-    train.train(config, tmp_path / "two")
+    loop.train(config, tmp_path / "two")
   config.meta.inner_rule = "spectral"
   with pytest.raises(UserError, match="are of the rule 'gradient', and config.meta.inner_rule is 'spectral'"):
-    train.train(config, tmp_path / "two")
+    loop.train(config, tmp_path / "two")
   config.meta.learn_inner_lrs = False
   with pytest.raises(UserError, match="init_inner_lrs is True: it needs meta.learn_inner_lrs"):
-    train.train(config, tmp_path / "two")
+    loop.train(config, tmp_path / "two")
 
 
 def test_smoke_runs_of_both_stages_lower_the_query_loss_by_adaptation(tmp_path):
@@ -200,12 +203,12 @@ def test_smoke_runs_of_both_stages_lower_the_query_loss_by_adaptation(tmp_path):
   pretrain.run.eval_every = 0
   pretrain.model.features = 32
   pretrain.run.num_steps = 60
-  train.train(pretrain, tmp_path / "one")
+  loop.train(pretrain, tmp_path / "one")
   meta = meta_x2.get_config("smoke")
   meta.run.eval_every = 0
   meta.model.features = 32
-  meta.init_weights = str(tmp_path / "one" / train.WEIGHTS_NAME)
-  train.train(meta, tmp_path / "two")
+  meta.init_weights = str(tmp_path / "one" / loop.WEIGHTS_NAME)
+  loop.train(meta, tmp_path / "two")
   scalars = read_scalars(tmp_path / "two" / "tensorboard")
   before, after = (np.mean(scalars[f"query_losses/{n}_steps"][-2:]) for n in (0, meta.meta.num_inner_steps))
   assert after < before
@@ -229,9 +232,9 @@ def start(workdir, num_steps):
   """Trains in a process of its own, on as many devices as this one has: results are then equal to the bit."""
   script = (
       f"import jax; jax.config.update('jax_num_cpu_devices', {jax.device_count()});"
-      "import pathlib, sys; from configs import meta_x2; from tests.test_train import tiny; from mzsr_jax import train;"
+      "import pathlib, sys; from configs import meta_x2; from tests.test_train import tiny; from mzsr_jax.training import loop;"
       "from absl import logging; logging.set_verbosity(logging.INFO);"
-      f"train.train(tiny(meta_x2, {num_steps}), pathlib.Path({str(workdir)!r}))"
+      f"loop.train(tiny(meta_x2, {num_steps}), pathlib.Path({str(workdir)!r}))"
   )
   return subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
 
@@ -254,8 +257,8 @@ def test_a_run_killed_with_sigkill_ends_like_one_that_was_not(tmp_path):
   killed.send_signal(signal.SIGKILL)
   killed.wait()
   reached = max(checkpoint_steps(tmp_path / "killed"))
-  resumed = train.train(tiny(meta_x2, reached + 5), tmp_path / "killed")
-  whole = train.train(tiny(meta_x2, reached + 5), tmp_path / "whole")
+  resumed = loop.train(tiny(meta_x2, reached + 5), tmp_path / "killed")
+  whole = loop.train(tiny(meta_x2, reached + 5), tmp_path / "whole")
   assert int(resumed.step) == int(whole.step) == reached + 5
   for a, b in zip(leaves(resumed), leaves(whole), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -272,17 +275,17 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
 
 
 def test_another_config_in_the_same_workdir_is_refused_but_a_longer_run_is_not(tmp_path):
-  train.train(tiny(pretrain_x2, 2), tmp_path)
+  loop.train(tiny(pretrain_x2, 2), tmp_path)
   with pytest.raises(UserError, match="batch_size: 8 there, 4 now"):
-    train.train(tiny(pretrain_x2, 2, batch_size=4), tmp_path)
-  assert int(train.train(tiny(pretrain_x2, 3), tmp_path).step) == 3
+    loop.train(tiny(pretrain_x2, 2, batch_size=4), tmp_path)
+  assert int(loop.train(tiny(pretrain_x2, 3), tmp_path).step) == 3
 
 
 def test_a_workdir_in_use_is_refused_and_one_whose_process_was_killed_is_not(tmp_path):
   process = start(tmp_path, 100_000)
   wait_for_checkpoint(tmp_path, process)
   with pytest.raises(UserError, match="in use by another process"):
-    train.train(tiny(meta_x2, 100_000), tmp_path)
+    loop.train(tiny(meta_x2, 100_000), tmp_path)
   process.kill()
   process.wait()
   with files.lock(tmp_path):
@@ -290,61 +293,61 @@ def test_a_workdir_in_use_is_refused_and_one_whose_process_was_killed_is_not(tmp
 
 
 def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path):
-  train.train(tiny(pretrain_x2, 4), tmp_path)
+  loop.train(tiny(pretrain_x2, 4), tmp_path)
   config = tiny(pretrain_x2, 10)
   checkpoints = Checkpoints(tmp_path, 3)
-  state, data, saved = checkpoints.restore(learner.init_state(config, learner.init_params(config)))
+  state, data, saved = checkpoints.restore(step_lib.init_state(config, step_lib.init_params(config)))
   poisoned = state.replace(learned=jax.tree.map(lambda x: x * jnp.nan, state.learned))
   checkpoints.save(5, poisoned, data, saved)
   checkpoints.close()
   with pytest.raises(UserError, match=r"loss.* of step \d+ is not finite; the last good checkpoint is of step 5"):
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
 
 
 def test_a_learning_rate_below_its_floor_is_refused(tmp_path):
   config = tiny(pretrain_x2)
   config.optimizer.learning_rate = 5e-5
   with pytest.raises(UserError, match="min_learning_rate"):
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"config": {}}', '{"config": {"stage": "meta"}}', "[1]"])
 def test_foreign_workdirs_are_refused(tmp_path, content):
-  (tmp_path / train.CONFIG_NAME).write_text(content)
+  (tmp_path / loop.CONFIG_NAME).write_text(content)
   with pytest.raises(UserError, match="not the config of a run"):
-    train.train(tiny(pretrain_x2), tmp_path)
+    loop.train(tiny(pretrain_x2), tmp_path)
 
 
 def test_a_workdir_that_cannot_be_is_refused_before_any_work(tmp_path):
   (tmp_path / "file").touch()
   for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
     with pytest.raises(UserError, match="cannot be written"):
-      train.train(tiny(pretrain_x2), workdir)
+      loop.train(tiny(pretrain_x2), workdir)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
-  train.train(tiny(pretrain_x2, 2), tmp_path)
+  loop.train(tiny(pretrain_x2, 2), tmp_path)
   for path in (tmp_path / "checkpoints" / "2").rglob("*"):
     if path.is_file() and path.name != "commit_success.txt":
       path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
   with pytest.raises(UserError, match="checkpoints/2"):
-    train.train(tiny(pretrain_x2, 4), tmp_path)
+    loop.train(tiny(pretrain_x2, 4), tmp_path)
 
 
 def test_cache_and_threads_may_change_within_a_run(tmp_path):
-  train.train(tiny(pretrain_x2, 2), tmp_path)
+  loop.train(tiny(pretrain_x2, 2), tmp_path)
   config = tiny(pretrain_x2, 3)
   config.data.num_threads = 0
   config.data.cache_mb = 0
-  assert int(train.train(config, tmp_path).step) == 3
+  assert int(loop.train(config, tmp_path).step) == 3
 
 
 def test_initial_weights_must_fit_the_network(tmp_path):
-  train.train(tiny(pretrain_x2, 1), tmp_path / "one")
-  config = tiny(meta_x2, init_weights=str(tmp_path / "one" / train.WEIGHTS_NAME))
+  loop.train(tiny(pretrain_x2, 1), tmp_path / "one")
+  config = tiny(meta_x2, init_weights=str(tmp_path / "one" / loop.WEIGHTS_NAME))
   config.model.features = 4
   with pytest.raises(UserError, match="another shape"):
-    train.train(config, tmp_path / "two")
+    loop.train(config, tmp_path / "two")
   assert not (tmp_path / "two").exists(), "nothing is made before the input is checked"
 
 
@@ -361,7 +364,7 @@ def test_training_entry_and_export(tmp_path, stage):
   command = [sys.executable, "-m", "mzsr_jax.export", f"--workdir={tmp_path / 'run'}", f"--output={output}", "--data=photos"]
   done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  exported, written = weights.load_weights(output), weights.load_weights(tmp_path / "run" / train.WEIGHTS_NAME)
+  exported, written = weights.load_weights(output), weights.load_weights(tmp_path / "run" / loop.WEIGHTS_NAME)
   jax.tree.map(np.testing.assert_array_equal, exported, written)
   assert weights.read_metadata(output)["data"] == "photos"
   again = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)

@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 from test_cli import assert_one_line, run_entry
 
-from mzsr_jax import degradation, images, kernels, meta_test, model, noise, photos, upscale, weights
+from mzsr_jax import images, upscale, weights
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import degradation, model
+from mzsr_jax.photo import file as photo_file
+from mzsr_jax.photo import kernel_files, noise
 
 RNG = np.random.default_rng(0)
 
@@ -54,16 +58,16 @@ def test_one_photo_with_comparison(monkeypatch, capsys, small, tmp_path):
 def test_the_shift_of_the_kernel_is_made_up_for_where_asked(monkeypatch, small, tmp_path):
   photo = f"--input={small}/photos/a.png"
   np.save(tmp_path / "moved.npy", np.pad(np.ones((4, 4)), ((1, 0), (0, 0))))  # centre 0.5 below, 0.5 left of its middle
-  for shift in kernels.SHIFTS:
+  for shift in kernel_files.SHIFTS:
     flags = [f"--output={tmp_path}/{shift}.png", f"--comparison={tmp_path}/{shift}_side.png", f"--kernel={tmp_path}/moved.npy"]
     flags += [] if shift == "ignore" else [f"--kernel_shift={shift}"]  # the default
     assert _upscale(monkeypatch, small, photo, *flags) == 0
   read = lambda name: images.read_image(tmp_path / f"{name}.png")
   lr = images.to_float(images.read_image(small / "photos" / "a.png"))
-  params, kernel = weights.load_weights(small / "w.safetensors"), kernels.read_kernel(tmp_path / "moved.npy")
+  params, kernel = weights.load_weights(small / "w.safetensors"), kernel_files.read_kernel(tmp_path / "moved.npy")
   for shift, offset in {"ignore": (0.0, 0.0), "centre_of_mass": (0.5, -0.5)}.items():
-    adapted = meta_test.adapt(params, lr, kernel, 2, 2, np.float32([0.02, 0.01]), offset=offset)
-    expected = np.asarray(meta_test.super_resolve(adapted, lr, 2, offset=offset)) * 255
+    adapted = adapt_lib.adapt(params, lr, kernel, 2, 2, np.float32([0.02, 0.01]), offset=offset)
+    expected = np.asarray(adapt_lib.super_resolve(adapted, lr, 2, offset=offset)) * 255
     assert np.abs(read(shift) - expected).max() < 0.51
   left = slice(-24, None), slice(28)
   np.testing.assert_array_equal(read("ignore_side")[left], read("centre_of_mass_side")[left])  # bicubic knows no kernel
@@ -107,18 +111,18 @@ def test_names_formats_and_patterns(monkeypatch, small, tmp_path):
 
 def test_depth_transparency_and_metadata_come_out_as_they_went_in(monkeypatch, capsys, small, tmp_path):
   deep = np.linspace(0, 1, 12 * 14 * 3, dtype=np.float32).reshape(12, 14, 3)
-  told = photos.Metadata(dpi=(300.0, 300.0), texts=(("Title", "night"),))
+  told = photo_file.Metadata(dpi=(300.0, 300.0), texts=(("Title", "night"),))
   alpha = np.ones((12, 14), np.float32)
   alpha[:, :4] = 0
-  (tmp_path / "deep.png").write_bytes(photos.encode(photos.Photo(deep, alpha, bits=16, metadata=told), "PNG"))
-  (tmp_path / "gray.png").write_bytes(photos.encode(photos.Photo(deep, gray=True), "PNG"))
+  (tmp_path / "deep.png").write_bytes(photo_file.encode(photo_file.Photo(deep, alpha, bits=16, metadata=told), "PNG"))
+  (tmp_path / "gray.png").write_bytes(photo_file.encode(photo_file.Photo(deep, gray=True), "PNG"))
   flags = ["--self_ensemble", "--back_projection=2", "--noise_level=3"]
   assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/*.png", "-o", f"{tmp_path}/out", *flags) == 0
-  sr = photos.read(tmp_path / "out" / "deep.png")
+  sr = photo_file.read(tmp_path / "out" / "deep.png")
   assert sr.bits == 16 and sr.rgb.shape == (24, 28, 3) and sr.alpha.shape == (24, 28)
   assert (sr.alpha[:, :5] == 0).all() and (sr.alpha[:, 11:] == 1).all() and len(np.unique(sr.rgb)) > 256
   assert sr.metadata.texts == told.texts and sr.metadata.dpi == pytest.approx((300, 300), rel=1e-3)
-  gray = photos.read(tmp_path / "out" / "gray.png")
+  gray = photo_file.read(tmp_path / "out" / "gray.png")
   assert gray.gray and gray.bits == 8
   capsys.readouterr()
   assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/deep.png", "-o", f"{tmp_path}/out.jpg") == 2
@@ -134,7 +138,7 @@ def test_the_kernel_is_estimated_and_kept_where_none_is_given(monkeypatch, capsy
   assert made(tmp_path / "out") == ["photo.png", "photo_kernel.mat", "photo_kernel.png"]
   assert images.image_size(tmp_path / "out" / "photo.png") == (80, 88)
   assert "kernel" in capsys.readouterr().out
-  kernel = kernels.read_kernel(tmp_path / "out" / "photo_kernel.mat")
+  kernel = kernel_files.read_kernel(tmp_path / "out" / "photo_kernel.mat")
   assert run(f"--output={tmp_path}/again.png", f"--kernel={tmp_path}/out/photo_kernel.mat") == 0
   np.testing.assert_array_equal(images.read_image(tmp_path / "again.png"), images.read_image(tmp_path / "out" / "photo.png"))
   assert abs(kernel.sum() - 1) < 1e-5

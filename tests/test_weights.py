@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mzsr_jax import conditioning, model, weights
+from mzsr_jax import weights
+from mzsr_jax.core import conditioning, model
 from mzsr_jax.errors import UserError
 
 

@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from mzsr_jax import windows
+from mzsr_jax.inference import tiles
 
 
 @pytest.mark.parametrize("window,halo", [(20, 3), (17, 8), (64, 0)])
 def test_cores_cover_an_axis_once_and_keep_the_halo(window, halo):
   for length in range(1, 200):
-    spans = windows.spans(length, window, halo)
+    spans = tiles.spans(length, window, halo)
     assert [s.first for s in spans] == [0, *(s.last for s in spans[:-1])] and spans[-1].last == length
     for s in spans:
       assert s.first < s.last
@@ -23,23 +23,23 @@ def test_cores_cover_an_axis_once_and_keep_the_halo(window, halo):
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_fitted_windows_hold_the_image_or_keep_to_the_area(parts):
   for size in ((1, 1), (33, 100), (400, 300), (3000, 5000)):
-    height, width = window = windows.fit(size, 120_000, 8, parts)
+    height, width = window = tiles.fit(size, 120_000, 8, parts)
     assert height > 16 and width > 16 or parts == 1
     assert height * width <= 120_000
     if size[0] * size[1] < 100_000:
-      assert len(windows.grid(size, window, 8)) <= parts
+      assert len(tiles.grid(size, window, 8)) <= parts
 
 
 def test_an_image_is_not_cut_into_strips_of_halo():
-  height, width = windows.fit((256, 256), 10**6, 8, parts=64)
-  assert width == 256 and 3 * 16 <= height and len(windows.grid((256, 256), (height, width), 8)) <= 6
+  height, width = tiles.fit((256, 256), 10**6, 8, parts=64)
+  assert width == 256 and 3 * 16 <= height and len(tiles.grid((256, 256), (height, width), 8)) <= 6
 
 
 def test_buckets_are_few_hold_their_images_and_waste_the_least():
   rng = np.random.default_rng(0)
   for limit in (1, 2, 3):
     sizes = [tuple(int(x) for x in rng.integers(10, 60, 2)) for _ in range(7)]
-    found = windows.buckets(sizes, limit)
+    found = tiles.buckets(sizes, limit)
     assert set(found) == set(sizes) and len(set(found.values())) <= limit
     assert all(b[0] >= s[0] and b[1] >= s[1] for s, b in found.items())
     ordered = sorted(sizes, key=lambda s: (s[0] * s[1], s))
@@ -52,4 +52,4 @@ def test_buckets_are_few_hold_their_images_and_waste_the_least():
 
 
 def test_one_size_is_its_own_bucket():
-  assert windows.buckets([(5, 7), (5, 7)], 4) == {(5, 7): (5, 7)}
+  assert tiles.buckets([(5, 7), (5, 7)], 4) == {(5, 7): (5, 7)}

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import skimage.data
 
-from mzsr_jax import degradation, images, kernels, metrics, zssr
+from mzsr_jax import images
+from mzsr_jax.core import degradation
+from mzsr_jax.core.model import MZSRNet
 from mzsr_jax.errors import UserError
-from mzsr_jax.model import MZSRNet
+from mzsr_jax.evaluation import metrics, zssr
+from mzsr_jax.photo import kernel_files
 
 SMALL = MZSRNet(depth=3, features=16)
 QUICK = zssr.DEFAULTS._replace(max_steps=3, crop=24, test_every=1)
@@ -66,7 +69,7 @@ def test_the_rate_falls_when_the_error_does_not(errors, stops):
 
 
 def test_training_ends_at_the_floor_of_the_rate_or_at_its_last_step(photo):
-  kind = kernels.load_degradation("g20d")
+  kind = kernel_files.load_degradation("g20d")
   lr = _lr(photo, kind)
   params = zssr._initial_params(0, SMALL)
   falls = QUICK._replace(max_steps=100, check_every=2, min_steps=4, slope_range=4, slope_ratio=0.0, learning_rate=1e-5)
@@ -88,7 +91,7 @@ def test_training_ends_at_the_floor_of_the_rate_or_at_its_last_step(photo):
 
 @pytest.mark.parametrize("name", ["g20d", "bicubic"])
 def test_it_learns_an_image_from_itself(photo, name):
-  kind = kernels.load_degradation(name)
+  kind = kernel_files.load_degradation(name)
   lr = _lr(photo, kind)
   options = zssr.DEFAULTS._replace(max_steps=300, crop=48, learning_rate=3e-3)
   psnr = lambda sr: metrics.psnr_y(images.to_uint8(sr), images.to_uint8(photo), 2)
@@ -97,7 +100,7 @@ def test_it_learns_an_image_from_itself(photo, name):
 
 
 def test_same_seed_same_image(photo):
-  kind, lr = kernels.load_degradation("gani"), photo[:32, :40]
+  kind, lr = kernel_files.load_degradation("gani"), photo[:32, :40]
   noisy = QUICK._replace(noise_std=0.01)
   one, same, other, quiet = (
       zssr.super_resolve(lr, kind, 2, seed, options, SMALL)
@@ -108,7 +111,7 @@ def test_same_seed_same_image(photo):
 
 def test_factors_may_differ_by_axis_and_come_one_after_another(photo):
   scale = (1.5, 2.0)
-  kind, lr = kernels.load_degradation("g13b"), photo[:30, :40]
+  kind, lr = kernel_files.load_degradation("g13b"), photo[:30, :40]
   vertical, horizontal = degradation.per_axis(scale)
   gradual = QUICK._replace(factors=((1.0, 1.5), (vertical, horizontal)))
   sr = zssr.super_resolve(lr, kind, scale, options=gradual, net=SMALL)
@@ -128,4 +131,4 @@ def test_factors_may_differ_by_axis_and_come_one_after_another(photo):
 )
 def test_wrong_input(photo, side, options, words):
   with pytest.raises(UserError, match=words):
-    zssr.super_resolve(photo[:side, :side], kernels.load_degradation("g20d"), 2, options=QUICK._replace(**options))
+    zssr.super_resolve(photo[:side, :side], kernel_files.load_degradation("g20d"), 2, options=QUICK._replace(**options))

@@ -1,0 +1,75 @@
+"""Time and memory of the whole `upscale` command over the size of the photo.
+
+    pip install '.[bench]' && python -m experiments.bench.megapixels --megapixels=0.25,1,4 --out=runs/bench_megapixels.json
+
+Each photo is enlarged by a process of its own, under the default memory limit; with 24 megapixels that takes some ten minutes
+on two cores. Beside the JSON file goes a plot of the same name.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import skimage.data
+from absl import app, flags
+from PIL import Image
+
+from experiments.bench import timing
+
+_MEGAPIXELS = flags.DEFINE_list("megapixels", ["0.25", "1", "4"], "sizes of LR photos")
+_STEPS = flags.DEFINE_integer("steps", 1, "adaptation steps")
+_LIMIT = flags.DEFINE_string("memory_limit", None, "passed on to the command, GiB")
+_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+
+
+def photo(megapixels: float) -> Image.Image:
+  """A photo of 3:2 with that many pixels, with grain, so that it does not compress as a smooth one would."""
+  height = round((megapixels * 1e6 / 1.5) ** 0.5)
+  size = (round(1.5 * height), height)
+  pixels = np.asarray(Image.fromarray(skimage.data.astronaut()).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+  grain = np.random.default_rng(0).integers(-6, 7, pixels.shape, np.int16)
+  return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
+
+
+def main(_):
+  rows = []
+  for megapixels in map(float, _MEGAPIXELS.value):
+    with tempfile.TemporaryDirectory() as folder:
+      photo(megapixels).save(f"{folder}/photo.png")
+      command = [sys.executable, "-m", "mzsr_jax.upscale", f"--input={folder}/photo.png", f"--output={folder}/out.png"]
+      command += ["--kernel=g20d", "--weights=x2_direct", f"--steps={_STEPS.value}"]
+      command += [f"--memory_limit={_LIMIT.value}"] if _LIMIT.value else []
+      start = time.perf_counter()
+      process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+      _, status, usage = os.wait4(process.pid, 0)
+      if status:
+        raise SystemExit(f"the command failed: {' '.join(command)}")
+      seconds = time.perf_counter() - start
+    peak = usage.ru_maxrss / 2**20
+    rows.append({"megapixels": megapixels, "s": seconds, "s per megapixel": seconds / megapixels, "peak GiB": peak})
+  timing.report(f"The upscale command, x2, {_STEPS.value} steps, start of Python included", rows, _OUT.value)
+  if _OUT.value:
+    plot(rows, pathlib.Path(_OUT.value).with_suffix(".png"))
+
+
+def plot(rows, path) -> None:
+  """Seconds and memory over megapixels, on logarithmic axes."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+  for axis, key, label in zip(axes, ("s", "peak GiB"), ("seconds", "peak memory, GiB")):
+    axis.loglog([r["megapixels"] for r in rows], [r[key] for r in rows], "o-")
+    axis.set(xlabel="megapixels of the photo", ylabel=label)
+    axis.grid(True, which="both", alpha=0.3)
+  figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+  app.run(main)

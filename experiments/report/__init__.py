@@ -1,0 +1,1 @@
+"""Reports of sweeps: Markdown, plots and a page."""

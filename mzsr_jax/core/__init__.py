@@ -1,0 +1,1 @@
+"""Pure functions of arrays: network, inner loop, degradation, kernels, tasks."""

@@ -1,0 +1,86 @@
+"""The network: eight 3x3 convolutions that correct a bicubic enlargement (Fig. 2). Pure: parameters in, image out."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from mzsr_jax.core import conv
+
+Params = PyTree[Float[Array, "..."]]
+
+
+CONVOLUTIONS = conv.CONVOLUTIONS  # same function, different lowering of its second derivatives
+
+
+def _lowering(convolution: str, precision: str) -> Callable:
+  """A convolution behind the signature of lax.conv_general_dilated, for the one case the network has: SAME, stride 1."""
+  return lambda inputs, kernel, *_, **__: CONVOLUTIONS[convolution](inputs, kernel, precision)
+
+
+class MZSRNet(nn.Module):
+  """output = input + last convolution; ReLU after all layers but the last.
+
+  Attributes:
+    depth: number of convolutions.
+    features: channels between them.
+    channels: image channels in and out.
+    convolution: key of `CONVOLUTIONS`.
+    precision: of the products, one of `conv.PRECISIONS`.
+  """
+
+  depth: int = 8
+  features: int = 64
+  channels: int = 3
+  convolution: str = "closed"
+  precision: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "n h w c"], mask: Float[Array, "n h w 1"] | None = None) -> Float[Array, "n h w c"]:
+    """Runs the network.
+
+    Args:
+      x: LR images enlarged to the target size by bicubic, RGB in [0, 1].
+      mask: 1 where there is an image and 0 in what pads it. With it, each layer sees the zeros beyond the image's edge that
+        it would see without the padding; the output is meaningless in the padding.
+
+    Returns:
+      SR images, not clipped.
+    """
+    h = x if mask is None else x * mask
+    for i in range(self.depth):
+      last = i == self.depth - 1
+      h = nn.Conv(
+          self.channels if last else self.features,
+          kernel_size=(3, 3),
+          padding="SAME",
+          kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+          conv_general_dilated=_lowering(self.convolution, self.precision),
+          name=f"conv{i + 1}",
+      )(h)
+      if not last:
+        h = nn.relu(h)
+        h = h if mask is None else h * mask
+    return x + h
+
+
+NET = MZSRNet()  # the paper's
+
+
+def init(key: Key[Array, ""], model: MZSRNet = NET) -> Params:
+  """Random parameters: variance scaling (scale 1, fan-in, truncated normal), zero biases."""
+  return model.init(key, jnp.zeros((1, 8, 8, model.channels), jnp.float32))["params"]
+
+
+def apply(
+    params: Params, x: Float[Array, "n h w c"], model: MZSRNet = NET, mask: Float[Array, "n h w 1"] | None = None
+) -> Float[Array, "n h w c"]:
+  """Runs the network: see `MZSRNet.__call__`."""
+  return model.apply({"params": params}, x, mask)
+
+
+def count(params: Params) -> int:
+  """Number of scalars in `params`: 225,091 for the paper's network."""
+  return sum(p.size for p in jax.tree.leaves(params))

@@ -1,0 +1,172 @@
+"""The task distribution p(T), on device: HR patches in, degraded training pairs out.
+
+A task is one random degradation; its patches share the kernel and the scale (Sec. 3.2). Stage 1 uses the same code with the
+one task "bicubic".
+
+The inner steps of a task learn either from other HR patches, or, as they will at meta-test, from LR patches and their sons.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from mzsr_jax.core import kernels
+from mzsr_jax.core.degradation import Degrader
+
+KERNEL_FAMILIES = ("bicubic", "gaussian")
+SUPPORTS = ("patches", "sons")
+
+
+class Pairs(NamedTuple):
+  """Network inputs (degraded, enlarged) and what they should become, float32, targets in [0, 1]."""
+
+  inputs: Float[Array, "... p p 3"]
+  targets: Float[Array, "... p p 3"]
+
+
+class Distribution(NamedTuple):
+  """p(T): what tasks are drawn from.
+
+  Attributes:
+    degrader: scales and subsampling.
+    kernel_family: "gaussian" draws a kernel for each task (`kernels.sample`), "bicubic" blurs nothing.
+    min_variance: of the Gaussians, see `kernels.sample`.
+    noise_std: of the noise on the LR patches, in [0, 1] units.
+    max_noise_std: where it is above that, half of the tasks have noise of a level between the two.
+  """
+
+  degrader: Degrader
+  kernel_family: str
+  min_variance: float = 1.0
+  noise_std: float = 0.0
+  max_noise_std: float = 0.0
+
+
+class Kind(NamedTuple):
+  """A task's degradation, or those of several: what `conditioning.start` takes."""
+
+  kernel: Float[Array, "*t k k"]
+  scale: Float[Array, "*t"]
+  noise_std: Float[Array, "*t"]
+
+
+class _Drawn(NamedTuple):
+  """What a task is, its LR patches, and a key for what else is drawn of each patch (by folding in its number)."""
+
+  lr: Float[Array, "n q q 3"]
+  kernel: Float[Array, "k k"]
+  scale_index: Int[Array, ""]
+  key: jax.Array
+
+
+def sample(
+    key,
+    patches: UInt8[Array, "t n p p 3"],
+    distribution: Distribution,
+    task_numbers: Int[Array, " t"] | None = None,
+    patch_numbers: Int[Array, " n"] | None = None,
+    size: int | None = None,
+) -> Pairs:
+  """Degrades the patches of each of T tasks by a scale, kernel and noise of its own.
+
+  Args:
+    key: jax.random key.
+    patches: uint8 HR patches; the N of a task share one kernel and one scale.
+    distribution: of the tasks.
+    task_numbers: of the tasks, where these are a part of all: what is drawn depends on key and numbers alone.
+    patch_numbers: of the patches within their task, likewise.
+    size: keep a random square of that many pixels of each pair; None keeps all.
+  """
+
+  def pair(drawn: _Drawn, hr, numbers) -> Pairs:
+    pairs = Pairs(distribution.degrader.enlarge(drawn.lr, drawn.scale_index), hr)
+    if size is None:
+      return pairs
+
+    def cut(pair: Pairs, number):
+      corner = jax.random.randint(jax.random.fold_in(drawn.key, number), (2,), 0, hr.shape[1] - size + 1)
+      return jax.tree.map(lambda x: jax.lax.dynamic_slice(x, (*corner, 0), (size, size, 3)), pair)
+
+    return jax.vmap(cut)(pairs, numbers)
+
+  return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
+
+
+def sample_sons(
+    key,
+    patches: UInt8[Array, "t n p p 3"],
+    distribution: Distribution,
+    task_numbers: Int[Array, " t"] | None = None,
+    patch_numbers: Int[Array, " n"] | None = None,
+    *,
+    son_degrader: Degrader,
+) -> Pairs:
+  """What `sample` draws for the same arguments, seen as at meta-test (Algorithm 2): the LR patches, to be made of their sons.
+
+  Args:
+    son_degrader: for patches of the `least_size` of the distribution's degrader, with its scales and subsampling.
+    others: see `sample`.
+
+  Returns:
+    Pairs of that size, which are the top left of the LR patches where their scale gives more.
+  """
+
+  def pair(drawn: _Drawn, hr, numbers) -> Pairs:
+    size = distribution.degrader.least_size
+    lr = drawn.lr[:, :size, :size]
+    son = son_degrader.shrink(lr, drawn.kernel, drawn.scale_index)
+    return Pairs(son_degrader.enlarge(son, drawn.scale_index), lr)
+
+  return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
+
+
+def sample_kinds(key, distribution: Distribution, task_numbers: Int[Array, " t"]) -> Kind:
+  """The degradations of the tasks that `sample` draws for the same key and numbers."""
+  return jax.vmap(lambda number: _draw(_keys(key, number), distribution)[1])(task_numbers)
+
+
+def _keys(key, task_number) -> jax.Array:
+  """Keys of a task's scale, of its kernel and of its noise."""
+  return jax.random.split(jax.random.fold_in(key, task_number), 3)
+
+
+def _draw(keys, distribution: Distribution) -> tuple[Int[Array, ""], Kind]:
+  """The index of a task's scale, and its degradation."""
+  scale_key, kernel_key, _ = keys
+  scale_index = jax.random.randint(scale_key, (), 0, len(distribution.degrader.scales))
+  scale = jnp.asarray(distribution.degrader.scales)[scale_index]
+  if distribution.kernel_family == "gaussian":
+    kernel = kernels.sample(kernel_key, scale, distribution.min_variance)
+  elif distribution.kernel_family == "bicubic":
+    kernel = jnp.ones((1, 1))
+  else:
+    raise ValueError(f"kernel family must be one of {', '.join(KERNEL_FAMILIES)}, not {distribution.kernel_family!r}")
+  least, most = distribution.noise_std, max(distribution.noise_std, distribution.max_noise_std)
+  level = jax.random.uniform(jax.random.fold_in(kernel_key, 1), (), minval=-1)  # below 0 for half of them
+  return scale_index, Kind(kernel, scale, least + (most - least) * jnp.maximum(level, 0))
+
+
+def _sample(pair: Callable, key, patches, distribution: Distribution, task_numbers, patch_numbers) -> Pairs:
+  """pair(drawn, HR patches in [0, 1], their numbers) of each task."""
+  degrader = distribution.degrader
+
+  def task(number, patches):
+    scale_key, _, noise_key = keys = _keys(key, number)
+    scale_index, (kernel, _, noise_std) = _draw(keys, distribution)
+    hr = patches.astype(jnp.float32) / 255
+    if distribution.noise_std or distribution.max_noise_std:
+      noisy = lambda hr, number: degrader.shrink(
+          hr[None], kernel, scale_index, noise_std, jax.random.fold_in(noise_key, number)
+      )[0]
+      lr = jax.vmap(noisy)(hr, patch_numbers)
+    else:
+      lr = degrader.shrink(hr, kernel, scale_index)
+    return pair(_Drawn(lr, kernel, scale_index, scale_key), hr, patch_numbers)
+
+  task_numbers = jnp.arange(patches.shape[0]) if task_numbers is None else task_numbers
+  patch_numbers = jnp.arange(patches.shape[1]) if patch_numbers is None else patch_numbers
+  # A loop, not vmap: a kernel for each task would make the blur a grouped convolution, which is slow on a CPU.
+  return jax.lax.map(lambda args: task(*args), (task_numbers, patches))

@@ -1,0 +1,458 @@
+"""The demo's work: jobs of the pages that are open, one at a time, within limits, and all their files."""
+
+import contextlib
+import pathlib
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import skimage.data
+import tifffile
+from absl import logging
+from PIL import Image
+
+from mzsr_jax import files, images, weights
+from mzsr_jax.core import kernels
+from mzsr_jax.errors import UserError
+from mzsr_jax.inference import tiled
+from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.photo import blind, enhance, kernel_files
+from mzsr_jax.photo import file as photo_file
+from mzsr_jax.photo.enhance import Recipe
+from mzsr_jax.photo.file import Photo
+
+MIN_SCALE, MAX_SCALE, MAX_STEPS, MAX_NOISE = 1.5, 4.0, 10, 50
+AUTO, CUSTOM, FILE = "auto", "custom", "file"
+KERNELS = {
+    AUTO: "Estimate it from the photo",
+    "bicubic": "None: plain bicubic shrinking",
+    "g02d": "Gaussian, variance 0.2: hardly any blur",
+    "g20d": "Gaussian, variance 2.0",
+    "gani": "Gaussian, variances 4 and 1, slanted",
+    "gani5": "Gaussian, variances 5 and 1, slanted",
+    "g13b": "Gaussian, variance 1.3, then bicubic shrinking",
+    CUSTOM: "Gaussian of my own …",
+    FILE: "From a file …",
+}
+_GAUSSIAN = "gaussian:"
+EXAMPLE_KERNEL = "g20d"
+_MAX_KERNEL = 101  # pixels a side: a job can be stopped between pieces of work alone, and each grows with the kernel
+_PREVIEW_SIDE = 1000  # pixels
+_SLOW_PICTURE = 4.0  # seconds: where the picture of a step takes longer, the next steps are told of without one
+MAX_WAITING = 8  # jobs
+_LOST = 0.2  # mean difference from the bicubic picture that no result has which still shows the photo
+
+
+class Limits(NamedTuple):
+  """What one job may ask for.
+
+  Attributes:
+    megapixels: of the photo.
+    seconds: of work, from when it is its turn.
+  """
+
+  megapixels: float
+  seconds: float
+
+  @property
+  def upload_bytes(self) -> int:
+    """Of a file: four channels of 16 bits that do not compress, and as much metadata as cameras write."""
+    return int(self.megapixels * 8e6) + 2**24
+
+
+class Order(NamedTuple):
+  """What a visitor asks for.
+
+  Attributes:
+    photo: the file; None where none was given.
+    kernel: one of `KERNELS`.
+    gaussian: for "custom": "VARIANCE" or "VARIANCExVARIANCExRADIANS", after "gaussian:" or not.
+    kernel_file: for "file".
+    scale: from 1.5 to 4.
+    steps: from 0 to 10.
+    self_ensemble: see `Recipe`.
+    noise_level: standard deviation of the photo's noise, of 255; None has it estimated.
+    png: whether the result is a PNG file, whatever the photo is.
+  """
+
+  photo: pathlib.Path | None
+  kernel: str = AUTO
+  gaussian: str = ""
+  kernel_file: pathlib.Path | None = None
+  scale: float = 2.0
+  steps: int = MAX_STEPS
+  self_ensemble: bool = False
+  noise_level: float | None = None
+  png: bool = False
+
+
+class View(NamedTuple):
+  """What there is to see at some time of a job. Files are those of the visit, and pictures are PNG files.
+
+  Attributes:
+    status: a line.
+    failed: whether the line says why there is no result.
+    pair: the picture enlarged by bicubic interpolation, and by the network.
+    kernel: a picture of the kernel.
+    kernel_text: a line about it.
+    noise_text: a line about the photo's noise.
+    kernel_file: the estimated kernel, .mat.
+    result: the enlarged photo.
+  """
+
+  status: str
+  failed: bool = False
+  pair: tuple[pathlib.Path, pathlib.Path] | None = None
+  kernel: pathlib.Path | None = None
+  kernel_text: str = ""
+  noise_text: str = ""
+  kernel_file: pathlib.Path | None = None
+  result: pathlib.Path | None = None
+
+
+class _Stopped(Exception):
+  """A job was cancelled, its page closed, or its time is over."""
+
+
+class _Visit:
+  """An open page: its files, and whether its job is to stop."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder / secrets.token_hex(16)
+    self.uploads: dict[str, pathlib.Path] = {}  # "photo" and "kernel", the newest of each
+    self.stop = threading.Event()
+
+
+def example_photo() -> images.Pixels:
+  """A part of scikit-image's astronaut (NASA, public domain), degraded by the kernel "g20d" at x2."""
+  face = skimage.data.astronaut()[:320, 90:410] / 255
+  return images.to_uint8(tiled.degrade(face, kernel_files.load_degradation(EXAMPLE_KERNEL), 2, dtype=np.float64))
+
+
+class Workshop:
+  """One solver and the weights that were used so far, for one job at a time; and the files of the pages that are open."""
+
+  def __init__(self, folder: pathlib.Path, limits: Limits, memory: float | None = None):
+    """Makes a workshop.
+
+    Args:
+      folder: for all files, uploads too; it is made.
+      limits: of a job.
+      memory: see `Solver`.
+
+    Raises:
+      UserError: the memory is too little.
+    """
+    self.folder, self.limits = folder, limits
+    self._solver, self._weights = Solver(memory_limit=memory), {}
+    self._visits: dict[str, _Visit] = {}
+    self._waiting: set[str] = set()
+    self._lock, self._busy = threading.Lock(), threading.Lock()
+    folder.mkdir(parents=True)
+
+  def look(self, visit_id: str, path: pathlib.Path) -> tuple[str, pathlib.Path]:
+    """A line about a photo, and a picture of it; in place of those that the page gave before.
+
+    Raises:
+      UserError: the photo is none, or too large.
+    """
+    visit = self._visit(visit_id)
+    self._keep(visit, path, "photo")
+    photo = _read(path, self.limits)
+    height, width = photo.rgb.shape[:2]
+    kinds = [f"{width}×{height}", f"{photo.bits} bits", *["gray"] * photo.gray, *["transparency"] * (photo.alpha is not None)]
+    shown = Image.fromarray(photo_file.on_white(photo))
+    shown.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    return f"{path.name}: {', '.join(kinds)}.", _write_picture(visit.folder / "photo.png", np.asarray(shown))
+
+  def example(self, visit_id: str) -> pathlib.Path:
+    """A photo to try, blurred by the kernel "g20d", as if the page had given it."""
+    visit = self._visit(visit_id)
+    path = visit.folder / "example" / "astronaut.png"
+    images.write_png(path, example_photo(), overwrite=True)
+    return path
+
+  def begin(self, visit_id: str) -> None:
+    """To be called when a job is asked for, which may have to wait: what was cancelled before counts no more.
+
+    Raises:
+      UserError: too many are waiting.
+    """
+    visit = self._visit(visit_id)
+    with self._lock:
+      if len(self._waiting - {visit_id}) >= MAX_WAITING:
+        raise UserError(f"{MAX_WAITING} photos are waiting for their turn: try again in a while")
+      self._waiting.add(visit_id)
+    visit.stop.clear()
+
+  def cancel(self, visit_id: str) -> None:
+    """Ends the page's job, at work or waiting, within a moment."""
+    self._visit(visit_id).stop.set()
+
+  def leave(self, visit_id: str) -> None:
+    """Ends the page's job, and deletes all that it gave and got."""
+    with self._lock:
+      visit = self._visits.pop(visit_id, None)
+      self._waiting.discard(visit_id)
+    if visit:
+      visit.stop.set()
+      self._delete(visit)
+
+  def close(self) -> None:
+    """Has all pages leave."""
+    for visit_id in list(self._visits):
+      self.leave(visit_id)
+
+  def run(self, visit_id: str, order: Order) -> Iterator[View]:
+    """A job, from `begin` on. Its last view says how it ended; that of a job that failed or was stopped has no result."""
+    with self._lock:
+      visit = self._visits.get(visit_id)
+      self._waiting.discard(visit_id)
+    if visit is None:  # closed while it waited
+      return
+    job, done = visit.folder / "job", False
+    try:
+      shutil.rmtree(job, ignore_errors=True)
+      work = self._work(visit, job, order)
+      while True:
+        with self._turn(visit):
+          view = next(work, None)
+        if view is None:
+          return
+        done = view.result is not None
+        yield view
+    except UserError as e:
+      said = str(e).replace(f"{order.photo}", getattr(order.photo, "name", ""))
+      said = said.replace(f"{order.kernel_file}", getattr(order.kernel_file, "name", ""))
+    except _Stopped as e:
+      said = str(e)
+    except Exception:  # the page goes on, and whoever runs it reads the rest
+      logging.exception("a job failed")
+      said = "the program failed at this photo: its log says more"
+    finally:
+      if self._visits.get(visit_id) is not visit:
+        self._delete(visit)
+      elif not done:
+        shutil.rmtree(job, ignore_errors=True)
+    yield View(said, failed=True)
+
+  @contextlib.contextmanager
+  def _turn(self, visit: _Visit) -> Iterator[None]:
+    """One at a time: the job before may still be ending when its page is gone."""
+    while not self._busy.acquire(timeout=0.1):
+      if visit.stop.is_set():
+        raise _Stopped("cancelled")
+    try:
+      yield
+    finally:
+      self._busy.release()
+
+  def _work(self, visit: _Visit, job: pathlib.Path, order: Order) -> Iterator[View]:
+    start = time.perf_counter()
+
+    def check(passes: float = 0) -> None:
+      if visit.stop.is_set():
+        raise _Stopped("cancelled")
+      if time.perf_counter() - start > self.limits.seconds:
+        raise _Stopped(f"stopped after {self.limits.seconds:g} s, the limit: take fewer steps, a smaller photo or scale")
+
+    for role, path in {"photo": order.photo, "kernel": order.kernel_file}.items():
+      if path:
+        self._keep(visit, path, role)
+    _check_order(order)
+    photo = _read(order.photo, self.limits)
+    suffix = ".png" if order.png else order.photo.suffix.lower()
+    photo_file.check_format(photo, images.FORMATS[suffix])
+    self._solver.done = check
+    check()
+
+    if order.kernel == AUTO:
+      yield View("Estimating the kernel …")
+    recipe = self._recipe(order)
+    told, kernel_file = KERNELS[order.kernel], None
+    if order.kernel == AUTO:
+      estimate = blind.estimate(photo.rgb, recipe.net_scale, recipe.kind.subsample)
+      recipe, told = recipe._replace(kind=recipe.kind._replace(kernel=estimate.kernel)), estimate.text
+      stem = job / f"{order.photo.stem}_kernel"
+      blind.save(estimate, stem, overwrite=True)
+      kernel_file, _ = blind.files_of(stem)
+    elif order.kernel in (CUSTOM, FILE):
+      told = _spec(order) if order.kernel == CUSTOM else order.kernel_file.name
+    recipe = recipe._replace(kind=enhance.with_noise(recipe.kind, photo, order.noise_level))
+    noise_text = f"{255 * recipe.kind.noise_std:.1f} of 255"
+    picture = _write_picture(job / "kernel.png", _kernel_picture(recipe.kind.kernel))
+    shown = View("", kernel=picture, kernel_text=told, noise_text=noise_text, kernel_file=kernel_file)
+
+    check()
+    bicubic = photo_file.on_white(enhance.enlarge(self._solver, None, photo, recipe))
+    before = after = _write_picture(job / "bicubic.png", bicubic)
+    yield shown._replace(status="Adapting …", pair=(before, after))
+    plain, took = recipe._replace(self_ensemble=False), 0.0
+    for step, params in enumerate(enhance.adapt(self._solver, photo.rgb, recipe, range(order.steps + 1))):
+      jax.block_until_ready(params)  # the step is made, and its time is over
+      check()
+      last = step == order.steps
+      if last or took < _SLOW_PICTURE:
+        started = time.perf_counter()
+        try:
+          result = enhance.enlarge(self._solver, params, photo, recipe if last else plain)
+        except UserError as e:  # NaN
+          raise _diverged(step) from e
+        pixels = photo_file.on_white(result)
+        if np.abs(pixels.astype(np.int16) - bicubic).mean() > 255 * _LOST:
+          raise _diverged(step)
+        previous, after = after, _write_picture(job / f"step_{step}.png", pixels)
+        took = time.perf_counter() - started
+      if last:
+        break
+      yield shown._replace(status=f"Step {step} of {order.steps}, {time.perf_counter() - start:.1f} s", pair=(before, after))
+      if previous not in (before, after):
+        previous.unlink(missing_ok=True)  # the page has asked for the next one
+    encoded = photo_file.encode(result, images.FORMATS[suffix])
+    path = job / f"{order.photo.stem}_x{order.scale:g}{suffix}"
+    files.write_whole(path, encoded, overwrite=True)
+    check()
+    (height, width), (sr_height, sr_width) = photo.rgb.shape[:2], result.rgb.shape[:2]
+    sizes = f"{width}×{height} → {sr_width}×{sr_height}"
+    status = f"Done: {sizes}, {order.steps} steps, {time.perf_counter() - start:.1f} s"
+    yield shown._replace(status=status, pair=(before, after), result=path)
+
+  def _recipe(self, order: Order) -> Recipe:
+    """What is to be done; where the kernel is not known yet, for some other one, by direct subsampling."""
+    kind = kernel_files.load_degradation(EXAMPLE_KERNEL) if order.kernel == AUTO else _kernel(order)
+    name = enhance.choose_weights(order.scale, order.kernel, kind.subsample)
+    params, metadata, inner_lrs = self._load(name)
+    net_scale = enhance.network_scale(metadata, order.scale)
+    further = self._load(enhance.FURTHER)[0] if order.scale > net_scale else None
+    return Recipe(params, inner_lrs, kind, net_scale, order.scale, further, self_ensemble=order.self_ensemble)
+
+  def _load(self, name: str) -> tuple:
+    """Parameters, metadata and learning rates of shipped weights, read once."""
+    if name not in self._weights:
+      rates = weights.load_inner_lrs(name, MAX_STEPS)
+      self._weights[name] = weights.load_weights(name), weights.read_metadata(name), rates
+    return self._weights[name]
+
+  def _visit(self, visit_id: str) -> _Visit:
+    with self._lock:
+      return self._visits.setdefault(visit_id, _Visit(self.folder))
+
+  def _keep(self, visit: _Visit, path: pathlib.Path, role: str) -> None:
+    """Lays claim to an uploaded file, and deletes that of its role ("photo" or "kernel") that the page gave before."""
+    if not path.resolve().is_relative_to(self.folder):
+      raise UserError("that is no file that this page was given: choose it again")
+    if path.is_relative_to(visit.folder):
+      return
+    with self._lock:
+      before = visit.uploads.get(role, path)
+      visit.uploads[role] = path
+    self._drop({before} - {path})
+
+  def _drop(self, paths: set[pathlib.Path]) -> None:
+    """Deletes uploaded files, but for those that another page, which gave the same file, lays claim to."""
+    with self._lock:
+      for path in paths.difference(*(visit.uploads.values() for visit in self._visits.values())):
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another file of the same content
+          path.parent.rmdir()
+
+  def _delete(self, visit: _Visit) -> None:
+    shutil.rmtree(visit.folder, ignore_errors=True)
+    self._drop(set(visit.uploads.values()))
+
+
+def _diverged(step: int) -> UserError:
+  return UserError(f"the result diverged at step {step}: take fewer steps, or a kernel that fits the photo better")
+
+
+def _check_order(order: Order) -> None:
+  """Raises UserError where an order is not within bounds, which a page alone would see to."""
+  if order.photo is None:
+    raise UserError("no photo: drop one on the page, or try the example")
+  if order.kernel not in KERNELS:
+    raise UserError(f"unknown kernel '{order.kernel}'")
+  if order.kernel == FILE and order.kernel_file is None:
+    raise UserError("no kernel file: choose a .mat or .npy file, or another kernel")
+  noise_level = order.noise_level or 0
+  if not (MIN_SCALE <= order.scale <= MAX_SCALE and 0 <= order.steps <= MAX_STEPS and 0 <= noise_level <= MAX_NOISE):
+    raise UserError(
+        f"the scale must be from {MIN_SCALE:g} to {MAX_SCALE:g}, steps from 0 to {MAX_STEPS}, noise from 0 to {MAX_NOISE}"
+    )
+
+
+def _spec(order: Order) -> str:
+  """The name of the visitor's own Gaussian; never that of a file."""
+  return _GAUSSIAN + order.gaussian.strip().removeprefix(_GAUSSIAN)
+
+
+def steps_for(kernel: object, chosen: object) -> object:
+  """Steps to propose with a kernel of `KERNELS` where `chosen` were asked for; 0 where the network gains nothing."""
+  if not enhance.gains_by_steps(enhance.choose_weights(2, str(kernel), "direct")):
+    return 0
+  return MAX_STEPS if chosen == 0 else chosen
+
+
+def _kernel(order: Order) -> kernels.Degradation:
+  """The kernel of an order that names one."""
+  spec = {CUSTOM: _spec(order), FILE: f"{order.kernel_file}"}.get(order.kernel, order.kernel)
+  kind = kernel_files.load_degradation(spec)
+  if len(kind.kernel) > _MAX_KERNEL:
+    raise UserError(f"the kernel is {len(kind.kernel)} pixels wide: here it may have at most {_MAX_KERNEL}")
+  return kind
+
+
+def _read(path: pathlib.Path, limits: Limits) -> Photo:
+  """The photo, whose size is looked at before it is decoded.
+
+  Raises:
+    UserError: no photo, or one that is too large.
+  """
+  if path.suffix.lower() not in images.FORMATS:
+    raise UserError(f"'{path.name}' is no photo of a known format: choose one of {', '.join(images.FORMATS)}")
+  if not path.is_file():
+    raise UserError("the photo is no longer here: choose it again")
+  try:
+    pixels = _pixels(path)
+  except Exception as e:  # each format has its own zoo of exceptions for damaged headers
+    raise UserError(f"'{path.name}' cannot be read: it is damaged, or of no known format") from e
+  if pixels > limits.megapixels * 1e6:
+    raise UserError(f"the photo has {pixels / 1e6:.3g} megapixels, and here it may have {limits.megapixels:g}: make it smaller")
+  try:
+    photo = photo_file.read(path)
+  except UserError as e:
+    raise UserError(str(e).replace(f"{path}", path.name)) from e
+  if photo.rgb.shape[0] * photo.rgb.shape[1] > limits.megapixels * 1e6:  # a header that lied
+    raise UserError(f"the photo has more than {limits.megapixels:g} megapixels: make it smaller")
+  return photo
+
+
+def _pixels(path: pathlib.Path) -> int:
+  """Number of pixels, from the header of a file; it must be of one of `images.FORMATS`, whatever its name says."""
+  with path.open("rb") as file:
+    if file.read(4) in (b"II*\0", b"MM\0*"):  # of whose layouts Pillow knows some alone
+      with tifffile.TiffFile(path) as tiff:
+        return tiff.pages[0].imagewidth * tiff.pages[0].imagelength
+  try:
+    with Image.open(path, formats=sorted(set(images.FORMATS.values()) - {"TIFF"})) as image:
+      return image.width * image.height
+  except Image.DecompressionBombError:
+    return Image.MAX_IMAGE_PIXELS
+
+
+def _kernel_picture(kernel: np.ndarray) -> images.Pixels:
+  """Each pixel of a kernel as a square, white where it is largest."""
+  level = images.to_uint8(np.clip(kernel / kernel.max(), 0, 1))
+  side = -(-210 // len(kernel))
+  return np.repeat(np.kron(level, np.ones((side, side), np.uint8))[..., None], 3, axis=-1)
+
+
+def _write_picture(path: pathlib.Path, pixels: images.Pixels) -> pathlib.Path:
+  """A PNG file to be looked at, made in little time."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(pixels).save(path, "PNG", compress_level=1)
+  return path

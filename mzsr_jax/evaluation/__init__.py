@@ -1,0 +1,1 @@
+"""Benchmarks: methods, metrics and tables."""

@@ -1,0 +1,1 @@
+"""Images of any size, by tiles, and several devices."""

@@ -1,0 +1,1 @@
+"""Meta-training: config, data, step and loop."""

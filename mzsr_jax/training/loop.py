@@ -1,0 +1,347 @@
+"""The training loop, one for both stages: batches in, checkpoints, scalars and weights out."""
+
+import collections
+import contextlib
+import json
+import pathlib
+import signal
+import time
+from collections.abc import Sequence
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from mzsr_jax import files, provenance, weights
+from mzsr_jax.core import conditioning, inner_rules
+from mzsr_jax.errors import UserError
+from mzsr_jax.training import config as config_lib
+from mzsr_jax.training import mesh as mesh_lib
+from mzsr_jax.training import step as step_lib
+from mzsr_jax.training import validate
+from mzsr_jax.training.checkpoint import Checkpoints
+from mzsr_jax.training.data import PatchIterator, make_patch_iterator
+from mzsr_jax.training.step import TrainState
+from mzsr_jax.training.tensorboard import Board
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "weights.safetensors"
+# Config fields that have no part in what is computed, but for rounding.
+_FREE = ("run.", "data.cache_mb", "data.num_threads", "data.prefetch", "model.convolution")
+_FREE += ("meta.task_batching", "meta.chunk", "meta.inner_loop", "meta.remat")
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
+  """Trains until `config.run.num_steps`, from the newest checkpoint in `workdir` where there is one.
+
+  SIGTERM and Ctrl-C end the run after the step that is being made (with several processes: after the next), with a checkpoint;
+  a second one ends it at once.
+  At the end the weights are written to `workdir`/weights.safetensors.
+
+  All devices of all processes share the work (`mesh.make`). Several processes (`devices.initialize_distributed`) call this at
+  the same time with the same config and the same folder, which all must see: each reads its own share of the patches, and
+  the first alone writes config, logs and weights. A signal to one of them stops all after the same step.
+
+  Args:
+    config: see `config`.
+    workdir: folder of the run, made if need be.
+
+  Returns:
+    The last state.
+
+  Raises:
+    UserError: a workdir of another config, or in use by another process; no training images; no such initial weights; or a loss
+      that is not finite.
+  """
+  config_lib.check(config)
+  files.check_writable(workdir / CONFIG_NAME, overwrite=True)
+  _check_workdir(config, workdir)
+  mesh = mesh_lib.make(config)
+  batches = make_patch_iterator(
+      config.data.root,
+      patch_size=config.data.patch_size,
+      batch_size=step_lib.patches_per_step(config),
+      seed=config.seed,
+      cache_mb=config.data.cache_mb,
+      num_threads=config.data.num_threads,
+      prefetch=config.data.prefetch,
+      rows=mesh_lib.own_rows(config, mesh),
+  )
+  state = mesh_lib.replicate(_initial_state(config), mesh)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with contextlib.ExitStack() as stack:
+    refusal = None
+    if jax.process_index() == 0:
+      try:
+        stack.enter_context(files.lock(workdir))
+      except UserError as e:
+        refusal = e
+    if jax.process_count() > 1 and mesh_lib.any_process(mesh)(refusal is not None):  # so that none waits for the first
+      refusal = refusal or UserError(f"'{workdir}' is in use: see the first process")
+    if refusal:
+      raise refusal
+    return _run(config, workdir, mesh, state, batches)
+
+
+def _run(config, workdir: pathlib.Path, mesh: Mesh, state: TrainState, batches: PatchIterator) -> TrainState:
+  """`train`, from a state without any training to what is written at the end."""
+  writes = jax.process_index() == 0
+  if writes:
+    _write_config(config, workdir)
+  checkpoints = Checkpoints(workdir, config.run.keep)
+  if checkpoints.latest is not None:
+    state, data_state, _ = checkpoints.restore(state)
+    batches.set_state(data_state)
+    logging.info("Going on from step %d of %s", state.step, workdir)
+  # What was logged beyond the checkpoint will be logged again.
+  board = Board(workdir / "tensorboard", int(state.step) + 1, writes)
+  try:
+    state = _loop(config, mesh, state, batches, checkpoints, board)
+  finally:
+    board.close()
+    checkpoints.close()
+    if batches.skipped:
+      logging.warning("%d image files were skipped; each is named above.", len(batches.skipped))
+  if int(state.step) < config.run.num_steps:
+    logging.info("Stopped after step %d; the same command goes on from there", state.step)
+  elif writes:
+    export(config, state, workdir / WEIGHTS_NAME)
+    logging.info("Done after %d steps; weights are in %s", state.step, workdir / WEIGHTS_NAME)
+  return state
+
+
+def _loop(config, mesh: Mesh, state: TrainState, batches: PatchIterator, checkpoints: Checkpoints, board: Board) -> TrainState:
+  run = config.run
+  first_order_until = config.meta.first_order_until_step if config.stage == "meta" else 0
+  steps = {first: step_lib.make_step(config, first, mesh) for first in (False, True)}  # compiled when first used
+  validator = validate.make_validator(config) if run.eval_every else None
+  key = jax.random.key(config.seed)
+  progress = _Progress(config, board, checkpoints)
+
+  agreed = _Agreement(mesh)
+
+  with _StopSignals() as stop:
+    for number in range(int(state.step) + 1, run.num_steps + 1):
+      patches = next(batches)
+      step = steps[number <= first_order_until]
+      state, metrics = step(state, patches, key)
+      progress.fetch()  # the step before: the device is at work on this one meanwhile
+      progress.pend(number, metrics)
+      last = number == run.num_steps or agreed(stop.requested)
+      save = last or number % run.checkpoint_every == 0
+      judge = validator and (number == run.num_steps or number % run.eval_every == 0)
+      if save or judge:
+        progress.fetch()  # so that no state is kept whose step was not finite
+      if save:
+        checkpoints.save(number, state, batches.get_state(), plain(config))
+      if judge:
+        # By every process, although one could do: the others would wait for it, for no longer than their network allows.
+        progress.validated(number, validator(jax.tree.map(jnp.asarray, jax.device_get(state.result))))
+      if last:
+        break
+  return state
+
+
+class _Agreement:
+  """Whether to stop, the same on all processes at the same step: known one step late, so that no device waits for it."""
+
+  def __init__(self, mesh: Mesh):
+    self._any = mesh_lib.any_process(mesh) if jax.process_count() > 1 else None
+    self._previous = False
+
+  def __call__(self, requested: bool) -> bool:
+    if self._any is None:
+      return requested
+    previous, self._previous = self._previous, self._any(requested)
+    return bool(previous)
+
+
+class _Progress:
+  """Watches the metrics, one step behind the device: stops at what is not finite, logs lines and scalars."""
+
+  def __init__(self, config, board: Board, checkpoints: Checkpoints):
+    self._config, self._board, self._checkpoints = config, board, checkpoints
+    self._pending: tuple[int, step_lib.Metrics] | None = None
+    self._recent: collections.deque = collections.deque(maxlen=config.run.log_every)
+    self._since = (time.monotonic(), None)
+
+  def pend(self, number: int, metrics: step_lib.Metrics) -> None:
+    """Takes note of the metrics of a step that may still be running."""
+    self._pending = number, metrics
+
+  def fetch(self) -> None:
+    """Waits for the pending metrics, if any, checks and logs them. Raises UserError when they are not finite."""
+    if self._pending is None:
+      return
+    number, metrics = self._pending
+    self._pending = None
+    metrics = jax.device_get(metrics)
+    if bad := [name for name, value in metrics.items() if not np.isfinite(value).all()]:
+      good = self._checkpoints.latest
+      kept = f"the last good checkpoint is of step {good}" if good is not None else "there is no checkpoint yet"
+      raise UserError(
+          f"training diverged: {', '.join(bad)} of step {number} is not finite; {kept} in {self._checkpoints.directory}. "
+          "Lower optimizer.learning_rate or meta.inner_lr, or set optimizer.clip_norm"
+      )
+    self._recent.append(metrics)
+    if number % self._config.run.log_every == 0:
+      self._log(number)
+
+  def _log(self, number: int) -> None:
+    mean = {name: np.mean([m[name] for m in self._recent], axis=0) for name in self._recent[0]}
+    then, before = self._since
+    now = time.monotonic()
+    self._since = now, number
+    speed = ""
+    if before is not None:  # the first interval holds the compilation
+      rate = (number - before) / (now - then)
+      seconds_left = (self._config.run.num_steps - number) / rate
+      speed = f" | {rate:.3g} steps/s | {_duration(seconds_left)} left"
+      self._board.scalar("throughput/steps_per_second", rate, number)
+    for name in ("loss", "grad_norm", "param_norm", "update_norm", "learning_rate"):
+      self._board.scalar(f"train/{name}", mean[name], number)
+    losses = f"loss {mean['loss']:.5f}"
+    if "query_losses" in mean:
+      for kind in ("query_losses", "support_losses"):
+        for i, value in enumerate(mean[kind]):
+          self._board.scalar(f"{kind}/{i}_steps", value, number)
+      for i, value in enumerate(mean["inner_lrs"]):
+        self._board.scalar(f"inner_lrs/step_{i + 1}", value, number)
+      losses += f" | query before {mean['query_losses'][0]:.5f}, after {mean['query_losses'][-1]:.5f}"
+    logging.info("step %d/%d | %s%s", number, self._config.run.num_steps, losses, speed)
+
+  def validated(self, number: int, result: validate.Validation) -> None:
+    """Logs a validation."""
+    for name, value in result.scalars.items():
+      self._board.scalar(f"validation/{name}", value, number)
+    self._board.image("validation/bicubic_output_truth", result.strip, number)
+    scalars = ", ".join(f"{name} {value:.2f}" for name, value in result.scalars.items())
+    logging.info("step %d validation: %s", number, scalars)
+    self._since = time.monotonic(), number
+
+
+class _StopSignals:
+  """While entered, the first SIGTERM or SIGINT is noted in `requested`; the second one acts as ever."""
+
+  def __enter__(self):
+    self.requested = False
+    self._previous = {}
+
+    def note(number, _):
+      self.requested = True
+      logging.warning("%s: stopping after this step", signal.Signals(number).name)
+      self._restore()
+
+    try:
+      self._previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread, as in some notebooks: there the caller has the signals
+      pass
+    return self
+
+  def __exit__(self, *_):
+    self._restore()
+
+  def _restore(self):
+    for number, handler in self._previous.items():
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set from Python
+    self._previous = {}
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+def _initial_state(config) -> TrainState:
+  if not config.init_weights:
+    return step_lib.init_state(config, step_lib.init_params(config))
+  params = weights.load_weights(config.init_weights)
+  weights.check_network(params, step_lib.network(config))
+  if conditioning.is_conditioned(params) and not config.model.conditioned:
+    raise UserError(f"the weights '{config.init_weights}' are conditioned: set config.model.conditioned to True")
+  if config.model.conditioned and not conditioning.is_conditioned(params):
+    params = step_lib.condition(config, params)
+  if config.stage != "meta" or not config.meta.init_inner_lrs:
+    return step_lib.init_state(config, params)
+  rule = weights.inner_rule(weights.read_metadata(config.init_weights))
+  if rule != config.meta.inner_rule:
+    raise UserError(f"config.meta.init_inner_lrs is True, but the rates of '{config.init_weights}' are of the rule '{rule}', "
+                    f"and config.meta.inner_rule is '{config.meta.inner_rule}': set one of the two")
+  rates = inner_rules.bare(weights.load_inner_lrs(config.init_weights, config.meta.num_inner_steps))
+  if not isinstance(rates, dict):
+    raise UserError(f"config.meta.init_inner_lrs is True, but the weights '{config.init_weights}' come without learned rates")
+  return step_lib.init_state(config, params, rates)
+
+
+def plain(config: ml_collections.ConfigDict) -> dict:
+  """A config as JSON has it: tuples become lists."""
+  return json.loads(config.to_json())
+
+
+def _check_workdir(config, workdir: pathlib.Path) -> None:
+  """Raises UserError when `workdir` was begun with a config that differs in more than `_FREE`."""
+  if not (workdir / CONFIG_NAME).is_file():
+    return
+  old, new = (flax.traverse_util.flatten_dict(c, sep=".") for c in (plain(read_config(workdir)), plain(config)))
+  differing = sorted(k for k in old.keys() | new.keys() if not k.startswith(_FREE) and old.get(k) != new.get(k))
+  if differing:
+    changes = ", ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differing)
+    raise UserError(f"workdir '{workdir}' belongs to another config ({changes}): choose another --workdir or that config")
+
+
+def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config that a workdir was begun with. Raises UserError where there is none that this version understands."""
+  path = workdir / CONFIG_NAME
+  try:
+    config = config_lib.complete(ml_collections.ConfigDict(json.loads(path.read_text())["config"]))
+    config_lib.check(config)
+  except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
+    raise UserError(f"'{path}' is not the config of a run: {' '.join(str(e).split())}. Choose another --workdir") from e
+  return config
+
+
+def _write_config(config, workdir: pathlib.Path) -> None:
+  content = {"config": plain(config), "git_revision": provenance.git_revision(), "versions": provenance.versions()}
+  files.write_whole(workdir / CONFIG_NAME, json.dumps(content, indent=2).encode(), overwrite=True)
+
+
+def export(
+    config, state: TrainState, path: pathlib.Path, data: str = "", inner_lr_factors: Sequence[float] = (1.0,)
+) -> None:
+  """Writes the parameters of a state as a weights file.
+
+  Args:
+    config: of the run.
+    state: of the run.
+    path: of the .safetensors file, replaced if it is there.
+    data: what the weights were trained on, in words; empty says what the config says.
+    inner_lr_factors: for learned inner rates, what to multiply them with at each step; the last of both repeats.
+  """
+  settings = plain(config)
+  settings.pop("run")
+  settings["data"].pop("root")  # paths mean nothing on another machine
+  settings["init_weights"] = pathlib.Path(settings["init_weights"]).name
+  metadata = {
+      "stage": config.stage,
+      "scales": json.dumps(settings["degradation"]["scales"]),
+      "subsample": config.degradation.subsample,
+      "inner_lrs": json.dumps(settings["meta_test"]["inner_lrs"]),
+      "steps": str(int(state.step)),
+      "data": data or (f"images in {pathlib.Path(config.data.root).name}" if config.data.root else "sample photos"),
+      "config": json.dumps(settings),
+      "commit": provenance.git_revision(),
+  }
+  if config.stage == "meta":
+    metadata["inner_rule"] = config.meta.inner_rule
+  rates = state.result.get("inner_lrs")
+  if rates is not None:
+    metadata["inner_lr_factors"] = json.dumps(list(inner_lr_factors))
+    steps = max(len(inner_lr_factors), config.meta.num_inner_steps)
+    factors = weights.extend_schedule(inner_lr_factors, steps)
+    rates = jax.tree.map(lambda r: weights.extend_schedule(np.asarray(r).tolist(), steps) * factors, rates)
+  weights.save_weights(path, state.result["params"], metadata, rates)

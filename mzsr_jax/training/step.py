@@ -1,0 +1,299 @@
+"""One training step of either stage: pure functions of state, HR patches and key, on one device or many."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import optax.contrib
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Int, PyTree, UInt8
+
+from mzsr_jax.core import adapt as adapt_lib
+from mzsr_jax.core import conditioning, inner_rules, maml, model, sharding, tasks
+from mzsr_jax.core.degradation import Degrader
+from mzsr_jax.core.model import MZSRNet, Params
+from mzsr_jax.training import mesh as mesh_lib
+
+Metrics = dict[str, jax.Array]
+Step = Callable[["TrainState", UInt8[Array, "n p p 3"], Any], tuple["TrainState", Metrics]]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that training changes.
+
+  Attributes:
+    step: number of updates made.
+    learned: {"params": network parameters} and, where they are learned, {"inner_lrs": rates shaped like the parameters,
+      with an axis of inner steps}.
+    opt_state: moments of the optimizer.
+    average: what was learned, as an exponential moving average over steps; None where the config asks for none.
+  """
+
+  step: Int[Array, ""]
+  learned: dict[str, PyTree]
+  opt_state: optax.OptState
+  average: dict[str, PyTree] | None = None
+
+  @property
+  def result(self) -> dict[str, PyTree]:
+    """What the training has to show: the average, where there is one."""
+    return self.learned if self.average is None else self.average
+
+
+def network(config: ml_collections.ConfigDict) -> MZSRNet:
+  """The network that a config describes."""
+  c = config.model
+  return MZSRNet(depth=c.depth, features=c.features, convolution=c.convolution, precision=c.precision)
+
+
+def learning_rate(config: ml_collections.ConfigDict, step):
+  """Adam's learning rate at a step: halved every `halve_every` steps down to `min_learning_rate`."""
+  c = config.optimizer
+  halvings = step // c.halve_every if c.halve_every else 0
+  return jnp.maximum(c.learning_rate * 0.5 ** jnp.asarray(halvings, jnp.float32), c.min_learning_rate)
+
+
+def _optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  clip = [optax.clip_by_global_norm(config.optimizer.clip_norm)] if config.optimizer.clip_norm else []
+  rate = lambda step: learning_rate(config, step)
+  if config.optimizer.algorithm == "adam":
+    optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
+  else:
+    optimizer = optax.contrib.muon(rate, consistent_rms=0.2, muon_weight_dimension_numbers=_as_matrices)
+  factor = config.optimizer.inner_lrs_factor
+  if factor == 1:
+    return optax.chain(*clip, optimizer)
+  scaled = optax.masked(optax.scale(factor), lambda learned: {k: k == "inner_lrs" for k in learned})
+  return optax.chain(*clip, optimizer, scaled)
+
+
+def _as_matrices(learned: PyTree) -> PyTree:
+  """Convolutions, (height, width, in, out), as matrices from all that an output sees to the outputs; None for the rest."""
+  numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+  return jax.tree.map(lambda x: numbers if x.ndim == 4 else None, learned)
+
+
+def init_params(config: ml_collections.ConfigDict) -> Params:
+  """Random network parameters from the config's seed."""
+  params = model.init(jax.random.fold_in(jax.random.key(config.seed), 0), network(config))
+  return condition(config, params) if config.model.conditioned else params
+
+
+def condition(config: ml_collections.ConfigDict, params: Params) -> Params:
+  """Conditioned parameters, the same for every kernel, with what is random in them from the config's seed."""
+  return conditioning.init(jax.random.fold_in(jax.random.key(config.seed), 1), params)
+
+
+def init_state(config: ml_collections.ConfigDict, params: Params, inner_lrs: PyTree | None = None) -> TrainState:
+  """The state before the first step, from the given network parameters and, where rates are learned, rates."""
+  learned = {"params": params}
+  if config.stage == "meta" and config.meta.learn_inner_lrs:
+    shape = (config.meta.num_inner_steps,)
+    constant = jax.tree.map(lambda _: jnp.full(shape, config.meta.inner_lr), conditioning.network(params))
+    learned["inner_lrs"] = constant if inner_lrs is None else inner_lrs
+  average = jax.tree.map(jnp.array, learned) if config.optimizer.average_decay else None  # a copy: steps use up the state
+  return TrainState(jnp.zeros((), jnp.int32), learned, _optimizer(config).init(learned), average)
+
+
+def patches_per_step(config: ml_collections.ConfigDict) -> int:
+  """HR patches that a step takes."""
+  if config.stage == "pretrain":
+    return config.batch_size
+  return config.meta.tasks * mesh_lib.patches_per_task(config)
+
+
+def make_step(config: ml_collections.ConfigDict, first_order: bool = False, mesh: Mesh | None = None) -> Step:
+  """The step, (state, uint8 HR patches, key) -> (state, metrics); the state it is given is used up.
+
+  Args:
+    config: see `config`.
+    first_order: drop the gradients of gradients (stage 2 only).
+    mesh: devices to work on, see `mesh.make`; None takes the first device.
+
+  Returns:
+    A function of the state, the patches that this process holds (`mesh.own_rows`; all, if it is the only one) and a key, into
+    which the number of the step is folded. Its metrics hold "loss", "learning_rate" and the norms "grad_norm", "param_norm"
+    (after the update) and "update_norm"; in stage 2 also "support_losses" and "query_losses" (`maml.meta_loss`), means over
+    tasks, and "inner_lrs" (n,), means over layers.
+  """
+  mesh = mesh_lib.make(config, jax.local_devices()[:1]) if mesh is None else mesh
+  jitted, place = jit_step(config, first_order, mesh), mesh_lib.patch_placer(config, mesh)
+  # The key as host memory: an array on one device is no argument of a computation of several processes.
+  return lambda state, patches, key: jitted(state, place(patches), np.asarray(jax.random.key_data(key)))
+
+
+def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
+  """The jitted part of `make_step`, of (state, patches placed by `mesh.patch_placer`, key data)."""
+  local = {"pretrain": _pretrain_gradient, "meta": _meta_gradient}[config.stage]
+  gradient = jax.shard_map(
+      functools.partial(local, config, first_order, mesh.devices.flat[0].platform),
+      mesh=mesh,
+      in_specs=(mesh_lib.REPLICATED, mesh_lib.spec(config), mesh_lib.REPLICATED),
+      out_specs=mesh_lib.REPLICATED,
+  )
+  optimizer = _optimizer(config)
+
+  def step(state: TrainState, patches, key_data):
+    key = jax.random.fold_in(jax.random.wrap_key_data(key_data), state.step + 1)
+    (loss, metrics), grads = gradient(state, patches, key)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+      updates, opt_state = optimizer.update(grads, state.opt_state, state.learned)
+    learned = optax.apply_updates(state.learned, updates)
+    metrics |= {
+        "loss": loss,
+        "learning_rate": learning_rate(config, state.step),
+        "grad_norm": optax.tree.norm(grads),
+        "param_norm": optax.tree.norm(learned),
+        "update_norm": optax.tree.norm(updates),
+    }
+    average = state.average
+    if average is not None:
+      average = optax.incremental_update(learned, average, 1 - config.optimizer.average_decay)
+    return TrainState(state.step + 1, learned, opt_state, average), metrics
+
+  replicated = NamedSharding(mesh, mesh_lib.REPLICATED)
+  patches = NamedSharding(mesh, mesh_lib.spec(config))
+  return jax.jit(
+      step,
+      donate_argnums=0,
+      in_shardings=(replicated, patches, replicated),
+      out_shardings=replicated,
+      compiler_options=_compiler_options(mesh.devices.flat[0].platform),
+  )
+
+
+@functools.cache
+def _compiler_options(platform: str) -> dict[str, str]:
+  """XLA's order of computations that needs the least memory: on a CPU 8% less for a meta-step in the same time."""
+  options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+  if platform != "cpu":
+    return {}
+  try:  # not every version of XLA has it
+    jax.jit(lambda x: x, compiler_options=options).lower(0).compile()
+  except Exception:  # the error's type differs by version too
+    return {}
+  return options
+
+
+# The functions below run on every device, on its share of the patches, under jax.shard_map. A loss is made the mean over an
+# axis of devices inside the function that is differentiated, as lax.pmean of a loss of parameters that were told to vary
+# along it: the derivatives of that, of every order, are then sums over devices where they have to be.
+
+
+def _numbers(axes, count: int) -> Int[Array, " count"]:
+  """Numbers, over all devices along `axes`, of this device's `count` elements."""
+  return lax.axis_index(axes) * count + jnp.arange(count)
+
+
+def _distribution(config) -> tasks.Distribution:
+  c = config.degradation
+  degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
+  return tasks.Distribution(degrader, c.kernels, c.min_variance, c.noise_std, c.max_noise_std)
+
+
+def _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers):
+  """Support and query of the same patches: LR patches with their sons, and as large a part of the HR patches."""
+  c, distribution = config.degradation, _distribution(config)
+  size = distribution.degrader.least_size
+  son_degrader = Degrader(size, c.scales, c.subsample)
+  support = tasks.sample_sons(key, patches[0], distribution, task_numbers, support_numbers, son_degrader=son_degrader)
+  return support, tasks.sample(key, patches[1], distribution, task_numbers, query_numbers, size)
+
+
+def _pretrain_gradient(config, first_order, platform: str, state: TrainState, patches, key):
+  """Gradient of the L1 loss over all patches (Eq. 4)."""
+  del first_order
+  if config.model.conditioned:
+    return _conditioned_gradient(config, platform, state, patches, key)
+  axes, net, c = mesh_lib.AXES, network(config), config.degradation
+  numbers = _numbers(axes, patches.shape[0])
+  # Each patch is a task of its own where there is more than one degradation to draw from.
+  if c.kernels != "bicubic" or len(c.scales) > 1 or c.max_noise_std > c.noise_std:
+    pairs = tasks.sample(key, patches[:, None], _distribution(config), numbers, jnp.arange(1))
+  else:
+    pairs = tasks.sample(key, patches[None], _distribution(config), jnp.arange(1), numbers)
+  inputs, targets = (x.reshape(patches.shape) for x in pairs)
+  loss = lambda learned: lax.pmean(adapt_lib.l1(sharding.vary(learned["params"], axes), inputs, targets, net), axes)
+  value, grads = jax.value_and_grad(loss)(state.learned)
+  return (value, {}), grads
+
+
+def _conditioned_gradient(config, platform: str, state: TrainState, patches, key):
+  """The same where each patch is a task of its own, with parameters for its own degradation."""
+  axes, net, distribution = mesh_lib.AXES, network(config), _distribution(config)
+  numbers = _numbers(axes, patches.shape[0])
+  pairs = tasks.sample(key, patches[:, None], distribution, numbers, jnp.arange(1))
+  kinds = tasks.sample_kinds(key, distribution, numbers)
+  learned = sharding.vary(state.learned, axes)
+
+  def patch_gradient(task):
+    pair, kind = task
+    loss = lambda learned: adapt_lib.l1(conditioning.start(learned["params"], *kind), *pair, net)
+    return jax.value_and_grad(loss)(learned)
+
+  value, grads = lax.pmean(maml.mean_over_tasks(patch_gradient, (pairs, kinds), _best_batching(platform)), axes)
+  return (value, {}), grads
+
+
+def _best_batching(platform: str) -> str:
+  return "map" if platform == "cpu" else "vmap"
+
+
+def _meta_gradient(config, first_order, platform: str, state: TrainState, patches, key):
+  """Gradient of the multi-step meta-loss, mean over tasks (Eq. 7); or what Reptile takes for it."""
+  c, net = config.meta, network(config)
+  weights = maml.loss_weights(state.step, c.num_inner_steps, c.loss_weights, c.anneal_steps, c.weight_floor)
+  fixed_rates = jnp.full((c.num_inner_steps,), c.inner_lr)
+  (num_tasks, num_support), num_query = patches[0].shape[:2], patches[1].shape[1]
+  support_numbers = _numbers("patches", num_support)
+  query_numbers = mesh_lib.patches_per_task(config) - c.query_patches + _numbers("patches", num_query)
+  task_numbers = _numbers("tasks", num_tasks)
+  if c.support == "sons":
+    pairs = _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers)
+  else:
+    numbers = jnp.concatenate([support_numbers, query_numbers])
+    both = tasks.sample(key, jnp.concatenate(patches, axis=1), _distribution(config), task_numbers, numbers)
+    pairs = jax.tree.map(lambda x: x[:, :num_support], both), jax.tree.map(lambda x: x[:, num_support:], both)
+  learned = sharding.vary(state.learned, "tasks")
+  inner_lrs = lambda learned: inner_rules.rates_of(c.inner_rule, learned.get("inner_lrs", fixed_rates))
+
+  def shared_loss(pair):
+    return lambda params: lax.pmean(adapt_lib.l1(sharding.vary(params, "patches"), *pair, net), "patches")
+
+  def task_gradient(task):
+    (support, query), kind = task
+    start = lambda params: conditioning.start(params, *kind)
+    if c.algorithm == "reptile":
+      losses = shared_loss(support), shared_loss(query)
+      params, pull_back = jax.vjp(start, learned["params"])
+      value, gradient = maml.reptile_gradient(params, *losses, inner_lrs(learned), inner_loop=c.inner_loop)
+      return value, {"params": pull_back(gradient)[0]}
+
+    def loss(learned):
+      return maml.meta_loss(
+          start(learned["params"]),
+          shared_loss(support),
+          shared_loss(query),
+          inner_lrs(learned),
+          weights,
+          first_order=first_order,
+          inner_loop=c.inner_loop,
+          remat=c.remat,
+      )
+
+    return jax.value_and_grad(loss, has_aux=True)(learned)
+
+  batching = _best_batching(platform) if c.task_batching == "auto" else c.task_batching
+  kinds = tasks.sample_kinds(key, _distribution(config), task_numbers)
+  out = maml.mean_over_tasks(task_gradient, (pairs, kinds), batching, c.chunk)
+  (loss, metrics), grads = lax.pmean(out, "tasks")
+  rates = jnp.stack(jax.tree.leaves(state.learned.get("inner_lrs", fixed_rates)))
+  return (loss, metrics | {"inner_lrs": rates.mean(axis=0)}), grads
