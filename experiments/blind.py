@@ -8,8 +8,8 @@ from the LR images alone, and writes PSNR/SSIM of MZSR told each kernel, as JSON
 is told is estimated in any case, as `upscale` does. What `--methods` may name: `bicubic`, plain enlargement;
 `bicubic_weights`, the weights `spectral:x2_bicubic` told that the image was shrunk by bicubic;
 `bicubic_kernel`, the weights of `--weights` told the kernel of antialiased bicubic shrinking; `middle`, told the middle of
-the distribution; `regression` and `kernelgan`, see `mzsr_jax/photo/blind.py`; `true`. The kernels depend on the seed and the
-number of images alone.
+the distribution; `regression` (`mzsr_jax/photo/blind.py`); `kernelgan` (`mzsr_jax/evaluation/kernelgan.py`); `true`. The
+kernels depend on the seed and the number of images alone.
 """
 
 import time
@@ -24,14 +24,14 @@ from experiments.bench import timing
 from mzsr_jax import cli, files, images, weights
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
-from mzsr_jax.evaluation import benchmark, methods
+from mzsr_jax.evaluation import benchmark, kernelgan, methods
 from mzsr_jax.evaluation.benchmark import Sample
 from mzsr_jax.evaluation.methods import Method
 from mzsr_jax.inference import pool
-from mzsr_jax.photo import blind, enhance, kernel_files, kernel_net, kernelgan
+from mzsr_jax.photo import blind, enhance, kernel_files, kernel_net
 from mzsr_jax.photo.kernel_net import Gaussian
 
-_METHODS = ("bicubic", "bicubic_weights", "bicubic_kernel", "middle", *blind.METHODS, "true")
+_METHODS = ("bicubic", "bicubic_weights", "bicubic_kernel", "middle", "regression", "kernelgan", "true")
 
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
 flags.DEFINE_integer("kernels_per_image", 1, "random kernels that each image is degraded by", lower_bound=1)
@@ -47,11 +47,11 @@ outputs.define_flags("Markdown")
 cli.define_cache_flag()
 
 
-def told(name: str, params, rates, steps: int, kinds: Callable[[str], Degradation], noises: dict[str, float]) -> Method:
+def told(name: str, params, rates, steps: int, degradations: Callable[[str], Degradation], noises: dict[str, float]) -> Method:
   """MZSR, told for each image what `kinds` says of its name, whatever is true, and its noise."""
   mzsr = methods.mzsr(params, rates, [steps], name)
-  kind = lambda image: kinds(image)._replace(noise_std=noises[image])
-  return mzsr._replace(solve=lambda solver, case: mzsr.solve(solver, case._replace(kind=kind(case.image))))
+  degradation = lambda image: degradations(image).replace(noise_std=noises[image])
+  return mzsr._replace(solve=lambda solver, case: mzsr.solve(solver, case._replace(degradation=degradation(case.image))))
 
 
 def error_of(sigmas: np.ndarray, kernel: np.ndarray, true: Gaussian, true_kernel: np.ndarray) -> dict[str, float]:
@@ -67,34 +67,35 @@ def degraded(photos: Sequence[Sample], count: int, seed: int, scale: int, least:
   shapes = kernel_net.draw(np.random.default_rng(seed), scale, len(photos) * count, least)
   shapes = [Gaussian(*shape) for shape in zip(*shapes)]
   numbered = [(photo, f"{photo.name}:{i}") for photo in photos for i in range(count)]
-  kinds = [Degradation(kernel_net.kernel(shape), "direct") for shape in shapes]
-  return [photo._replace(name=name, kind=kind) for (photo, name), kind in zip(numbered, kinds)], shapes
+  degradations = [Degradation(kernel_net.kernel(shape), "direct") for shape in shapes]
+  made = [photo._replace(name=name, degradation=d) for (photo, name), d in zip(numbered, degradations)]
+  return made, shapes
 
 
 def estimate(method: str, lr: np.ndarray, scale: int) -> blind.Estimate:
-  """By a method of `blind`, or the middle of the distribution, whatever the image."""
+  """By the shipped network, by KernelGAN, or the middle of the distribution, whatever the image."""
   if method != "middle":
-    return blind.estimate(lr, scale, "direct", method)
+    return {"regression": blind.estimate, "kernelgan": kernelgan.estimate}[method](lr, scale)
   middle = kernel_net.decode(kernel_net.prior(scale).mean, scale)
   return blind.Estimate(kernel_net.kernel(middle), np.sqrt(middle[:2]), 0.0, np.full(2, np.nan), "")
 
 
 def estimates(method: str, samples: Sequence[Sample], lrs, shapes: Sequence[Gaussian], scale: int):
   """Kernels by the name of their sample, and a row about each."""
-  kinds, rows = {}, []
+  degradations, rows = {}, []
   estimate(method, lrs[0], scale)  # compiles
   for sample, lr, shape in zip(samples, lrs, shapes):
     start = time.perf_counter()
     found = estimate(method, lr, scale)
     seconds = time.perf_counter() - start
     row = {"method": method, "image": sample.name, "true": list(shape), "found": [*map(float, found.sigmas**2), found.theta]}
-    row |= error_of(found.sigmas, found.kernel, shape, sample.kind.kernel) | {"s": seconds}
+    row |= error_of(found.sigmas, found.kernel, shape, sample.degradation.kernel) | {"s": seconds}
     if np.isfinite(found.uncertainty).all():
       off = np.abs(found.sigmas - np.sqrt(shape[:2])) / found.uncertainty
       row |= {"uncertainty": found.uncertainty.tolist(), "widths within 2 errors": float((off < 2).mean())}
     rows.append(row)
-    kinds[sample.name] = Degradation(found.kernel, "direct")
-  return kinds, rows
+    degradations[sample.name] = Degradation(found.kernel, "direct")
+  return degradations, rows
 
 
 def main(argv: list[str]) -> None:
@@ -108,13 +109,14 @@ def main(argv: list[str]) -> None:
   scale, steps = args.scale, args.steps
 
   def network(name):
-    weights.check_scale(weights.read_metadata(name), scale)
-    return weights.load_weights(name), weights.load_inner_lrs(name, max(steps, 1)), steps
+    loaded = weights.load(name)
+    loaded.check_scale(scale)
+    return loaded.params, loaded.inner_lrs(max(steps, 1)), steps
 
   photos = sorted(benchmark.load_hr(args.hr_dir, scale), key=lambda sample: sample.gt.size)[: args.images or None]
   samples, shapes = degraded(photos, args.kernels_per_image, args.seed, scale, args.least)
-  solvers = pool.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
-  made = (benchmark.lr_image(solvers[0], sample, sample.kind, scale) for sample in samples)
+  solvers = pool.make_adapters(len(samples), sizes=benchmark.lr_sizes(samples, scale))
+  made = (benchmark.lr_image(solvers[0], sample, sample.degradation, scale) for sample in samples)
   taken = [camera.taken(lr, args.noise, args.jpeg) for lr in made]
   lrs = [photo.rgb for photo in taken]
   samples = [sample._replace(lr=images.to_uint8(lr)) for sample, lr in zip(samples, lrs)]
@@ -125,17 +127,17 @@ def main(argv: list[str]) -> None:
       compared.append(methods.bicubic())
     elif name == "bicubic_weights":
       none = kernel_files.load_degradation("bicubic")
-      compared.append(told(name, *network("spectral:x2_bicubic"), lambda image, kind=none: kind, noises))
+      compared.append(told(name, *network("spectral:x2_bicubic"), lambda image, degradation=none: degradation, noises))
     elif name == "bicubic_kernel":
       bicubic = Degradation(kernelgan.bicubic_kernel(scale), "direct")
-      compared.append(told(name, *network(args.weights), lambda image, kind=bicubic: kind, noises))
+      compared.append(told(name, *network(args.weights), lambda image, degradation=bicubic: degradation, noises))
     elif name == "true":
-      compared.append(told(name, *network(args.weights), {s.name: s.kind for s in samples}.__getitem__, noises))
+      compared.append(told(name, *network(args.weights), {s.name: s.degradation for s in samples}.__getitem__, noises))
     else:
-      kinds, more = estimates(name, samples, lrs, shapes, scale)
+      degradations, more = estimates(name, samples, lrs, shapes, scale)
       rows += more
       print(summary(more), flush=True)
-      compared.append(told(name, *network(args.weights), kinds.__getitem__, noises))
+      compared.append(told(name, *network(args.weights), degradations.__getitem__, noises))
   scores = benchmark.run(samples, {"random": None}, compared, scale, solvers)
   results = benchmark.summarise(tqdm.tqdm(scores, total=len(samples) * len(compared), disable=None), scale)
   table = markdown(results, rows)

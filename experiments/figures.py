@@ -24,7 +24,7 @@ from mzsr_jax.evaluation import benchmark, methods, metrics
 from mzsr_jax.evaluation.benchmark import Sample
 from mzsr_jax.images import Pixels
 from mzsr_jax.inference import pool
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
 flags.DEFINE_enum("figure", None, ["3", "4", "5", "6"], "of the paper", required=True)
@@ -48,9 +48,9 @@ METHODS = {
 ASSUMED = ("g02d", "g20d", "gani", "gani5")
 
 
-def adapted(solver: Solver, method: str, lr: np.ndarray, kind: Degradation, shown: Sequence[int]) -> list[Pixels]:
+def adapted(solver: TiledAdapter, method: str, lr: np.ndarray, degradation: Degradation, shown: Sequence[int]) -> list[Pixels]:
   """SR images after those numbers of steps, ascending."""
-  case = methods.Case("", "", lr, kind, SCALE)
+  case = methods.Case("", "", lr, degradation, SCALE)
   return [result.sr for result in methods.parse(METHODS[method], shown, SCALE).solve(solver, case)]
 
 
@@ -63,17 +63,17 @@ def available() -> list[str]:
   return [method for method in METHODS if method not in missing]
 
 
-def curves(samples: list[Sample], kind: Degradation, steps: int) -> tuple[list[dict], "object"]:
+def curves(samples: list[Sample], degradation: Degradation, steps: int) -> tuple[list[dict], "object"]:
   """Figure 3: rows of mean and standard deviation over images, and the plot."""
   from matplotlib import pyplot
 
-  solver = pool.make_solvers(1, sizes=benchmark.lr_sizes(samples, SCALE))[0]
-  lrs = [benchmark.lr_image(solver, sample, kind, SCALE) for sample in samples]
+  solver = pool.make_adapters(1, sizes=benchmark.lr_sizes(samples, SCALE))[0]
+  lrs = [benchmark.lr_image(solver, sample, degradation, SCALE) for sample in samples]
   rows = []
   figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
   for method in available():
     psnrs = np.array([
-        [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(solver, method, lr, kind, range(steps + 1))]
+        [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(solver, method, lr, degradation, range(steps + 1))]
         for s, lr in zip(samples, lrs)
     ])  # fmt: skip
     rows += [
@@ -88,19 +88,19 @@ def curves(samples: list[Sample], kind: Degradation, steps: int) -> tuple[list[d
   return rows, figure
 
 
-def pictures(figure: str, sample: Sample, kind: Degradation, steps: int, crop: int) -> tuple[list[dict], Pixels]:
+def pictures(figure: str, sample: Sample, degradation: Degradation, steps: int, crop: int) -> tuple[list[dict], Pixels]:
   """Figures 4 to 6: rows of PSNRs, and the picture."""
-  solver = Solver()
-  lr = benchmark.lr_image(solver, sample, kind, SCALE)
+  solver = TiledAdapter()
+  lr = benchmark.lr_image(solver, sample, degradation, SCALE)
   bicubic = solver.super_resolve(None, lr, SCALE)
   strips: list[dict[str, Pixels]] = []
   if figure == "4":
     for method in available():
-      start, one = adapted(solver, method, lr, kind, [0, 1])
+      start, one = adapted(solver, method, lr, degradation, [0, 1])
       strips.append({f"{method}, start": start, "1 step": one})
   elif figure == "5":
-    one, all_steps = adapted(solver, "MZSR", lr, kind, [1, steps])
-    (spectral,) = adapted(solver, "MZSR, spectral steps", lr, kind, [steps])
+    one, all_steps = adapted(solver, "MZSR", lr, degradation, [1, steps])
+    (spectral,) = adapted(solver, "MZSR, spectral steps", lr, degradation, [steps])
     mzsr = {"MZSR, 1 step": one, f"{steps} steps": all_steps, f"{steps} spectral steps": spectral}
     strips.append({"bicubic": bicubic, **mzsr, "truth": sample.gt})
   else:
@@ -122,9 +122,9 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   cli.start_jax()
   beside = outputs.check(".png")
-  samples, kind = benchmark.load_hr(args.hr_dir, SCALE), kernel_files.load_degradation(args.kernel)
+  samples, degradation = benchmark.load_hr(args.hr_dir, SCALE), kernel_files.load_degradation(args.kernel)
   if args.figure == "3":
-    rows, figure = curves(samples, kind, args.steps)
+    rows, figure = curves(samples, degradation, args.steps)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
     files.write_whole(beside, png.getbuffer(), args.overwrite)
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> None:
     if args.image is not None and args.image not in named:
       raise UserError(f"no image '{args.image}' in '{args.hr_dir}': name one of {', '.join(named)}")
     sample = named[args.image] if args.image else samples[0]
-    rows, picture = pictures(args.figure, sample, kind, args.steps, args.crop)
+    rows, picture = pictures(args.figure, sample, degradation, args.steps, args.crop)
     images.write_png(beside, picture, args.overwrite)
   outputs.write({"figure": args.figure, "kernel": args.kernel, "rows": rows}, allow_nan=True)
 

@@ -3,10 +3,9 @@
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d,gani
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d --noise=5 --noise_levels=0,auto,5
     python -m experiments.presets --hr_dir=Set14 --kernels=g20d --jpeg=75 --noise_levels=0,auto
-    python -m experiments.presets --hr_dir=Set14 --kernels=g20d --scale=3 --weights=multiscale --gradual
 
 Adaptations of several numbers of steps, each as it is and with what refines its result; with `--noise_levels`, adapted to
-sons of several noises; with `--gradual`, also by way of smaller scales. Times are of one image at a time, compiled before.
+sons of several noises. Times are of one image at a time, compiled before.
 """
 
 import time
@@ -19,7 +18,7 @@ from experiments.bench import timing
 from mzsr_jax import cli, files, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, metrics
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import enhance, kernel_files
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.enhance import Recipe
@@ -30,13 +29,12 @@ flags.DEFINE_list("kernels", ["g20d", "gani"], "that make the LR images")
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_string("weights", "spectral:conditioned_x2", "shipped name or .safetensors file, after 'spectral:' or not")
 flags.DEFINE_list("noise_levels", ["auto"], "noises that the adaptation assumes, of 255; auto: as estimated from each image")
-flags.DEFINE_bool("gradual", False, "also adapt by way of smaller scales")
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
 flags.DEFINE_string("out", None, "JSON file to write")
 camera.define_flags()
 cli.define_cache_flag()
 
-STEPS = (0, 1, 10, 20)
+STEPS = (0, 1, 10)
 # Labels to fields of `Recipe`.
 REFINEMENTS = {
     "": {},
@@ -47,7 +45,7 @@ REFINEMENTS = {
 }
 
 
-def measure(solver: Solver, photo: Photo, gt: np.ndarray, recipe: Recipe) -> list[dict]:
+def measure(solver: TiledAdapter, photo: Photo, gt: np.ndarray, recipe: Recipe) -> list[dict]:
   """A row for each number of steps and refinement."""
   rows, adapting = [], 0.0
   states = enhance.adapt(solver, photo.rgb, recipe, STEPS)
@@ -68,14 +66,14 @@ def means(rows: list[dict]) -> list[dict]:
   """The rows of the table: means over images, formatted."""
   groups = {}
   for row in rows:
-    groups.setdefault(tuple(row[key] for key in ("kernel", "way", "noise_level", "steps", "refinement")), []).append(row)
+    groups.setdefault(tuple(row[key] for key in ("kernel", "noise_level", "steps", "refinement")), []).append(row)
   mean = lambda group, key: np.mean([row[key] for row in group])
   return [
       {
-          "kernel": kernel, "way": way, "noise level": level, "steps": steps, "refinement": refinement,
+          "kernel": kernel, "noise level": level, "steps": steps, "refinement": refinement,
           "PSNR": f"{mean(group, 'psnr'):.2f}", "SSIM": f"{mean(group, 'ssim'):.4f}", "s": float(mean(group, "seconds")),
       }
-      for (kernel, way, level, steps, refinement), group in groups.items()
+      for (kernel, level, steps, refinement), group in groups.items()
   ]  # fmt: skip
 
 
@@ -92,25 +90,23 @@ def main(argv: list[str]) -> None:
   if args.out:
     files.check_writable(args.out, overwrite=True)
   cli.start_jax()
-  params, rates = weights.load_weights(args.weights), weights.load_inner_lrs(args.weights, STEPS[-1])
-  metadata = weights.read_metadata(args.weights)
-  weights.check_scale(metadata, args.scale)
+  loaded = weights.load(args.weights)
+  params, rates = loaded.params, loaded.inner_lrs(STEPS[-1])
+  loaded.check_scale(args.scale)
   samples = sorted(benchmark.load_hr(args.hr_dir, args.scale), key=lambda s: s.gt.size)[: args.images or None]
-  solver = Solver(sizes=benchmark.lr_sizes(samples, args.scale))
-  ways = {"": {}} | ({"gradual": {"via": enhance.gradual(metadata, args.scale)}} if args.gradual else {})
+  solver = TiledAdapter(sizes=benchmark.lr_sizes(samples, args.scale))
   rows = []
   for kernel in args.kernels:
-    kind = kernel_files.load_degradation(kernel)
+    degradation = kernel_files.load_degradation(kernel)
     for sample in samples:
-      photo = camera.taken(benchmark.lr_image(solver, sample, kind, args.scale), args.noise, args.jpeg)
-      solver.warm_up(params, photo.rgb.shape[:2], kind, args.scale, rates)
-      for way, fields in ways.items():
-        for name, level in levels.items():
-          told = enhance.with_noise(kind, photo, None if level == cli.AUTO else level)
-          recipe = Recipe(params, rates, told, args.scale, args.scale, **fields)
-          shared = {"kernel": kernel, "image": sample.name, "way": way, "noise_level": name, "noise_told": 255 * told.noise_std}
-          rows += [shared | row for row in measure(solver, photo, sample.gt, recipe)]
-  timing.report(f"means over {len(samples)} images", means(rows), args.out, images=rows, weights=weights.sha256(args.weights))
+      photo = camera.taken(benchmark.lr_image(solver, sample, degradation, args.scale), args.noise, args.jpeg)
+      solver.warm_up(params, photo.rgb.shape[:2], degradation, args.scale, rates)
+      for name, level in levels.items():
+        told = enhance.with_noise(degradation, photo, None if level == cli.AUTO else level)
+        recipe = Recipe(params, rates, told, args.scale, args.scale)
+        shared = {"kernel": kernel, "image": sample.name, "noise_level": name, "noise_told": 255 * told.noise_std}
+        rows += [shared | row for row in measure(solver, photo, sample.gt, recipe)]
+  timing.report(f"means over {len(samples)} images", means(rows), args.out, images=rows, weights=loaded.digest)
 
 
 if __name__ == "__main__":

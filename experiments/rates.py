@@ -17,7 +17,7 @@ from experiments.bench import timing
 from mzsr_jax import cli, files, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, metrics
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
 flags.DEFINE_string("weights", None, "shipped name or .safetensors file", required=True)
@@ -51,22 +51,23 @@ def main(argv: list[str]) -> None:
   schedules = {text: schedule(text, steps[-1]) for text in args.factors or ["1"]}
   if args.out:
     files.check_writable(args.out, overwrite=True)
-  params, rates = weights.load_weights(args.weights), weights.load_inner_lrs(args.weights, steps[-1])
+  loaded = weights.load(args.weights)
+  params, rates = loaded.params, loaded.inner_lrs(steps[-1])
   weights.check_network(params)
-  weights.check_scale(weights.read_metadata(args.weights), args.scale)
+  loaded.check_scale(args.scale)
   samples = benchmark.load_hr(args.hr_dir, args.scale)
   samples = sorted(samples, key=lambda sample: sample.gt.size)[: args.images or None]
-  solver = Solver(sizes=benchmark.lr_sizes(samples, args.scale))
+  solver = TiledAdapter(sizes=benchmark.lr_sizes(samples, args.scale))
   rows = []
   for kernel in args.kernels:
-    kind = kernel_files.load_degradation(kernel)
-    lrs = [benchmark.lr_image(solver, sample, kind, args.scale) for sample in samples]
+    degradation = kernel_files.load_degradation(kernel)
+    lrs = [benchmark.lr_image(solver, sample, degradation, args.scale) for sample in samples]
     for factor, factors in schedules.items():
       scaled = jax.tree.map(lambda rate: np.asarray(rate) * factors, rates)  # noqa: B023 (used at once)
       psnrs = []
       for sample, lr in zip(samples, lrs):
         try:
-          srs = solver.trajectory(params, lr, kind, steps, args.scale, scaled)
+          srs = solver.trajectory(params, lr, degradation, steps, args.scale, scaled)
         except UserError:  # too large a factor: that is what is being looked for
           psnrs.append([math.nan] * len(steps))
         else:
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
       means = np.mean(psnrs, axis=0)
       rows.append({"kernel": kernel, "factor": factor, **{f"{n} steps": f"{m:.2f}" for n, m in zip(steps, means)}})
       print(rows[-1], flush=True)
-  timing.report(f"PSNR-Y, dB, mean over {len(samples)} images", rows, args.out, weights=weights.sha256(args.weights))
+  timing.report(f"PSNR-Y, dB, mean over {len(samples)} images", rows, args.out, weights=loaded.digest)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from mzsr_jax import cli, files, images, provenance, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, methods
 from mzsr_jax.inference import pool
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
 _PAPER = pathlib.Path(__file__).with_name("paper.json")
@@ -86,7 +86,7 @@ def _check(cell: dict[str, Any]) -> None:
 def identity(cell: dict[str, Any]) -> str:
   """What a finished line must say for the cell to be done: its fields, and the hash of its weights."""
   name = methods.weights_of(cell["method"])
-  return json.dumps([cell, weights.sha256(name) if name else None])
+  return json.dumps([cell, weights.load(name).digest if name else None])
 
 
 def read_done(out: pathlib.Path) -> tuple[set[str], bytes]:
@@ -115,10 +115,10 @@ def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, A
     rows = [r for r in json.loads(_PAPER.read_text()) if all(r[key] == cell[key] for key in ("set", "kernel", "scale"))]
     unique = {row["method"]: {**row, "steps": 0} for row in rows if row["method"] != "bicubic"}
     return line | {"quoted": True, "results": list(unique.values())}
-  scale, kind = cell["scale"], kernel_files.load_degradation(cell["kernel"])
+  scale, degradation = cell["scale"], kernel_files.load_degradation(cell["kernel"])
   samples, solvers = _samples_and_solvers(folders[cell["set"]], scale, cell["images"])
   method = methods.parse(cell["method"], cell["steps"], scale)
-  scores = list(benchmark.run(samples, {cell["kernel"]: kind}, [method], scale, solvers, keep_crop))
+  scores = list(benchmark.run(samples, {cell["kernel"]: degradation}, [method], scale, solvers, keep_crop))
   results = benchmark.summarise(scores, scale)
   sizes = {sample.name: size for sample, size in zip(samples, benchmark.lr_sizes(samples, scale))}
   seconds = {(score.steps, score.image): score.seconds for score in scores}
@@ -130,9 +130,9 @@ def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, A
 
 
 @functools.lru_cache(maxsize=1)  # cells of a set follow one another: it is read, and solvers are warmed up, once
-def _samples_and_solvers(folder: str, scale: int, count: int | None) -> tuple[list[benchmark.Sample], list[Solver]]:
+def _samples_and_solvers(folder: str, scale: int, count: int | None) -> tuple[list[benchmark.Sample], list[TiledAdapter]]:
   samples = benchmark.load_hr(folder, scale)[:count]
-  return samples, pool.make_solvers(len(samples), sizes=benchmark.lr_sizes(samples, scale))
+  return samples, pool.make_adapters(len(samples), sizes=benchmark.lr_sizes(samples, scale))
 
 
 def crops_folder(out: pathlib.Path) -> pathlib.Path:

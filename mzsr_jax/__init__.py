@@ -3,14 +3,15 @@
     import mzsr_jax as mz
 
     params = mz.load_weights("x2_direct")
-    kernel = mz.load_degradation("g20d").kernel
+    degradation = mz.load_degradation("g20d")
     rates = mz.load_inner_lrs("x2_direct", 5)
-    adapted = mz.adapt(params, lr, kernel, scale=2, num_steps=5, inner_lrs=rates)
+    adapted = mz.adapt(params, lr, degradation, scale=2, inner_lrs=rates)
     sr = mz.super_resolve(adapted, lr, scale=2)
 
 Images are float32 RGB in [0, 1], (H, W, 3). `adapt` and `super_resolve` are pure and work under jax.jit, jax.vmap and
-jax.grad. `Solver` does the same for images of any size, many sizes and several devices, from the host. `mzsr_jax.core.maml` has
-the inner loop and the meta-loss for any network and loss. experiments/api.ipynb shows all of this at work.
+jax.grad. `TiledAdapter` does the same for images of any size, many sizes and several devices, from the host.
+`mzsr_jax.core.maml` has the inner loop and the meta-loss for any network and loss. experiments/api.ipynb shows all of this at
+work.
 """
 
 from mzsr_jax.core.adapt import adapt, lr_son, super_resolve
@@ -19,15 +20,15 @@ from mzsr_jax.core.inner_rules import Spectral
 from mzsr_jax.core.kernels import Degradation, gaussian
 from mzsr_jax.core.model import MZSRNet
 from mzsr_jax.errors import UserError
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo.kernel_files import load_degradation
 from mzsr_jax.weights import load_inner_lrs, load_weights, read_metadata, save_weights
 
 __all__ = [
     "Degradation",
     "MZSRNet",
-    "Solver",
     "Spectral",
+    "TiledAdapter",
     "UserError",
     "adapt",
     "degrade",

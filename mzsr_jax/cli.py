@@ -11,10 +11,9 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags
-from jaxtyping import PyTree
 
 from mzsr_jax import devices, weights
-from mzsr_jax.core import inner_rules, kernels
+from mzsr_jax.core import kernels
 from mzsr_jax.errors import UserError
 from mzsr_jax.photo import kernel_files
 
@@ -199,7 +198,7 @@ def use_compilation_cache() -> None:
 
 
 def memory_limit(lr_pixels: int, scale: float, pictures: int = 1) -> float | None:
-  """--memory_limit as `Solver` takes it, in bytes for windows; None leaves the choice to it.
+  """--memory_limit as `TiledAdapter` takes it, in bytes for windows; None leaves the choice to it.
 
   Args:
     lr_pixels: of the largest LR image.
@@ -224,8 +223,8 @@ def memory_limit(lr_pixels: int, scale: float, pictures: int = 1) -> float | Non
   return limit * 2**30 - besides
 
 
-def load_weights(num_steps: int) -> tuple[PyTree, dict[str, str], PyTree]:
-  """Parameters and metadata that --weights names, and learning rates of `num_steps` steps: --inner_lr, else their own.
+def load_weights() -> weights.Weights:
+  """The weights that --weights names; their rates are those of --inner_lr, where it is given.
 
   Raises:
     UserError: no --weights, or none that can be read.
@@ -233,10 +232,6 @@ def load_weights(num_steps: int) -> tuple[PyTree, dict[str, str], PyTree]:
   args = flags.FLAGS
   if not args.weights:
     raise UserError("--weights is missing: name shipped weights, or the path of a .safetensors file")
-  params, metadata = weights.load_weights(args.weights), weights.read_metadata(args.weights)
-  weights.check_network(params)
-  if args.inner_lr:
-    inner_lrs = inner_rules.rates_of(weights.inner_rule(metadata), weights.extend_schedule(args.inner_lr, num_steps))
-  else:
-    inner_lrs = weights.load_inner_lrs(args.weights, num_steps)
-  return params, metadata, inner_lrs
+  loaded = weights.load(args.weights)
+  weights.check_network(loaded.params)
+  return loaded._replace(rates=list(args.inner_lr)) if args.inner_lr else loaded

@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
 
   sizes = benchmark.lr_sizes(samples, args.scale)
   limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale, pictures=9)  # one of them as float64
-  solvers = pool.make_solvers(len(samples), limit, sizes=sizes)
+  solvers = pool.make_adapters(len(samples), limit, sizes=sizes)
   scores = benchmark.run(samples, degradations, chosen, args.scale, solvers)
   results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(labels)), args.scale)
   print(benchmark.table(results, args.metrics))
@@ -100,13 +100,13 @@ def main(argv: list[str]) -> None:
       **({"differences": differences} if args.compare_with else {}),
       "settings": {
           **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale", "kernel_shift")},
-          "subsample": {name: (kind or samples[0].kind).subsample for name, kind in degradations.items()},
+          "subsample": {name: (degradation or samples[0].degradation).subsample for name, degradation in degradations.items()},
           **method_settings,
           "device": jax.devices()[0].device_kind,
           "devices": jax.local_device_count(),
       },
       "versions": provenance.versions(),
-      "weights_sha256": weights.sha256(args.weights) if method_settings["weights"] else None,
+      "weights_sha256": weights.load(args.weights).digest if method_settings["weights"] else None,
   }
   files.write_whole(args.out, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(), args.overwrite)
 
@@ -159,13 +159,14 @@ def _methods(args: flags.FlagValues) -> tuple[list[methods.Method | _Folder], di
   chosen: list[methods.Method | _Folder] = []
   for name in names:
     if name == "mzsr":
-      params, metadata, inner_lrs = cli.load_weights(settings["steps"][-1])
-      weights.check_scale(metadata, args.scale)
+      loaded = cli.load_weights()
+      loaded.check_scale(args.scale)
+      inner_lrs = loaded.inner_lrs(settings["steps"][-1])
       settings["weights"] = args.weights
       rates = inner_rules.bare(inner_lrs)
-      settings["inner_rule"] = weights.inner_rule(metadata)
+      settings["inner_rule"] = loaded.inner_rule
       settings["inner_lrs"] = rates.tolist() if isinstance(rates, np.ndarray) else "learned, in the weights"
-      chosen.append(methods.mzsr(params, inner_lrs, settings["steps"]))
+      chosen.append(methods.mzsr(loaded.params, inner_lrs, settings["steps"]))
     elif name.startswith("folder:"):
       chosen.append(_folder(name))
     else:

@@ -1,7 +1,7 @@
 """Super-resolves photos: adapts the network to each image and its blur kernel, without any ground truth.
 
   python -m mzsr_jax.upscale -i photo.jpg                                   # x2, kernel estimated, to results/photo.jpg
-  python -m mzsr_jax.upscale -i photo.png -o out.png --kernel=g20d --scale=2 --preset=best
+  python -m mzsr_jax.upscale -i photo.png -o out.png --kernel=g20d --scale=2 --preset=real
   python -m mzsr_jax.upscale -i photos -o results --kernel=kernel.mat --suffix=x3 --scale=3 --ext=png
 """
 
@@ -16,11 +16,12 @@ from typing import NamedTuple
 import tqdm
 from absl import flags
 
-from mzsr_jax import cli, files, images, weights
-from mzsr_jax.core import kernels, resize
+from mzsr_jax import cli, files, images
+from mzsr_jax.core import resize
+from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference import pool
-from mzsr_jax.inference.tiled import Solver, work
+from mzsr_jax.inference.tiled import TiledAdapter, network_passes
 from mzsr_jax.photo import blind, enhance, kernel_files, refine
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.enhance import Recipe
@@ -31,7 +32,6 @@ EXTENSIONS = tuple(extension[1:] for extension in images.FORMATS)
 PRESETS = {
     None: {"steps": 10, "back_projection": 0},
     "fast": {"steps": 1, "back_projection": 10},
-    "best": {"steps": 20, "back_projection": 10},
     "real": {"steps": 10, "back_projection": 10},
 }
 
@@ -51,7 +51,7 @@ def define_flags() -> None:
   flags.DEFINE_string("suffix", "", "in a folder, results are called NAME_SUFFIX.EXT")
   flags.DEFINE_enum("ext", AUTO, (AUTO, *EXTENSIONS), "format of results in a folder; auto: that of the input")
   flags.DEFINE_integer(
-      "tile", 0, "largest side of the windows that an image is worked on in, LR pixels, about; 0: as the memory limit allows. "
+      "tile", 0, "largest side of the tiles that an image is worked on in, LR pixels, about; 0: as the memory limit allows. "
       "The result does not depend on it", short_name="t", lower_bound=0,
   )
   flags.DEFINE_string(
@@ -76,7 +76,6 @@ def define_flags() -> None:
       cli.NoiseLevelParser(), "noise_level", AUTO, "standard deviation of the photo's noise, of 255, or auto, which estimates "
       "it from the photo: the network adapts to sons that have as much", serializer=flags.ArgumentSerializer(),
   )
-  flags.DEFINE_bool("gradual", False, "adapt by way of smaller scales; for weights that know some")
 
 
 class Job(NamedTuple):
@@ -103,33 +102,30 @@ def main(argv: list[str]) -> None:
   cli.start_jax()
   estimates = args.kernel == AUTO
   jobs = plan([*args.input, *argv[1:]], args.output, args.comparison, args.overwrite, args.suffix, args.ext, estimates)
-  kind = None if estimates else kernel_files.load_degradation(args.kernel, args.subsample, args.kernel_shift)
-  subsample = kind.subsample if kind else args.subsample or "direct"
+  if estimates:
+    degradation = Degradation(None, args.subsample or "direct")
+  else:
+    degradation = kernel_files.load_degradation(args.kernel, args.subsample, args.kernel_shift)
   if not args.weights:
-    args.weights = enhance.choose_weights(args.scale, args.kernel, subsample)
-  if "steps" not in given and not enhance.gains_by_steps(args.weights):
+    args.weights = enhance.choose_weights(args.scale, args.kernel, degradation.subsample)
+  loaded = cli.load_weights()
+  if "steps" not in given and not enhance.benefits_from_adaptation(loaded):
     settings["steps"] = 0
-  params, metadata, inner_lrs = cli.load_weights(settings["steps"])
-  net_scale = enhance.network_scale(metadata, args.scale)
-  recipe = Recipe(
-      params, inner_lrs, kind, net_scale, args.scale,
-      further=weights.load_weights(enhance.FURTHER) if args.scale > net_scale else None,
-      via=enhance.gradual(metadata, net_scale) if args.gradual else (),
-      self_ensemble=args.self_ensemble, back_projection=settings["back_projection"],
+  noise_level = None if args.noise_level == AUTO else args.noise_level
+  recipe = enhance.make_recipe(
+      loaded, degradation, args.scale, settings["steps"], self_ensemble=args.self_ensemble,
+      back_projection=settings["back_projection"], noise_level=noise_level,
   )  # fmt: skip
   shown = sorted({0, min(1, settings["steps"]), settings["steps"]}) if args.comparison else [settings["steps"]]
 
-  solvers = _solvers(jobs, recipe, len(shown) if args.comparison else 0)
-  noise_level = None if args.noise_level == AUTO else args.noise_level
-  make = functools.partial(
-      _run, recipe=recipe, subsample=subsample, noise_level=noise_level, shown=shown, overwrite=args.overwrite
-  )
+  adapters = _adapters(jobs, recipe, len(shown) if args.comparison else 0)
+  make = functools.partial(_run, recipe=recipe, shown=shown, overwrite=args.overwrite)
   failures = 0
   with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
     progress = _Progress(bar, recipe, shown)
-    for solver in solvers:
-      solver.done = progress.passes
-    for job, result in zip(jobs, pool.spread(functools.partial(_reported, make), jobs, solvers)):
+    for adapter in adapters:
+      adapter.on_progress = progress.passes
+    for job, result in zip(jobs, pool.map_images(functools.partial(_reported, make), jobs, adapters)):
       progress.image()
       if isinstance(result, UserError):
         if len(jobs) == 1:
@@ -146,12 +142,13 @@ class _Progress:
   """Moves a bar by parts of images, as far as their work can be foretold, and by whole ones."""
 
   def __init__(self, bar: tqdm.tqdm, recipe: Recipe, shown: Sequence[int]):
-    turns = len(list(refine.turns(recipe.kind, recipe.net_scale))) if recipe.self_ensemble and recipe.kind else 1
+    known = recipe.degradation.kernel is not None
+    turns = len(list(refine.turns(recipe.degradation, recipe.net_scale))) if recipe.self_ensemble and known else 1
     self._bar, self._lock, self._images = bar, threading.Lock(), 0
-    self._work = work(shown[-1] * (1 + len(recipe.via)), len(shown) * turns, recipe.net_scale)
+    self._work = network_passes(shown[-1], len(shown) * turns, recipe.net_scale)
 
   def passes(self, count: float) -> None:
-    with self._lock:  # several solvers work in threads
+    with self._lock:  # several adapters work in threads
       self._bar.update(min(count / self._work, self._bar.total - self._bar.n))
 
   def image(self) -> None:
@@ -160,8 +157,8 @@ class _Progress:
       self._bar.update(max(self._images - self._bar.n, 0))
 
 
-def _solvers(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[Solver]:
-  """Solvers for the images; of several, the sizes are announced, so that few programs do for all."""
+def _adapters(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[TiledAdapter]:
+  """Adapters for the images; of several, the sizes are announced, so that few programs do for all."""
   sizes = [size for job in jobs if (size := images.image_size(job.source))]
   # In pictures of 8 bits: a comparison holds bicubic, every panel, and twice the strip of them all; what is refined is held in
   # float32, with the sum of an ensemble, and some ten arrays of one channel in back-projection.
@@ -169,56 +166,48 @@ def _solvers(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[Solver]:
   refined = recipe.self_ensemble or recipe.back_projection or recipe.scale != recipe.net_scale
   pictures += (8 + 13 * bool(recipe.back_projection)) if refined else 0
   limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), max(recipe.scale, recipe.net_scale), pictures)
-  solvers = pool.make_solvers(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
-  for solver in solvers:
+  adapters = pool.make_adapters(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
+  for adapter in adapters:
     if flags.FLAGS.tile:
-      solver.limit_windows(resize.enlarged_size(flags.FLAGS.tile, recipe.net_scale))
-  return solvers
+      adapter.limit_tiles(resize.enlarged_size(flags.FLAGS.tile, recipe.net_scale))
+  return adapters
 
 
-def _reported(make, solver: Solver, job: Job) -> str | UserError:
+def _reported(make, adapter: TiledAdapter, job: Job) -> str | UserError:
   """What `make` returns, or the error that it raises: one bad image is no reason to drop the others."""
   try:
-    return make(solver, job)
+    return make(adapter, job)
   except UserError as e:
     return e
 
 
-def _run(
-    solver: Solver,
-    job: Job,
-    *,
-    recipe: Recipe,
-    subsample: str,
-    noise_level: float | None,
-    shown: Sequence[int],
-    overwrite: bool,
-) -> str:
+def _run(adapter: TiledAdapter, job: Job, *, recipe: Recipe, shown: Sequence[int], overwrite: bool) -> str:
   """Makes one image; returns a line about it."""
   start = time.perf_counter()
   photo = photo_file.read(job.source)
   file_format = images.FORMATS[job.output.suffix.lower()]
   photo_file.check_format(photo, file_format)
-  told = ""
-  if job.kernel:
-    estimate = blind.estimate(photo.rgb, recipe.net_scale, subsample)
-    blind.save(estimate, job.kernel, overwrite)
-    recipe = recipe._replace(kind=kernels.Degradation(estimate.kernel, subsample))
-    told = f", {estimate.text}"
-  recipe = recipe._replace(kind=enhance.with_noise(recipe.kind, photo, noise_level))
-  told += f", noise of {255 * recipe.kind.noise_std:.1f}"
   panels = {}
-  for steps, params in zip(shown, enhance.adapt(solver, photo.rgb, recipe, shown)):
-    result = enhance.enlarge(solver, params, photo, recipe)
-    if job.comparison:
-      panels[f"step {steps}"] = photo_file.on_white(result)
-  files.write_whole(job.output, photo_file.encode(result, file_format), overwrite)
+  for event in enhance.run(adapter, photo, recipe, shown):
+    match event:
+      case enhance.Estimated(recipe, estimate):
+        about = f", {estimate.text}" if estimate else ""
+        if estimate:
+          blind.save(estimate, job.kernel, overwrite)
+        if job.comparison:
+          panels["bicubic"] = photo_file.on_white(enhance.enlarge(adapter, None, photo, recipe))
+      case enhance.Adapted(step, params):
+        if job.comparison and step != shown[-1]:
+          panels[f"step {step}"] = photo_file.on_white(enhance.enlarge(adapter, params, photo, recipe))
+      case enhance.Enlarged(result):
+        files.write_whole(job.output, photo_file.encode(result, file_format), overwrite)
   if job.comparison:
-    panels = {"bicubic": photo_file.on_white(enhance.enlarge(solver, None, photo, recipe)), **panels}
+    panels[f"step {shown[-1]}"] = photo_file.on_white(result)
     images.write_png(job.comparison, images.side_by_side(list(panels.values()), list(panels)), overwrite)
   (height, width), (sr_height, sr_width) = photo.rgb.shape[:2], result.rgb.shape[:2]
   sizes = f"{width}x{height} -> {sr_width}x{sr_height}"
-  return f"{job.output}: {sizes}, {shown[-1]} steps, {time.perf_counter() - start:.1f} s{told}"
+  about += f", noise of {255 * recipe.degradation.noise_std:.1f}"
+  return f"{job.output}: {sizes}, {shown[-1]} steps, {time.perf_counter() - start:.1f} s{about}"
 
 
 def plan(

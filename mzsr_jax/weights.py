@@ -1,17 +1,18 @@
 """Named parameter files: safetensors with what they were trained on in the header."""
 
+import functools
 import hashlib
 import json
 import math
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jaxtyping import Float, PyTree
 
@@ -52,59 +53,101 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
   raise UserError(f"no weights '{name_or_path}': neither a file nor one of {', '.join(names()) or 'the shipped names'}")
 
 
-def load_weights(name_or_path: str | os.PathLike) -> Params:
-  """Reads parameters.
+class Weights(NamedTuple):
+  """What a weights file holds, read and hashed once.
+
+  Attributes:
+    params: nested dict of float32 arrays, {"conv1": {"kernel": (3, 3, 3, 64), "bias": (64,)}, ...}; of conditioned parameters,
+      with one more entry (`conditioning.KEY`).
+    inner_rule: how they are to be adapted, one of `inner_rules.RULES`.
+    rates: learning rates of the steps that the file knows: a list for all parameters, or where training learned them a tree
+      of lists, shaped like the parameters.
+    metadata: what the file says of itself, see `save_weights`.
+    digest: SHA-256 of the file, hex.
+  """
+
+  params: Params
+  inner_rule: str
+  rates: list[float] | PyTree
+  metadata: dict[str, str]
+  digest: str
+
+  @property
+  def scales(self) -> list[float]:
+    """Scale factors that the weights were trained for; empty where they do not say."""
+    return _numbers(self.metadata, "scales")
+
+  def inner_lrs(self, num_steps: int) -> Rates | Spectral:
+    """Learning rates for the first `num_steps` steps of the meta-test; beyond those that the weights know, the last repeats.
+
+    Returns:
+      (num_steps,) float32, or a tree shaped like the parameters with a (num_steps,) array for each leaf; `Spectral`, where
+      training stepped like that, or where the name began with `SPECTRAL`.
+    """
+    extended = jax.tree.map(lambda lrs: extend_schedule(lrs, num_steps), self.rates, is_leaf=lambda x: isinstance(x, list))
+    return inner_rules.rates_of(self.inner_rule, extended)
+
+  def check_scale(self, scale: float) -> None:
+    """Raises UserError where the weights were not trained for `scale`; a list of scales covers all between its ends."""
+    known = self.scales
+    if known and not min(known) <= scale <= max(known):
+      trained = f"x{known[0]:g}" if len(known) == 1 else f"x{min(known):g} to x{max(known):g}"
+      raise UserError(f"scale {scale:g} does not fit these weights, trained for {trained}: choose other weights or scale")
+
+
+def load(name_or_path: str | os.PathLike) -> Weights:
+  """Reads weights.
 
   Args:
-    name_or_path: shipped name, such as "x2_direct", or the path of a .safetensors file; `SPECTRAL` before it changes nothing
-      of the parameters.
-
-  Returns:
-    Nested dict of float32 arrays, {"conv1": {"kernel": (3, 3, 3, 64), "bias": (64,)}, ...}; of conditioned parameters, with
-    one more entry (`conditioning.KEY`).
+    name_or_path: shipped name, such as "x2_direct", or the path of a .safetensors file. `SPECTRAL` before it changes how they
+      are to be adapted, not the parameters.
 
   Raises:
-    UserError: no such file, not a safetensors file, or not the parameters of this network.
+    UserError: no such file, not a safetensors file, not the parameters of this network, damaged metadata, or steps of a rule
+      that this version does not know.
   """
-  flat = {key: value for key, value in _read(name_or_path)[0].items() if not key.startswith(_RATES)}
+  path = resolve(name_or_path)
+  stat = path.stat()
+  return _load(path, os.fspath(name_or_path).startswith(SPECTRAL), stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _load(path: pathlib.Path, spectral: bool, *_) -> Weights:
+  tensors, metadata, digest = _read(path)
+  flat = {key: value for key, value in tensors.items() if not key.startswith(_RATES)}
   own = [key for key in flat if not key.startswith(f"{conditioning.KEY}.")]
   if not own or any(key.partition(".")[2] not in ("kernel", "bias") for key in own):
-    raise UserError(f"weights '{name_or_path}' do not hold the parameters of this network (names such as conv1.kernel)")
-  return _nest(flat)
-
-
-def load_arrays(name_or_path: str | os.PathLike) -> dict:
-  """All that a file holds, of whatever network, as a nested dict. Raises UserError as `load_weights`."""
-  return _nest(_read(name_or_path)[0])
-
-
-def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates | Spectral:
-  """Learning rates for the first `num_steps` steps of the meta-test; beyond those that the weights know, the last repeats.
-
-  Returns:
-    (num_steps,) float32; or, where training learned them, a tree shaped like the parameters with a (num_steps,) array for
-    each leaf. Weights that know none get the paper's alpha, 0.01. `Spectral`, where training stepped like that, or where the
-    name begins with `SPECTRAL`.
-
-  Raises:
-    UserError: no such file, not a safetensors file, or steps of a kind that this version does not know.
-  """
-  tensors, metadata = _read(name_or_path)
-  learned = {k.removeprefix(_RATES): v.tolist() for k, v in tensors.items() if k.startswith(_RATES)}
-  if learned:
-    rates = _nest({key: extend_schedule(lrs, num_steps) for key, lrs in learned.items()})
-  else:
-    rates = extend_schedule(_numbers(metadata, "inner_lrs") or [0.01], num_steps)
-  return inner_rules.rates_of(inner_rule(metadata), rates)
-
-
-def inner_rule(metadata: dict[str, str]) -> str:
-  """How weights are to be adapted, one of `inner_rules.RULES`. Raises UserError where this version does not know it."""
+    raise UserError(f"weights '{path}' do not hold the parameters of this network (names such as conv1.kernel)")
+  learned = {key.removeprefix(_RATES): value.tolist() for key, value in tensors.items() if key.startswith(_RATES)}
   rule = metadata.get("inner_rule", "gradient")
   if rule not in inner_rules.RULES:
     known = ", ".join(inner_rules.RULES)
     raise UserError(f"weights are to be adapted by the rule '{rule}', and this version knows {known} alone")
-  return rule
+  if spectral and rule != "spectral":
+    rule, learned = "spectral", {}
+    metadata |= {"inner_rule": rule, "inner_lrs": json.dumps([SPECTRAL_RATE])}
+  rates = flax.traverse_util.unflatten_dict(learned, sep=".") if learned else _numbers(metadata, "inner_lrs") or [0.01]
+  return Weights(_nest(flat), rule, rates, metadata, digest)
+
+
+def load_weights(name_or_path: str | os.PathLike) -> Params:
+  """The parameters of `load`."""
+  return load(name_or_path).params
+
+
+def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates | Spectral:
+  """The rates of `load`, see `Weights.inner_lrs`."""
+  return load(name_or_path).inner_lrs(num_steps)
+
+
+def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
+  """The metadata of `load`."""
+  return dict(load(name_or_path).metadata)
+
+
+def load_arrays(name_or_path: str | os.PathLike) -> dict:
+  """All that a file holds, of whatever network, as a nested dict. Raises UserError where there is none, or it is damaged."""
+  return _nest(_read(resolve(name_or_path))[0])
 
 
 def extend_schedule(lrs: Sequence[float], num_steps: int) -> Float[np.ndarray, " n"]:
@@ -118,7 +161,9 @@ def save_weights(path: str | os.PathLike, params: Params, metadata: dict[str, st
   Args:
     path: of the .safetensors file; its folder is made.
     params: nested dict of arrays.
-    metadata: strings; see `read_metadata` for what the programs use.
+    metadata: strings, among them "stage" (pretrain or meta), "scales" (JSON list), "subsample", "inner_lrs" (JSON list:
+      learning rate of each step of the meta-test, the last one repeating), "inner_rule" (one of `inner_rules.RULES`; gradient
+      steps where it is missing), "steps", "data", "config" (JSON), "commit".
     inner_lrs: learned rates of the inner steps, shaped like `params` with an axis of steps.
   """
   flat = flax.traverse_util.flatten_dict(params, sep=".")
@@ -129,46 +174,23 @@ def save_weights(path: str | os.PathLike, params: Params, metadata: dict[str, st
   files.write_whole(path, data, overwrite=True)
 
 
-def _read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """Arrays and metadata of a file. Raises UserError where there is none or it is damaged."""
-  path = resolve(name_or_path)
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str], str]:
+  """Arrays, metadata and digest of a file. Raises UserError where it is damaged."""
   try:
-    with safetensors.safe_open(path, framework="numpy") as f:
-      tensors, metadata = {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}
+    content = path.read_bytes()
+    tensors = safetensors.numpy.load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
   except Exception as e:  # safetensors raises its own error type and OSError alike
     raise UserError(f"weights '{path}' cannot be read: {e}") from e
+  metadata = dict(header.get("__metadata__") or {})
   expected = metadata.pop(_DIGEST, None)
   if expected is not None and expected != provenance.digest([tensors, metadata]):
     raise UserError(f"weights '{path}' are damaged: their content does not have the checksum that they were written with")
-  if os.fspath(name_or_path).startswith(SPECTRAL) and metadata.get("inner_rule") != "spectral":
-    tensors = {key: value for key, value in tensors.items() if not key.startswith(_RATES)}
-    metadata |= {"inner_rule": "spectral", "inner_lrs": json.dumps([SPECTRAL_RATE])}
-  return tensors, metadata
+  return tensors, metadata, hashlib.sha256(content).hexdigest()
 
 
 def _nest(flat: dict[str, np.ndarray]) -> dict:
   return jax.tree.map(jnp.asarray, flax.traverse_util.unflatten_dict(flat, sep="."))
-
-
-def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
-  """What the weights say of themselves.
-
-  Returns:
-    Strings, among them "stage" (pretrain or meta), "scales" (JSON list), "subsample", "inner_lrs" (JSON list: meta-test
-    learning rate of each step, the last one repeating), "inner_rule" (one of `inner_rules.RULES`; gradient steps where it is
-    missing), "steps", "data", "config" (JSON), "commit".
-  """
-  return _read(name_or_path)[1]
-
-
-def sha256(name_or_path: str | os.PathLike) -> str:
-  """Hex digest of the weights file."""
-  return hashlib.sha256(resolve(name_or_path).read_bytes()).hexdigest()
-
-
-def scales(metadata: dict[str, str]) -> list[float]:
-  """Scale factors that the weights were trained for; empty where they do not say. Raises UserError for damaged metadata."""
-  return _numbers(metadata, "scales")
 
 
 def _numbers(metadata: dict[str, str], key: str) -> list[float]:
@@ -190,11 +212,3 @@ def check_network(params: Params, model: MZSRNet = NET) -> None:
   expected = jax.eval_shape(initial)
   if shapes(params) != shapes(expected):
     raise UserError(f"the weights have another shape than the network of {model.depth} layers and {model.features} channels")
-
-
-def check_scale(metadata: dict[str, str], scale: float) -> None:
-  """Raises UserError where the weights were not trained for `scale`; a list of scales covers all between its ends."""
-  known = scales(metadata)
-  if known and not min(known) <= scale <= max(known):
-    trained = f"x{known[0]:g}" if len(known) == 1 else f"x{min(known):g} to x{max(known):g}"
-    raise UserError(f"scale {scale:g} does not fit these weights, trained for {trained}: choose other weights or scale")

@@ -12,7 +12,7 @@ from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import conditioning, degradation, kernels, model, tasks
 from mzsr_jax.core.inner_rules import Spectral
 from mzsr_jax.errors import UserError
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import enhance, kernel_files
 from mzsr_jax.training import loop
 from mzsr_jax.training import step as step_lib
@@ -50,8 +50,8 @@ def test_each_kernel_scale_and_noise_then_has_its_own(conditioned):
   other = kernel_files.load_degradation("g20d").kernel
   made = conditioning.start(conditioned, KIND.kernel, 2)
   assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, NET)
-  others = [(other, 2), (KIND.kernel, 2.5), (KIND.kernel, 2, 0.02)]
-  assert min(gap(made, conditioning.start(conditioned, *kind)) for kind in others) > 1e-3
+  others = [(other, 2), (KIND.kernel, 2.5), (KIND.replace(noise_std=0.02), 2)]
+  assert min(gap(made, conditioning.start(conditioned, *degradation)) for degradation in others) > 1e-3
   assert gap(made, conditioning.start(conditioned, np.pad(KIND.kernel, 3), 2)) < 1e-6
 
 
@@ -82,10 +82,10 @@ def test_sharp_and_round_kernels_have_finite_derivatives(kernel):
 
 @pytest.mark.parametrize("rates", [np.float32([0.02, 0.01]), Spectral(np.float32([0.04, 0.04]))])
 def test_all_of_the_meta_test_begins_at_what_they_are_for_the_kernel(conditioned, rates):
-  begun, solver = conditioning.start(conditioned, KIND.kernel, 2), Solver()
-  jax.tree.map(np.testing.assert_array_equal, adapt_lib.adapt(conditioned, LR, KIND.kernel, 2, 0), begun)
-  expected = adapt_lib.adapt(begun, LR, KIND.kernel, 2, 2, rates)
-  assert gap(adapt_lib.adapt(conditioned, LR, KIND.kernel, 2, 2, rates), expected) < 1e-6
+  begun, solver = conditioning.start(conditioned, KIND.kernel, 2), TiledAdapter()
+  jax.tree.map(np.testing.assert_array_equal, adapt_lib.adapt(conditioned, LR, KIND, 2, num_steps=0), begun)
+  expected = adapt_lib.adapt(begun, LR, KIND, 2, rates)
+  assert gap(adapt_lib.adapt(conditioned, LR, KIND, 2, rates), expected) < 1e-6
   assert gap(solver.adapt(conditioned, LR, KIND, 2, rates), expected) < 1e-4
   assert solver.error(conditioned, LR, KIND, 2) == pytest.approx(solver.error(begun, LR, KIND, 2), rel=1e-5)
   solver.warm_up(conditioned, LR.shape[:2], KIND, 2, rates)
@@ -97,7 +97,7 @@ def test_all_of_the_meta_test_begins_at_what_they_are_for_the_kernel(conditioned
 def test_they_may_be_batched_over_kernels_and_differentiated(conditioned):
   names = ["g20d", "gani"]
   stacked = jnp.stack([kernel_files.load_degradation(name).kernel for name in names])
-  run = lambda kernel: adapt_lib.super_resolve(adapt_lib.adapt(conditioned, LR, kernel, 2, 1, 0.01), LR, 2)
+  run = lambda kernel: adapt_lib.super_resolve(adapt_lib.adapt(conditioned, LR, kernel, 2, 0.01, 1), LR, 2)
   both = jax.jit(jax.vmap(run))(stacked)
   np.testing.assert_allclose(both, [run(kernel) for kernel in stacked], atol=1e-4)
   slope = jax.grad(lambda kernel: conditioning.start(conditioned, kernel, 2)["conv4"]["kernel"].sum())(stacked[1])
@@ -124,16 +124,17 @@ def test_training_is_told_the_kernels_that_its_patches_were_blurred_by():
   distribution = tasks.Distribution(degradation.Degrader(31, (1.0,), "direct"), "gaussian")
   numbers, key = jnp.arange(3, 8), jax.random.key(0)
   blurred = tasks.sample(key, patches, distribution, numbers).inputs[:, 0, 8:-8, 8:-8, 0]
-  told = tasks.sample_kinds(key, distribution, numbers)
-  np.testing.assert_allclose(told.kernel[:, ::-1, ::-1], blurred, atol=1e-6)  # correlation turns it
-  assert (told.scale == 1).all() and (told.noise_std == 0).all() and gap(told.kernel[0], told.kernel[1]) > 1e-3
+  told = tasks.sample_degradations(key, distribution, numbers)
+  np.testing.assert_allclose(told.degradation.kernel[:, ::-1, ::-1], blurred, atol=1e-6)  # correlation turns it
+  assert (told.scale == 1).all() and (told.degradation.noise_std == 0).all()
+  assert gap(told.degradation.kernel[0], told.degradation.kernel[1]) > 1e-3
 
 
 def test_training_is_told_the_noise_of_its_patches_which_half_of_the_tasks_have():
   patches = np.full((200, 1, 32, 32, 3), 128, np.uint8)
   distribution = tasks.Distribution(degradation.Degrader(32, (1.0,), "direct"), "bicubic", max_noise_std=0.06)
   lr = tasks.sample(jax.random.key(0), patches, distribution).inputs
-  told = tasks.sample_kinds(jax.random.key(0), distribution, jnp.arange(200)).noise_std
+  told = tasks.sample_degradations(jax.random.key(0), distribution, jnp.arange(200)).degradation.noise_std
   np.testing.assert_allclose(lr.std(axis=(1, 2, 3, 4)), told, rtol=0.08, atol=1e-6)
   assert 0.4 < (told == 0).mean() < 0.6 and 0.05 < told.max() <= 0.06
 
@@ -142,7 +143,7 @@ CASES = {
     "blind": (conditioned_x2, {}),
     "blind, one kernel": (conditioned_x2, {"degradation.kernels": "bicubic"}),
     "maml": (meta_x2, {"meta.learn_inner_lrs": True}),
-    "maml, sons": (meta_x2, {"meta.support": "sons", "meta.inner_rule": "spectral"}),
+    "maml, sons": (meta_x2, {"meta.support": "lr_sons", "meta.inner_rule": "spectral"}),
     "reptile": (meta_reptile, {}),
 }
 
@@ -166,11 +167,12 @@ def test_a_blind_step_is_the_mean_over_patches_of_each_ones_gradient():
   key, numbers = jax.random.fold_in(jax.random.key(0), 1), jnp.arange(4)
   distribution = step_lib._distribution(config)
   pairs = tasks.sample(key, patches[:, None], distribution, numbers)
-  kinds = tasks.sample_kinds(key, distribution, numbers)
+  drawn = tasks.sample_degradations(key, distribution, numbers)
+  own = lambda i: jax.tree.map(lambda x: x[i], drawn)
 
   def loss(params):
     each = [
-        adapt_lib.l1(conditioning.start(params, *(x[i] for x in kinds)), pairs.inputs[i], pairs.targets[i], net)
+        adapt_lib.l1(conditioning.start(params, *own(i)), pairs.inputs[i], pairs.targets[i], net)
         for i in range(4)
     ]
     return sum(each) / 4

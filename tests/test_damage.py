@@ -24,17 +24,17 @@ MUTATIONS = 200
 def mutated(content: bytes, seed: int) -> bytes:
   """Cut off, bits turned, a stretch zeroed or doubled, or replaced by something else altogether."""
   rng = np.random.default_rng(seed)
-  kind, data = seed % 6, bytearray(content)
+  degradation, data = seed % 6, bytearray(content)
   start, length = int(rng.integers(len(data))), int(rng.integers(1, 64))
-  if kind == 0:
+  if degradation == 0:
     return bytes(data[:start])
-  if kind == 1:
+  if degradation == 1:
     data[start] ^= 1 << int(rng.integers(8))
-  elif kind == 2:
+  elif degradation == 2:
     data[start : start + length] = bytes(length)
-  elif kind == 3:
+  elif degradation == 3:
     data[start:start] = data[start : start + length]
-  elif kind == 4:
+  elif degradation == 4:
     data[: 16 * length] = rng.bytes(min(16 * length, len(data)))
   else:
     return rng.bytes(length)
@@ -60,7 +60,7 @@ def test_weights_are_whole_or_refused(tmp_path):
     head, body = content[:header], content[header:]
     path.write_bytes(mutated(head, seed) + body if seed % 2 else head + mutated(body, seed))
     try:
-      loaded = weights.load_weights(path), weights.load_inner_lrs(path, 2), weights.scales(weights.read_metadata(path))
+      loaded = weights.load_weights(path), weights.load_inner_lrs(path, 2), weights.load(path).scales
     except UserError as e:
       assert "w.safetensors" in str(e) or "metadata" in str(e)
       refused += 1

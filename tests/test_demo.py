@@ -25,8 +25,8 @@ from test_report import _Browser
 from mzsr_jax import images, weights
 from mzsr_jax.demo import __main__ as demo
 from mzsr_jax.demo import jobs
-from mzsr_jax.demo.jobs import AUTO, CUSTOM, FILE, MAX_STEPS, Limits, Order, Workshop
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.demo.jobs import AUTO, CUSTOM, FILE, JobManager, JobRequest, Limits
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import blind, enhance, kernel_files
 from mzsr_jax.photo import file as photo_file
 
@@ -36,42 +36,42 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
-def workshop(tmp_path):
-  return Workshop(tmp_path / "files", Limits(0.01, 100))
+def manager(tmp_path):
+  return JobManager(tmp_path / "files", Limits(0.01, 100))
 
 
-def give(workshop, name, data) -> pathlib.Path:
+def give(manager, name, data) -> pathlib.Path:
   """A file, as an upload leaves it."""
-  path = workshop.folder / os.urandom(8).hex() / name
+  path = manager.folder / os.urandom(8).hex() / name
   path.parent.mkdir()
   path.write_bytes(data)
   return path
 
 
-def give_photo(workshop, name="photo.png", size=(20, 24), **fields) -> pathlib.Path:
+def give_photo(manager, name="photo.png", size=(20, 24), **fields) -> pathlib.Path:
   y, x = np.mgrid[: size[0], : size[1]] / 5
   rgb = (0.5 + 0.3 * np.stack([np.sin(x + y), np.cos(x), np.sin(y)], -1)).astype(np.float32)
-  return give(workshop, name, photo_file.encode(photo_file.Photo(rgb, **fields), images.FORMATS[pathlib.Path(name).suffix]))
+  return give(manager, name, photo_file.encode(photo_file.Photo(rgb, **fields), images.FORMATS[pathlib.Path(name).suffix]))
 
 
-def left(workshop) -> list[str]:
-  return sorted(path.name for path in workshop.folder.rglob("*") if path.is_file())
+def left(manager) -> list[str]:
+  return sorted(path.name for path in manager.folder.rglob("*") if path.is_file())
 
 
-def run(workshop, order, visit="a") -> list:
-  workshop.begin(visit)
-  return list(workshop.run(visit, order))
+def run(manager, wanted, visit="a") -> list:
+  manager.begin(visit)
+  return list(manager.run(visit, wanted))
 
 
-def test_a_job_from_photo_to_file(workshop):
+def test_a_job_from_photo_to_file(manager):
   alpha = np.tile(np.linspace(0, 1, 24, dtype=np.float32), (20, 1))
   metadata = photo_file.Metadata(texts=(("Author", "me"),))
-  source = give_photo(workshop, bits=16, alpha=alpha, metadata=metadata)
-  line, preview = workshop.look("a", source)
+  source = give_photo(manager, bits=16, alpha=alpha, metadata=metadata)
+  line, preview = manager.look("a", source)
   assert line == "photo.png: 24×20, 16 bits, transparency." and images.image_size(preview) == (20, 24)
-  workshop.begin("a")
+  manager.begin("a")
   seen = []
-  for view in workshop.run("a", Order(source, "g20d", steps=2, noise_level=1)):
+  for view in manager.run("a", JobRequest(source, "g20d", steps=2, noise_level=1)):
     assert not view.failed and all(images.image_size(path) == (40, 48) for path in view.pair)
     seen.append(view)
   assert [re.sub(r", [\d.]+ s$", "", view.status) for view in seen] == [
@@ -83,37 +83,37 @@ def test_a_job_from_photo_to_file(workshop):
 
   photo, params = photo_file.read(source), weights.load_weights(CHOSEN)
   rates = weights.load_inner_lrs(CHOSEN, 2)
-  kind = kernel_files.load_degradation("g20d")._replace(noise_std=1 / 255)
-  recipe = enhance.Recipe(params, rates, kind, 2.0, 2.0)
-  solver = Solver()
+  degradation = kernel_files.load_degradation("g20d").replace(noise_std=1 / 255)
+  recipe = enhance.Recipe(params, rates, degradation, 2.0, 2.0)
+  solver = TiledAdapter()
   (adapted,) = enhance.adapt(solver, photo.rgb, recipe, [2])
   assert seen[-1].result.name == "photo_x2.png"
   assert seen[-1].result.read_bytes() == photo_file.encode(enhance.enlarge(solver, adapted, photo, recipe), "PNG")
   result = photo_file.read(seen[-1].result)
   assert result.bits == 16 and result.alpha is not None and result.metadata.texts == metadata.texts
-  assert left(workshop) == ["bicubic.png", "kernel.png", "photo.png", "photo.png", "photo_x2.png", "step_1.png", "step_2.png"]
+  assert left(manager) == ["bicubic.png", "kernel.png", "photo.png", "photo.png", "photo_x2.png", "step_1.png", "step_2.png"]
 
   # The next photo takes the place of this one, and nothing is left of a page that is closed.
-  workshop.look("a", give_photo(workshop, "next.jpg"))
+  manager.look("a", give_photo(manager, "next.jpg"))
   assert not source.exists()
-  workshop.leave("a")
-  assert not list(workshop.folder.iterdir())
+  manager.leave("a")
+  assert not list(manager.folder.iterdir())
 
 
-def test_the_estimated_kernel_can_be_taken_along(workshop, tmp_path):
-  views = run(workshop, Order(give_photo(workshop, "photo.jpg"), AUTO, steps=0, scale=1.5, self_ensemble=True, png=True))
+def test_the_estimated_kernel_can_be_taken_along(manager, tmp_path):
+  views = run(manager, JobRequest(give_photo(manager, "photo.jpg"), AUTO, steps=0, scale=1.5, self_ensemble=True, png=True))
   assert views[0].status.startswith("Estimating") and views[-1].result.name == "photo_x1.5.png", views
   assert images.image_size(views[-1].result) == (30, 36)
   kernel = kernel_files.read_kernel(views[-1].kernel_file)
-  photo = photo_file.read(next(workshop.folder.glob("*/photo.jpg")))
+  photo = photo_file.read(next(manager.folder.glob("*/photo.jpg")))
   estimate = blind.estimate(photo.rgb, 2.0, "direct")
   np.testing.assert_allclose(kernel, estimate.kernel, atol=1e-6)
   assert views[-1].kernel_text == estimate.text and views[-1].noise_text == f"{255 * enhance.noise_std(photo):.1f} of 255"
-  path = give(workshop, "own.npy", b"")
+  path = give(manager, "own.npy", b"")
   np.save(path, kernel)
-  again = run(workshop, Order(give_photo(workshop, "photo.tif"), FILE, kernel_file=path, steps=0))
+  again = run(manager, JobRequest(give_photo(manager, "photo.tif"), FILE, kernel_file=path, steps=0))
   assert again[-1].result.name == "photo_x2.tif" and again[-1].kernel_text == "own.npy"
-  own = run(workshop, Order(give_photo(workshop), CUSTOM, " gaussian:1.5 ", steps=0))
+  own = run(manager, JobRequest(give_photo(manager), CUSTOM, " gaussian:1.5 ", steps=0))
   assert own[-1].result and own[-1].kernel_text == "gaussian:1.5"
 
 
@@ -121,8 +121,7 @@ def _png() -> bytes:
   return images.encode_png(RNG.integers(0, 256, (9, 9, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize(
-    "name, data, order, words",
+@pytest.mark.parametrize("name, data, wanted, words",
     [
         (None, b"", {}, ["No photo"]),
         ("text.png", b"not a picture", {}, ["text.png", "cannot be read"]),
@@ -141,116 +140,120 @@ def _png() -> bytes:
         ("a.png", _png(), {"kernel": "g20d", "steps": 10**9}, ["steps"]),
     ],
 )
-def test_what_cannot_be_done_is_said(workshop, name, data, order, words):
+def test_what_cannot_be_done_is_said(manager, name, data, wanted, words):
   if data == "large" and name.endswith("png"):
-    source = give_photo(workshop, name, (101, 101))
+    source = give_photo(manager, name, (101, 101))
   elif data == "large":  # in a layout that Pillow does not know
-    source = give(workshop, name, b"")
+    source = give(manager, name, b"")
     tifffile.imwrite(source, np.zeros((101, 101, 3), np.uint16), photometric="rgb")
   else:
-    source = name and give(workshop, name, data)
-  order = Order(source, **{"kernel": "g20d", **order})
-  if order.kernel_file is not None:
-    path = give(workshop, "k.npy", b"text")
-    if not isinstance(order.kernel_file, str):
-      np.save(path, order.kernel_file)
-    order = order._replace(kernel_file=path)
-  (view,) = run(workshop, order)
+    source = name and give(manager, name, data)
+  wanted = JobRequest(source, **{"kernel": "g20d", **wanted})
+  if wanted.kernel_file is not None:
+    path = give(manager, "k.npy", b"text")
+    if not isinstance(wanted.kernel_file, str):
+      np.save(path, wanted.kernel_file)
+    wanted = wanted._replace(kernel_file=path)
+  (view,) = run(manager, wanted)
   assert view.failed and not view.pair and not view.result
   for word in words:
     assert word.lower() in view.status.lower(), view.status
-  assert str(workshop.folder) not in view.status and "\n" not in view.status
-  workshop.leave("a")
-  assert not list(workshop.folder.iterdir())
+  assert str(manager.folder) not in view.status and "\n" not in view.status
+  manager.leave("a")
+  assert not list(manager.folder.iterdir())
 
 
-def test_files_of_others_are_none_of_a_pages(workshop, tmp_path):
+def test_files_of_others_are_none_of_a_pages(manager, tmp_path):
   images.write_png(tmp_path / "secret.png", np.zeros((9, 9, 3), np.uint8))
-  (view,) = run(workshop, Order(tmp_path / "secret.png", "g20d"))
+  (view,) = run(manager, JobRequest(tmp_path / "secret.png", "g20d"))
   assert view.failed and "no file" in view.status and (tmp_path / "secret.png").exists()
   # One file that two pages gave stays until both are closed.
-  source = give_photo(workshop)
-  workshop.look("a", source)
-  workshop.look("b", source)
-  workshop.leave("a")
+  source = give_photo(manager)
+  manager.look("a", source)
+  manager.look("b", source)
+  manager.leave("a")
   assert source.exists()
-  workshop.leave("b")
-  assert not source.exists() and not list(workshop.folder.iterdir())
+  manager.leave("b")
+  assert not source.exists() and not list(manager.folder.iterdir())
 
 
-def test_a_job_ends_when_cancelled_left_or_out_of_time(workshop, monkeypatch):
-  order = Order(give_photo(workshop), "g20d")
+def test_a_job_ends_when_cancelled_left_or_out_of_time(manager, monkeypatch):
+  wanted = JobRequest(give_photo(manager), "g20d")
 
   def started(visit):
-    workshop.begin(visit)
-    views = workshop.run(visit, order)
+    manager.begin(visit)
+    views = manager.run(visit, wanted)
     while not next(views).status.startswith("Step 1"):
       pass
     return views
 
   views = started("a")
-  workshop.cancel("a")
+  manager.cancel("a")
   (last,) = views
-  assert last.failed and last.status == "cancelled" and left(workshop) == ["photo.png"]
-  (waiting,) = workshop.run("a", order)  # what was cancelled while it waited never begins
+  assert last.failed and last.status == "cancelled" and left(manager) == ["photo.png"]
+  (waiting,) = manager.run("a", wanted)  # what was cancelled while it waited never begins
   assert waiting.status == "cancelled"
-  assert run(workshop, order._replace(steps=0))[-1].result  # and the next one is another
+  assert run(manager, wanted._replace(steps=0))[-1].result  # and the next one is another
 
   views = started("b")
-  workshop.leave("b")
+  manager.leave("b")
   list(views)
-  workshop.leave("a")
-  assert not list(workshop.folder.iterdir())
-  assert not list(workshop.run("b", order))
+  manager.leave("a")
+  assert not list(manager.folder.iterdir())
+  assert not list(manager.run("b", wanted))
 
-  order = order._replace(photo=give_photo(workshop))
+  wanted = wanted._replace(photo=give_photo(manager))
   views = started("a")
-  monkeypatch.setattr(workshop, "limits", Limits(0.01, 0.001))
+  monkeypatch.setattr(manager, "limits", Limits(0.01, 0.001))
   (last,) = views
-  assert last.failed and "0.001 s" in last.status and left(workshop) == ["photo.png"]
+  assert last.failed and "0.001 s" in last.status and left(manager) == ["photo.png"]
 
 
-def test_few_may_wait(workshop):
+def test_few_may_wait(manager):
   for i in range(jobs.MAX_WAITING):
-    workshop.begin(f"{i}")
-  workshop.begin("0")
+    manager.begin(f"{i}")
+  manager.begin("0")
   with pytest.raises(ValueError, match="waiting"):
-    workshop.begin("another")
-  workshop.leave("1")
-  workshop.begin("another")
-  assert next(workshop.run("0", Order(None))).failed  # its turn has come
-  workshop.begin("one more")
+    manager.begin("another")
+  manager.leave("1")
+  manager.begin("another")
+  assert next(manager.run("0", JobRequest(None))).failed  # its turn has come
+  manager.begin("one more")
+
+
+def step_by(monkeypatch, rate):
+  """All weights have this rate, of gradient steps."""
+  load = weights.load
+  monkeypatch.setattr(weights, "load", lambda name: load(name)._replace(inner_rule="gradient", rates=[rate]))
 
 
 @pytest.mark.parametrize("rate", [1e4, 1e30])
-def test_of_steps_that_diverge_the_best_state_before_is_shown(workshop, caplog, rate):
-  params, metadata, _ = workshop._load(CHOSEN)
-  workshop._weights[CHOSEN] = params, metadata, np.full(MAX_STEPS, rate, np.float32)
-  view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
+def test_of_steps_that_diverge_the_best_state_before_is_shown(manager, caplog, monkeypatch, rate):
+  step_by(monkeypatch, rate)
+  view = run(manager, JobRequest(give_photo(manager), "g20d"))[-1]
   assert "diverged" in caplog.text and not view.failed
-  plain = run(workshop, Order(give_photo(workshop), "g20d", steps=0))[-1]
+  plain = run(manager, JobRequest(give_photo(manager), "g20d", steps=0))[-1]
   np.testing.assert_array_equal(photo_file.read(view.result).rgb, photo_file.read(plain.result).rgb)
 
 
-def test_a_result_without_likeness_is_none(workshop, monkeypatch):
+def test_a_result_without_likeness_is_none(manager, monkeypatch):
   monkeypatch.setattr(enhance, "_DIVERGED", np.inf)
-  params, metadata, _ = workshop._load(CHOSEN)
-  workshop._weights[CHOSEN] = params, metadata, np.full(MAX_STEPS, 1e4, np.float32)
-  view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
+  step_by(monkeypatch, 1e4)
+  view = run(manager, JobRequest(give_photo(manager), "g20d"))[-1]
   assert view.failed and "diverged at step" in view.status and view.result is None
 
 
-def test_a_bug_ends_the_job_alone(workshop, monkeypatch):
+def test_a_bug_ends_the_job_alone(manager, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(enhance, "enlarge", lambda *_: 1 / 0)
-    view = run(workshop, Order(give_photo(workshop), "g20d"))[-1]
+    view = run(manager, JobRequest(give_photo(manager), "g20d"))[-1]
   assert view.failed and "failed" in view.status and "division" not in view.status
-  assert run(workshop, Order(give_photo(workshop), "g20d", steps=0))[-1].result
+  assert run(manager, JobRequest(give_photo(manager), "g20d", steps=0))[-1].result
 
 
-def test_the_example_is_the_photo_of_the_readme(workshop):
+def test_the_example_is_the_photo_of_the_readme(manager):
   readme = pathlib.Path(__file__).parents[1] / "experiments" / "photo.png"
-  np.testing.assert_array_equal(images.read_image(workshop.example("a")), images.read_image(readme))
+  np.testing.assert_array_equal(images.read_image(manager.example("a")), images.read_image(readme))
 
 
 def _main(monkeypatch, *args):

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from mzsr_jax import images
+from mzsr_jax import images, weights
 from mzsr_jax.core import adapt as adapt_lib
-from mzsr_jax.core import degradation, model
+from mzsr_jax.core import degradation as degradation_lib
+from mzsr_jax.core import model
 from mzsr_jax.errors import UserError
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import enhance, kernel_files, refine
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.enhance import Recipe
@@ -21,7 +22,7 @@ RATES = np.float32([0.05, 0.05])
 
 @pytest.fixture(scope="module")
 def solver():
-  return Solver(net=NET)
+  return TiledAdapter(net=NET)
 
 
 def smooth(height, width):
@@ -37,7 +38,8 @@ def recipe(**fields):
 def test_plain_enlargement_is_the_networks(solver):
   lr, plain = smooth(14, 17), recipe()
   states = list(enhance.adapt(solver, lr, plain, [0, 2]))
-  for params, expected in zip(states, solver.stages(plain.params, lr, KIND, [0, 2], 2.0, RATES)):
+  each = [params for params, _ in solver.iterate(plain.params, lr, KIND, 2.0, RATES)]
+  for params, expected in zip(states, each[::2]):
     made = enhance.enlarge(solver, params, photo_file.Photo(lr), plain).rgb
     assert made.dtype == np.uint8
     np.testing.assert_array_equal(made, solver.super_resolve(expected, lr, 2.0))
@@ -48,12 +50,12 @@ def test_plain_enlargement_is_the_networks(solver):
 @pytest.mark.parametrize("scale,net_scale", [(1, 2.0), (1.5, 2.0), (2.7, 2.0), (3, 2.0), (8, 4.0), (2.5, 2.5)])
 def test_any_scale_is_reached_and_lies_where_bicubic_does(solver, scale, net_scale):
   lr = smooth(13, 18)
-  wanted = recipe(scale=scale, net_scale=net_scale, further=recipe().params)
+  wanted = recipe(scale=scale, net_scale=net_scale, second_stage=recipe().params)
   made = enhance.enlarge(solver, None, photo_file.Photo(lr), wanted).rgb
   size = tuple(int(np.ceil(n * scale - 1e-9)) for n in lr.shape[:2])
   assert made.shape == (*size, 3)
   made = made / 255 if made.dtype == np.uint8 else made
-  expected = np.clip(degradation.enlarge(lr, scale), 0, 1)
+  expected = np.clip(degradation_lib.enlarge(lr, scale), 0, 1)
   if scale >= 2:
     assert np.abs(made - expected).mean() < 0.01
   with_network = enhance.enlarge(solver, wanted.params, photo_file.Photo(lr), wanted).rgb
@@ -61,10 +63,11 @@ def test_any_scale_is_reached_and_lies_where_bicubic_does(solver, scale, net_sca
 
 
 def test_scales_and_weights_that_fit():
-  two, many = {"scales": "[2.0]"}, {"scales": "[2.0, 3.0, 4.0]"}
+  of = lambda metadata: weights.Weights({}, "gradient", [0.01], metadata, "")
+  two, many = of({"scales": "[2.0]"}), of({"scales": "[2.0, 3.0, 4.0]"})
   assert [enhance.network_scale(two, s) for s in (1, 2, 3.5, 8)] == [2, 2, 2, 2]
   assert [enhance.network_scale(many, s) for s in (1.5, 2.5, 8)] == [2, 2.5, 4]
-  assert enhance.network_scale({}, 3) == 3
+  assert enhance.network_scale(of({}), 3) == 3
   for scale in (0.5, 9, float("nan")):
     with pytest.raises(UserError, match="from 1 to 8"):
       enhance.network_scale(two, scale)
@@ -72,9 +75,6 @@ def test_scales_and_weights_that_fit():
   assert chosen == 2 * ["spectral:conditioned_x2"] + 2 * ["spectral:conditioned_multiscale"] + 3 * ["conditioned_multiscale"]
   assert enhance.choose_weights(3, "g13b", "bicubic") == "spectral:conditioned_x2_bicubic"
   assert [enhance.choose_weights(s, "bicubic", "bicubic") for s in (2, 4)] == ["pretrain_x2", "pretrain_x4"]
-  assert enhance.gradual(many, 4.0) == (2.0, 3.0) and enhance.gradual(many, 2.5) == (2.0,)
-  with pytest.raises(UserError, match="no scale below 2"):
-    enhance.gradual(two, 2.0)
 
 
 @pytest.mark.parametrize("scale", [2.0, 1.5])
@@ -112,21 +112,22 @@ def test_no_dark_fringe_around_what_is_cut_out(solver, tmp_path):
 def test_self_ensemble_is_the_mean_over_turns(solver):
   lr, photo = smooth(12, 15), photo_file.Photo(smooth(12, 15))
   made = enhance.enlarge(solver, recipe().params, photo, recipe(self_ensemble=True)).rgb
-  one = lambda image, offset: solver.super_resolve(recipe().params, image, 2.0, offset, np.float32)
+  one = lambda image, offset: solver.super_resolve(recipe().params, image, 2.0, KIND.replace(offset=offset), np.float32)
   expected = np.mean(list(refine.each_turn(one, lr, KIND, 2.0)), axis=0)
   np.testing.assert_allclose(made, expected, atol=1e-6)
 
 
 def test_back_projection_makes_the_result_agree_with_the_photo(solver):
   lr = smooth(16, 18)
-  misfit = lambda sr: np.abs(np.asarray(degradation.degrade(photo_file._as_float(sr), KIND.kernel, 2, "direct")) - lr).mean()
+  shrunk = lambda sr: np.asarray(degradation_lib.degrade(photo_file._as_float(sr), KIND.kernel, 2, "direct"))
+  misfit = lambda sr: np.abs(shrunk(sr) - lr).mean()
   results = [enhance.enlarge(solver, recipe().params, photo_file.Photo(lr), recipe(back_projection=n)).rgb for n in (0, 10)]
   assert misfit(results[1]) < 0.5 * misfit(results[0])
 
 
 def test_noise_is_that_of_the_sons_and_the_same_in_parts(solver):
   lr = smooth(20, 20)
-  noisy = recipe(kind=KIND._replace(noise_std=0.1))
+  noisy = recipe(degradation=KIND.replace(noise_std=0.1))
   clean, whole = ([*enhance.adapt(solver, lr, r, [2])][0] for r in (recipe(), noisy))
   parts = [*enhance.adapt(solver, lr, noisy, [1, 2])][1]
   leaves = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
@@ -138,7 +139,7 @@ def test_steps_that_are_too_long_are_told_and_the_best_state_before_is_kept(solv
   lr, plain = smooth(20, 20), recipe()
   finite = lambda tree: all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
   error = lambda params: solver.error(params, lr, KIND, 2.0)
-  good = [*solver.stages(plain.params, lr, KIND, [2], 2.0, RATES)][0]
+  good = solver.adapt(plain.params, lr, KIND, 2.0, RATES)
   assert error(good) < error(plain.params)
   for rates in ([0.05, 0.05, 1e6], [0.05, 0.05, np.inf, 1.0], [1e3, 1e30, 1e38]):
     rates = np.float32(rates)
@@ -154,28 +155,18 @@ def test_steps_that_are_too_long_are_told_and_the_best_state_before_is_kept(solv
 
 
 def test_the_error_is_that_of_the_whole_image():
-  lr, cut = smooth(150, 90), Solver(net=NET)
-  cut.limit_windows(64)
+  lr, cut = smooth(150, 90), TiledAdapter(net=NET)
+  cut.limit_tiles(64)
   params = recipe().params
-  expected = adapt_lib.l1(params, adapt_lib.lr_son(lr, KIND.kernel, 2)[None], lr[None], NET)
+  expected = adapt_lib.l1(params, adapt_lib.lr_son(lr, KIND, 2), lr, NET)
   np.testing.assert_allclose(cut.error(params, lr, KIND, 2), expected, rtol=1e-5)
-
-
-def test_gradual_adaptation_goes_through_smaller_scales(solver):
-  lr = smooth(20, 20)
-  plain, gradual = (
-      [*enhance.adapt(solver, lr, recipe(net_scale=4.0, scale=4.0, via=via), [2])][0] for via in ((), (2.0, 3.0))
-  )
-  shapes = lambda tree: jax.tree.map(np.shape, tree)
-  assert shapes(plain) == shapes(gradual)
-  assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(gradual)))
 
 
 def test_windows_of_a_limited_side_make_the_same_picture():
   lr = smooth(150, 90)
-  whole, cut = Solver(net=NET), Solver(net=NET)
-  cut.limit_windows(64)
-  assert cut._window((150, 90))[0] < whole._window((150, 90))[0]
+  whole, cut = TiledAdapter(net=NET), TiledAdapter(net=NET)
+  cut.limit_tiles(64)
+  assert cut._tile_size((150, 90))[0] < whole._tile_size((150, 90))[0]
   plain = recipe()
   results = []
   for solver in (whole, cut):

@@ -41,10 +41,10 @@ def test_bicubic_on_set5_is_as_published(data_dir, optimised, scale):
 
 def test_degradation_reproduces_the_published_lr_images(data_dir, optimised):
   lr_dir = data_dir / "Set5" / "g20_direct_x2"
-  kind = kernel_files.load_degradation(str(lr_dir / "kernel.mat"))
+  degradation = kernel_files.load_degradation(str(lr_dir / "kernel.mat"))
   samples = benchmark.load_pairs(lr_dir, data_dir / "Set5" / "GT", 2)
   assert len(samples) == 5
-  assert sum(int((benchmark.make_lr(s.gt, kind, 2) != s.lr).sum()) for s in samples) <= 1
+  assert sum(int((benchmark.make_lr(s.gt, degradation, 2) != s.lr).sum()) for s in samples) <= 1
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_report_of_hr_images(monkeypatch, capsys, small, tmp_path):
       ("mzsr (0)", "g20d"), ("mzsr (1)", "g20d"), ("mzsr (0)", "gani"), ("mzsr (1)", "gani")
   ]  # fmt: skip
   assert "psnr, difference to bicubic" in stdout
-  assert report["weights_sha256"] == weights.sha256(str(small / "w.safetensors"))
+  assert report["weights_sha256"] == weights.load(small / "w.safetensors").digest
   assert report["settings"]["inner_lrs"] == pytest.approx([0.02])
   lines = [(r["method"], r["steps"], r["kernel"]) for r in report["results"]]
   methods = [("bicubic", 0), ("mzsr", 0), ("mzsr", 1)]
@@ -147,9 +147,9 @@ def own_kernels(tmp_path_factory):
     hr, kernel = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.random((6, 6))
     (root / "gt_k_x2").mkdir(exist_ok=True)
     scipy.io.savemat(root / "gt_k_x2" / f"kernel_{number}.mat", {"Kernel": kernel})
-    kind = kernel_files.load_degradation(str(root / "gt_k_x2" / f"kernel_{number}.mat"))
+    degradation = kernel_files.load_degradation(str(root / "gt_k_x2" / f"kernel_{number}.mat"))
     images.write_png(root / "gt" / f"img_{number}_gt.png", hr)
-    images.write_png(root / "lr_x2" / f"im_{number}.png", benchmark.make_lr(hr, kind, 2))
+    images.write_png(root / "lr_x2" / f"im_{number}.png", benchmark.make_lr(hr, degradation, 2))
   return root
 
 
@@ -158,12 +158,12 @@ def test_each_image_has_the_kernel_of_its_number(own_kernels):
   samples = benchmark.with_own_kernels(samples, own_kernels / "gt_k_x2", shift="centre_of_mass")
   assert [sample.name for sample in samples] == ["im_1", "im_10", "im_2"]
   for sample in samples:
-    np.testing.assert_array_equal(benchmark.make_lr(sample.gt, sample.kind, 2), sample.lr)
-    assert sample.kind.offset == kernels.centre_of_mass(sample.kind.kernel) != (0, 0)
+    np.testing.assert_array_equal(benchmark.make_lr(sample.gt, sample.degradation, 2), sample.lr)
+    assert sample.degradation.offset == kernels.centre_of_mass(sample.degradation.kernel) != (0, 0)
   seen = []
-  observe = lambda sample, case, name, result: seen.append((sample.name, case.kind, name, result.steps, result.sr.shape))
+  observe = lambda sample, case, name, result: seen.append((sample.name, case.degradation, name, result.steps, result.sr.shape))
   list(benchmark.run(samples[:1], {"gt_k_x2": None}, [methods.bicubic()], 2, observe=observe))
-  assert seen == [("im_1", samples[0].kind, "bicubic", 0, samples[0].gt.shape)] and seen[0][1] is samples[0].kind
+  assert seen == [("im_1", samples[0].degradation, "bicubic", 0, samples[0].gt.shape)] and seen[0][1] is samples[0].degradation
 
 
 def test_a_folder_of_kernels_is_one_column(monkeypatch, capsys, small, own_kernels, tmp_path):
@@ -178,8 +178,8 @@ def test_a_folder_of_kernels_is_one_column(monkeypatch, capsys, small, own_kerne
   names = ["kernel_1", "kernel_10", "kernel_2"]
   params = weights.load_weights(small / "w.safetensors")
   for sample, name, found in zip(samples, names, report["results"][1]["images"], strict=True):
-    kind = kernel_files.load_degradation(f"{own_kernels}/gt_k_x2/{name}.mat", shift="centre_of_mass")
-    sr = tiled.Solver().trajectory(params, images.to_float(sample.lr), kind, [1], 2, np.float32([0.02]))[1]
+    degradation = kernel_files.load_degradation(f"{own_kernels}/gt_k_x2/{name}.mat", shift="centre_of_mass")
+    sr = tiled.TiledAdapter().trajectory(params, images.to_float(sample.lr), degradation, [1], 2, np.float32([0.02]))[1]
     assert found["name"] == sample.name and found["psnr"] == pytest.approx(metrics.psnr_y(sr, sample.gt, 2), abs=0.01)
 
 
@@ -296,9 +296,9 @@ def test_what_cannot_be_compared_is_left_open():
 
 def test_images_of_another_program_are_scored_like_ours(monkeypatch, capsys, small, tmp_path):
   """Bicubic enlargements, written as files under others' names, score as bicubic does."""
-  kind, run = kernel_files.load_degradation("g20d"), tiled.Solver()
+  degradation, run = kernel_files.load_degradation("g20d"), tiled.TiledAdapter()
   for sample in benchmark.load_hr(small / "gt", 2):
-    lr = images.to_float(benchmark.make_lr(sample.gt, kind, 2))
+    lr = images.to_float(benchmark.make_lr(sample.gt, degradation, 2))
     images.write_png(tmp_path / "g20d" / f"{sample.name}_x2_SR.png", run.super_resolve(None, lr, 2))
     images.write_png(tmp_path / "gani" / f"{sample.name}.png", sample.gt)
   out = tmp_path / "report.json"

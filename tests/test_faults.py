@@ -14,8 +14,7 @@ from test_train import checkpoint_steps, leaves, read_scalars, tiny
 
 from configs import pretrain_x2
 from mzsr_jax.errors import UserError
-from mzsr_jax.training import loop
-from mzsr_jax.training.tensorboard import Board
+from mzsr_jax.training import loop, tensorboard
 
 KILLS = int(os.environ.get("MZSR_KILLS", 4))  # 25 take a minute and a half
 
@@ -123,7 +122,7 @@ def test_a_disk_that_stays_full_is_one_line_and_the_last_checkpoint_is_good(smal
 
 
 def test_events_that_a_full_disk_refuses_are_left_out_whole(small_disk, caplog):
-  board = Board(small_disk / "board", 1)
+  board = tensorboard.Writer(small_disk / "board", 1)
   board.scalar("a", 1.0, 1)
   filler = _fill(small_disk)
   for step in range(2, 200):

@@ -40,7 +40,7 @@ def meta(tasks, support, query, **changes):
 # Config, numbers of devices, and the mesh expected for each on a CPU.
 CASES = {
     "unequal": (lambda: meta(4, 2, 4, **{"meta.remat": True, "meta.task_batching": "vmap"}), {8: (4, 2)}),
-    "sons": (lambda: meta(2, 4, 2, **{"meta.support": "sons", "data.patch_size": 16}), {2: (1, 2)}),
+    "sons": (lambda: meta(2, 4, 2, **{"meta.support": "lr_sons", "data.patch_size": 16}), {2: (1, 2)}),
     "conditioned": (lambda: meta(4, 2, 2, **{"model.conditioned": True}), {8: (4, 2)}),
     "conditioned, blind": (lambda: tiny(conditioned_x2, batch_size=8), {8: (8, 1)}),
     "all kernels": (lambda: tiny(pretrain_all_kernels, batch_size=8, **{"degradation.noise_std": 0.05}), {8: (8, 1)}),

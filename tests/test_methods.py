@@ -26,7 +26,7 @@ def path(tmp_path_factory):
 
 
 def _solve(method):
-  run = tiled.Solver()
+  run = tiled.TiledAdapter()
   method.warm_up(run, CASE)
   return {result.steps: result for result in method.solve(run, CASE)}
 
@@ -36,7 +36,7 @@ def test_adapted_weights_after_several_numbers_of_steps(path):
   assert list(results) == [0, 1, 3]
   for steps, result in results.items():
     rates = weights.load_inner_lrs(path, steps)
-    adapted = adapt_lib.adapt(weights.load_weights(path), LR, CASE.kind.kernel, 2, steps, rates)
+    adapted = adapt_lib.adapt(weights.load_weights(path), LR, CASE.degradation, 2, rates, steps)
     expected = images.to_uint8(np.asarray(adapt_lib.super_resolve(adapted, LR, 2)))
     assert (np.abs(result.sr.astype(int) - expected) <= 1).all() and (result.sr == expected).mean() > 0.99
   # Each as if it had been the only one: the time of enlarging is in all of them, that of three steps in the last.
@@ -46,8 +46,8 @@ def test_adapted_weights_after_several_numbers_of_steps(path):
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_fine_tuned_weights(path, name):
   results = _solve(methods.parse(f"{name}:{path}", [0, 2], 2))
-  params, run = weights.load_weights(path), tiled.Solver()
-  tuned = run.fine_tune(params, LR, CASE.kind, 2, methods._OPTIMIZERS[name])
+  params, run = weights.load_weights(path), tiled.TiledAdapter()
+  tuned = run.fine_tune(params, LR, CASE.degradation, 2, methods._OPTIMIZERS[name])
   after_two = list(itertools.islice(tuned, 2))[-1]
   assert (results[0].sr == run.super_resolve(params, LR, 2)).all()
   assert (results[2].sr == run.super_resolve(after_two, LR, 2)).all() and (results[2].sr != results[0].sr).any()
@@ -56,10 +56,10 @@ def test_fine_tuned_weights(path, name):
 def test_back_projection_may_follow(path):
   name = f"mzsr:{path}+back_projection=3"
   assert methods.weights_of(name) == str(path) and methods.weights_of("zssr:back_projection=3") is None
-  run, rates = tiled.Solver(), weights.load_inner_lrs(path, 1)
-  adapted = run.adapt(weights.load_weights(path), LR, CASE.kind, 2, rates)
+  run, rates = tiled.TiledAdapter(), weights.load_inner_lrs(path, 1)
+  adapted = run.adapt(weights.load_weights(path), LR, CASE.degradation, 2, rates)
   sr = run.super_resolve(adapted, LR, 2, dtype=np.float32)
-  expected = images.to_uint8(refine.back_project(sr, LR, CASE.kind, 2, 3))
+  expected = images.to_uint8(refine.back_project(sr, LR, CASE.degradation, 2, 3))
   made = _solve(methods.parse(name, [1], 2))[1].sr
   np.testing.assert_array_equal(made, expected)
   assert (made != images.to_uint8(sr)).any()
@@ -72,7 +72,7 @@ def test_methods_without_steps():
   assert bicubic[0] == 0 and bicubic[1].sr.shape == (40, 48, 3)
   (made,) = _solve(methods.parse("zssr:max_steps=2+crop=16+self_ensemble=false", [1, 10], 2)).values()
   options = zssr.DEFAULTS._replace(max_steps=2, crop=16, self_ensemble=False)
-  assert (made.sr == images.to_uint8(zssr.super_resolve(LR, CASE.kind, 2, options=options))).all() and made.seconds > 0
+  assert (made.sr == images.to_uint8(zssr.super_resolve(LR, CASE.degradation, 2, options=options))).all() and made.seconds > 0
 
 
 def test_options_of_zssr():

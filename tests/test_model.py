@@ -15,14 +15,14 @@ def test_parameter_count_is_the_papers():
 def test_zero_parameters_return_the_input():
   params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
   x = jax.random.uniform(jax.random.key(1), (1, 9, 7, 3))
-  np.testing.assert_array_equal(model.apply(params, x), x)
+  np.testing.assert_array_equal(model.NET.reconstruct(params, x), x)
 
 
 def test_receptive_field_is_eight_pixels_to_each_side():
   """By gradient: an output pixel depends on the 17x17 inputs around it, and on nothing else."""
   params = model.init(jax.random.key(0))
   x = jax.random.uniform(jax.random.key(1), (1, 25, 25, 3))
-  touched = np.abs(jax.grad(lambda x: model.apply(params, x)[0, 12, 12].sum())(x)[0]).sum(-1) > 0
+  touched = np.abs(jax.grad(lambda x: model.NET.reconstruct(params, x)[0, 12, 12].sum())(x)[0]).sum(-1) > 0
   expected = np.zeros((25, 25), bool)
   expected[4:21, 4:21] = True
   np.testing.assert_array_equal(touched, expected)
@@ -31,7 +31,7 @@ def test_receptive_field_is_eight_pixels_to_each_side():
 def test_convolutions_agree():
   params = model.init(jax.random.key(0))
   x = jax.random.uniform(jax.random.key(1), (2, 11, 13, 3))
-  outputs = [model.apply(params, x, model.MZSRNet(convolution=name)) for name in model.CONVOLUTIONS]
+  outputs = [model.MZSRNet(convolution=name).reconstruct(params, x) for name in model.CONVOLUTIONS]
   for output in outputs[1:]:
     np.testing.assert_allclose(outputs[0], output, atol=1e-6)
 

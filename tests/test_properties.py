@@ -10,10 +10,11 @@ import skimage.metrics
 from hypothesis import strategies as st
 
 from mzsr_jax.core import adapt as adapt_lib
-from mzsr_jax.core import degradation, kernels, model, resize
+from mzsr_jax.core import degradation as degradation_lib
+from mzsr_jax.core import kernels, model, resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.evaluation import metrics
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import enhance, kernel_files, refine
 from mzsr_jax.photo import file as photo_file
 
@@ -96,14 +97,14 @@ def reference_network(params, image):
 @examples(image_kinds, sizes, scales, subsamplings, seeds)
 def test_degradation_enlargement_and_network_equal_a_float64_reference(kind, size, scale, subsample, seed):
   image, kernel = image_of(kind, size, seed), kernel_of(seed)
-  lr = degradation.degrade(image.astype(np.float32), kernel.astype(np.float32), scale, subsample)
+  lr = degradation_lib.degrade(image.astype(np.float32), kernel.astype(np.float32), scale, subsample)
   expected = reference_degrade(image, kernel, scale, subsample)
   np.testing.assert_allclose(lr, expected, atol=2e-6)
-  large = degradation.enlarge(expected.astype(np.float32), scale)
+  large = degradation_lib.enlarge(expected.astype(np.float32), scale)
   enlarged = reference_resize(expected, scale, "bicubic", large.shape[:2])
   np.testing.assert_allclose(large, enlarged, atol=5e-6)
   params = model.init(jax.random.key(seed % 1000), NET)
-  out = model.apply(params, enlarged[None].astype(np.float32), NET)[0]
+  out = NET.reconstruct(params, enlarged.astype(np.float32))
   np.testing.assert_allclose(out, reference_network(params, enlarged), atol=2e-5)
 
 
@@ -117,7 +118,7 @@ def test_a_step_of_the_adaptation_equals_a_float64_reference(kind, seed):
   son = reference_resize(son, 2, "bicubic", image.shape[:2])
   loss = lambda p: np.abs(reference_network(p, son) - image).mean()
   lr, rate = image.astype(np.float32), 1e-3
-  adapted = adapt_lib.adapt(params, lr, kernel.astype(np.float32), 2, 1, np.float32([rate]), model=NET)
+  adapted = adapt_lib.adapt(params, lr, kernel.astype(np.float32), 2, np.float32([rate]), model=NET)
   moved = jax.tree.map(lambda a, b: (np.float64(b) - np.float64(a)) / rate, params, adapted)  # minus the gradient
   squared = sum((m**2).sum() for m in jax.tree.leaves(moved))
   step = 1e-5
@@ -130,7 +131,7 @@ def test_a_step_of_the_adaptation_equals_a_float64_reference(kind, seed):
 def test_degradation_is_linear_and_keeps_constants(size, scale, subsample, seed):
   rng, kernel = np.random.default_rng(seed), kernel_of(seed).astype(np.float32)
   a, b = rng.random((2, *size, 3), np.float32)
-  degrade = lambda x: np.asarray(degradation.degrade(x, kernel, scale, subsample))
+  degrade = lambda x: np.asarray(degradation_lib.degrade(x, kernel, scale, subsample))
   np.testing.assert_allclose(degrade(a - 2 * b), degrade(a) - 2 * degrade(b), atol=1e-5)
   np.testing.assert_allclose(degrade(np.full((*size, 3), 0.7, np.float32)), 0.7, atol=1e-6)
 
@@ -147,23 +148,23 @@ def test_rows_of_resize_matrices_sum_to_one(length, scale, subsample, offset):
 def test_flips_commute_with_symmetric_blur_and_bicubic_resizing(size, seed, rows):
   image, kernel = image_of("noise", size, seed).astype(np.float32), kernel_of(seed, symmetric=True).astype(np.float32)
   flip = (lambda x: x[::-1]) if rows else (lambda x: x[:, ::-1])
-  np.testing.assert_allclose(degradation.blur(flip(image), kernel), flip(degradation.blur(image, kernel)), atol=1e-5)
-  np.testing.assert_allclose(degradation.enlarge(flip(image), 2), flip(degradation.enlarge(image, 2)), atol=1e-5)
+  np.testing.assert_allclose(degradation_lib.blur(flip(image), kernel), flip(degradation_lib.blur(image, kernel)), atol=1e-5)
+  np.testing.assert_allclose(degradation_lib.enlarge(flip(image), 2), flip(degradation_lib.enlarge(image, 2)), atol=1e-5)
   even = image[:4, :8]
-  shrink = lambda x: degradation.subsample(x, 2, "bicubic")
+  shrink = lambda x: degradation_lib.subsample(x, 2, "bicubic")
   np.testing.assert_allclose(shrink(flip(even)), flip(shrink(even)), atol=1e-5)
 
 
 @examples(sizes, subsamplings, seeds)
 @hypothesis.settings(max_examples=6)
 def test_a_self_ensemble_commutes_with_flips_of_the_image(size, subsample, seed):
-  image, kind = image_of("noise", size, seed).astype(np.float32), Degradation(np.float32([[1]]), "bicubic")
+  image, degradation = image_of("noise", size, seed).astype(np.float32), Degradation(np.float32([[1]]), "bicubic")
   params = model.init(jax.random.key(0), NET)
 
   def one(lr, offset):
-    return adapt_lib.super_resolve(params, lr, 2, NET, offset)
+    return adapt_lib.super_resolve(params, lr, 2, Degradation(np.ones((1, 1), np.float32), offset=offset), NET)
 
-  mean = lambda lr: np.mean(list(refine.each_turn(one, lr, kind, 2)), axis=0)
+  mean = lambda lr: np.mean(list(refine.each_turn(one, lr, degradation, 2)), axis=0)
   np.testing.assert_allclose(mean(image[:, ::-1].copy()), mean(image)[:, ::-1], atol=1e-5)
 
 
@@ -171,12 +172,12 @@ def test_a_self_ensemble_commutes_with_flips_of_the_image(size, subsample, seed)
 @examples(st.sampled_from([(70, 65), (131, 90), (64, 200)]), scales, seeds)
 @hypothesis.settings(max_examples=4)
 def test_adaptation_in_windows_equals_that_on_the_whole(limit, size, scale, seed):
-  lr, kind = image_of("noise", size, seed).astype(np.float32), kernel_files.load_degradation("gani")
+  lr, degradation = image_of("noise", size, seed).astype(np.float32), kernel_files.load_degradation("gani")
   params = model.init(jax.random.key(1), NET)
-  solver = Solver(net=NET)
-  solver.limit_windows(limit)
-  adapted = solver.adapt(params, lr, kind, scale, RATES)
-  expected = adapt_lib.adapt(params, lr, kind.kernel, scale, 2, RATES, model=NET)
+  solver = TiledAdapter(net=NET)
+  solver.limit_tiles(limit)
+  adapted = solver.adapt(params, lr, degradation, scale, RATES)
+  expected = adapt_lib.adapt(params, lr, degradation, scale, RATES, model=NET)
   for a, b in zip(jax.tree.leaves(adapted), jax.tree.leaves(expected)):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -200,7 +201,7 @@ def test_psnr_and_ssim_are_scikit_images(height, width, border, seed):
 def test_no_image_and_no_rate_make_the_output_anything_but_numbers(kind, rate, seed):
   lr = image_of(kind, (12, 13), seed).astype(np.float32)
   params, degraded = model.init(jax.random.key(2), NET), kernel_files.load_degradation("g20d")
-  solver = Solver(net=NET)
+  solver = TiledAdapter(net=NET)
   recipe = enhance.Recipe(params, np.float32([rate, rate]), degraded, 2.0, 2.0)
   for adapted in enhance.adapt(solver, lr, recipe, [0, 2]):
     made = enhance.enlarge(solver, adapted, photo_file.Photo(lr, bits=16), recipe).rgb
@@ -212,11 +213,12 @@ def test_no_image_and_no_rate_make_the_output_anything_but_numbers(kind, rate, s
 @hypothesis.settings(max_examples=3)
 def test_same_input_same_bytes(seed):
   lr = image_of("noise", (12, 13), seed).astype(np.float32)
-  kind = kernel_files.load_degradation("g20d")._replace(noise_std=0.02)
-  recipe = enhance.Recipe(model.init(jax.random.key(3), NET), RATES, kind, 2.0, 2.0, self_ensemble=True, back_projection=2)
+  degradation = kernel_files.load_degradation("g20d").replace(noise_std=0.02)
+  params = model.init(jax.random.key(3), NET)
+  recipe = enhance.Recipe(params, RATES, degradation, 2.0, 2.0, self_ensemble=True, back_projection=2)
 
   def run():
-    solver = Solver(net=NET)
+    solver = TiledAdapter(net=NET)
     (params,) = enhance.adapt(solver, lr, recipe, [2])
     return photo_file.encode(enhance.enlarge(solver, params, photo_file.Photo(lr), recipe), "PNG")
 

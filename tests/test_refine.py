@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mzsr_jax.core import degradation, kernels
+from mzsr_jax.core import degradation as degradation_lib
+from mzsr_jax.core import kernels
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.photo import kernel_files, refine
 
@@ -26,41 +27,41 @@ def _photo(height=40, width=44):
 @pytest.mark.parametrize("name", ["delta", "g02d", "g20d", "gani", "bicubic", "g13b"])
 @pytest.mark.parametrize("scale", [2, (1.5, 2.0)])
 def test_back_projection_makes_the_image_agree_with_its_lr_image(name, scale):
-  kind, hr = _kind(name), _photo(42, 40)
-  lr = jnp.clip(degradation.degrade(hr, kind.kernel, scale, kind.subsample), 0, 1)
-  error = lambda sr: float(jnp.abs(degradation.degrade(sr, kind.kernel, scale, kind.subsample) - lr).mean())
-  before = degradation.enlarge(lr, scale)
-  errors = [error(refine.back_project(jnp.clip(before, 0, 1), lr, kind, scale, n)) for n in (0, 10, 100)]
+  degradation, hr = _kind(name), _photo(42, 40)
+  lr = jnp.clip(degradation_lib.degrade(hr, degradation.kernel, scale, degradation.subsample), 0, 1)
+  error = lambda sr: float(jnp.abs(degradation_lib.degrade(sr, degradation.kernel, scale, degradation.subsample) - lr).mean())
+  before = degradation_lib.enlarge(lr, scale)
+  errors = [error(refine.back_project(jnp.clip(before, 0, 1), lr, degradation, scale, n)) for n in (0, 10, 100)]
   assert errors[1] < 0.5 * errors[0] and errors[2] <= max(0.5 * errors[1], 1e-6)
-  np.testing.assert_allclose(refine.back_project(hr, lr, kind, scale, 10), hr, atol=1e-5)  # the truth is left as it is
+  np.testing.assert_allclose(refine.back_project(hr, lr, degradation, scale, 10), hr, atol=1e-5)  # the truth is left as it is
 
 
 @pytest.mark.parametrize("name", ["delta", "gani", "g13b"])
 @pytest.mark.parametrize("size, scale", [((30, 33), (2.0, 2.0)), ((6, 41), (1.5, 3.0))])
 def test_its_operators_are_the_degradation_and_its_adjoint(name, size, scale):
-  kind, rng = _kind(name), np.random.default_rng(0)
-  reference = lambda x: degradation.degrade(x[..., None], kind.kernel, scale, kind.subsample)[..., 0]
+  degradation, rng = _kind(name), np.random.default_rng(0)
+  reference = lambda x: degradation_lib.degrade(x[..., None], degradation.kernel, scale, degradation.subsample)[..., 0]
   x = rng.random(size, np.float32)
   small = reference(x).shape
-  down, up = refine._operators(size, small, kind, scale)
+  down, up = refine._operators(size, small, degradation, scale)
   np.testing.assert_allclose(down(x), reference(x), atol=1e-5)
   y = rng.random(small, np.float32)
   np.testing.assert_allclose(up(y), jax.linear_transpose(reference, x)(y)[0], atol=1e-5)
 
 
 def test_back_projection_takes_an_image_nearer_to_the_truth():
-  kind, hr = kernel_files.load_degradation("g20d"), _photo()
-  lr = degradation.degrade(hr, kind.kernel, 2, kind.subsample)
-  aligned = jnp.clip(degradation.enlarge(lr, 2) + 0.1, 0, 1)  # of the right shape but too bright
-  made = refine.back_project(aligned, lr, kind, 2, 20)
+  degradation, hr = kernel_files.load_degradation("g20d"), _photo()
+  lr = degradation_lib.degrade(hr, degradation.kernel, 2, degradation.subsample)
+  aligned = jnp.clip(degradation_lib.enlarge(lr, 2) + 0.1, 0, 1)  # of the right shape but too bright
+  made = refine.back_project(aligned, lr, degradation, 2, 20)
   assert jnp.abs(made - hr).mean() < 0.7 * jnp.abs(aligned - hr).mean()
 
 
 def test_back_projection_does_not_fit_noise():
-  kind, hr = kernel_files.load_degradation("g20d"), _photo()
-  lr = np.asarray(degradation.degrade(hr, kind.kernel, 2, kind.subsample))
+  degradation, hr = kernel_files.load_degradation("g20d"), _photo()
+  lr = np.asarray(degradation_lib.degrade(hr, degradation.kernel, 2, degradation.subsample))
   noisy = lr + np.random.default_rng(0).normal(0, 0.03, lr.shape).astype(np.float32)
-  told = lambda sr, std: np.asarray(refine.back_project(sr, noisy, kind._replace(noise_std=std), 2, 20))
+  told = lambda sr, std: np.asarray(refine.back_project(sr, noisy, degradation.replace(noise_std=std), 2, 20))
   np.testing.assert_array_equal(told(hr, 0.031), hr)  # they differ by noise alone
   assert np.abs(told(hr, 0.0) - hr).mean() > 0.01
   wrong = np.clip(hr + 0.2, 0, 1)
@@ -86,30 +87,30 @@ def test_turns_are_undone():
     assert (turn.undo(turn.apply(image)) == image).all()
 
 
-@pytest.mark.parametrize("kind", [DELTA, kernel_files.load_degradation("bicubic")], ids=lambda kind: kind.subsample)
+@pytest.mark.parametrize("degradation", [DELTA, kernel_files.load_degradation("bicubic")], ids=lambda d: d.subsample)
 @pytest.mark.parametrize("scale, size", [(2, (24, 28)), (3, (24, 27)), ((2.0, 3.0), (24, 27)), (1.5, (25, 29))])
-def test_turned_images_lie_on_the_enlarged_grid_as_the_image_did(kind, scale, size):
+def test_turned_images_lie_on_the_enlarged_grid_as_the_image_did(degradation, scale, size):
   """On a slope, what a network gets differs from the truth by a shift that it has learned: the same for all turns."""
   hr = np.broadcast_to((0.01 * np.mgrid[: size[0], : size[1]]).sum(0)[..., None], (*size, 3)).astype(np.float32)
-  if kind.subsample == "direct" and scale == 1.5:
+  if degradation.subsample == "direct" and scale == 1.5:
     pytest.skip("direct subsampling by 1.5 has no even stride")
-  lr = np.asarray(degradation.degrade(hr, kind.kernel, scale, kind.subsample))
-  factors = degradation.per_axis(scale)
-  for turn in refine.turns(kind, scale):
-    offset = refine.turned_offset(turn, kind, lr.shape[:2], scale)
-    full = degradation.enlarge(turn.apply(lr), scale, offset=offset)
+  lr = np.asarray(degradation_lib.degrade(hr, degradation.kernel, scale, degradation.subsample))
+  factors = degradation_lib.per_axis(scale)
+  for turn in refine.turns(degradation, scale):
+    offset = refine.turned_offset(turn, degradation, lr.shape[:2], scale)
+    full = degradation_lib.enlarge(turn.apply(lr), scale, offset=offset)
     truth = turn.apply(np.pad(hr, [(0, 0)] * 3))[: full.shape[0], : full.shape[1]]
     slopes = [-0.01 if flip else 0.01 for flip in turn.flipped]
-    shift = sum(slope * -(factor - 1) / 2 for slope, factor in zip(slopes, factors)) if kind.subsample == "direct" else 0
+    shift = sum(slope * -(factor - 1) / 2 for slope, factor in zip(slopes, factors)) if degradation.subsample == "direct" else 0
     inside = (slice(9, -9), slice(9, -9))
     if truth.shape == full.shape:  # else the enlarged image is larger than the HR image, and turned it begins elsewhere
       np.testing.assert_allclose((np.asarray(full) - truth)[inside], shift, atol=1e-5)
 
 
 def test_the_ensemble_of_a_network_that_does_nothing_is_its_input_without_any_shift_of_its_own():
-  kind, lr = kernel_files.load_degradation("bicubic"), _photo(20, 22)
-  enlarge = lambda image, offset: degradation.enlarge(image, 2, offset=offset)
-  np.testing.assert_allclose(refine.self_ensemble(enlarge, lr, kind, 2), degradation.enlarge(lr, 2), atol=1e-5)
+  degradation, lr = kernel_files.load_degradation("bicubic"), _photo(20, 22)
+  enlarge = lambda image, offset: degradation_lib.enlarge(image, 2, offset=offset)
+  np.testing.assert_allclose(refine.self_ensemble(enlarge, lr, degradation, 2), degradation_lib.enlarge(lr, 2), atol=1e-5)
 
 
 def test_the_ensemble_is_a_median_of_restored_images():

@@ -13,7 +13,7 @@ from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import inner_rules, maml, model
 from mzsr_jax.core.inner_rules import Spectral
 from mzsr_jax.errors import UserError
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
 RNG = np.random.default_rng(0)
@@ -67,6 +67,9 @@ def test_derivatives_of_second_order_agree_with_finite_differences():
       np.testing.assert_allclose(gradient @ direction, numeric, rtol=1e-4, atol=1e-7)
 
 
+search = inner_rules.parabolic_line_search
+
+
 def test_a_line_search_finds_the_bottom_of_a_parabola_and_goes_no_further_than_sixteen_times():
   loss = lambda p: ((p["a"] - 3) ** 2).sum()
   params, gradient = {"a": jnp.zeros(4)}, {"a": jnp.full(4, -6.0)}
@@ -74,20 +77,20 @@ def test_a_line_search_finds_the_bottom_of_a_parabola_and_goes_no_further_than_s
   for length in (1.0, 2.0, 6.0, 50.0):
     change = at(length)
     tried = loss({"a": params["a"] - change["a"]})
-    np.testing.assert_allclose(inner_rules.searched(change, gradient, loss(params), tried)["a"], at(3.0)["a"], rtol=1e-4)
-  near = inner_rules.searched(at(0.125), gradient, loss(params), loss({"a": params["a"] + 0.125}))["a"]
+    np.testing.assert_allclose(search(change, gradient, loss(params), tried)["a"], at(3.0)["a"], rtol=1e-4)
+  near = search(at(0.125), gradient, loss(params), loss({"a": params["a"] + 0.125}))["a"]
   np.testing.assert_allclose(near, at(2.0)["a"])
-  falling = inner_rules.searched(at(1.0), gradient, 10.0, -1000.0)["a"]  # along a line that bends downwards
+  falling = search(at(1.0), gradient, 10.0, -1000.0)["a"]  # along a line that bends downwards
   np.testing.assert_allclose(falling, at(16.0)["a"])
-  assert not inner_rules.searched(at(1.0), gradient, 10.0, np.float32(np.inf))["a"].any()
-  assert np.isnan(inner_rules.searched(at(1.0), gradient, 10.0, np.float32(np.nan))["a"]).all()
-  assert not inner_rules.searched({"a": jnp.zeros(4)}, {"a": jnp.zeros(4)}, 1.0, 1.0)["a"].any()
+  assert not search(at(1.0), gradient, 10.0, np.float32(np.inf))["a"].any()
+  assert np.isnan(search(at(1.0), gradient, 10.0, np.float32(np.nan))["a"]).all()
+  assert not search({"a": jnp.zeros(4)}, {"a": jnp.zeros(4)}, 1.0, 1.0)["a"].any()
 
 
 def test_the_second_step_turns_as_polak_and_ribiere_say_and_downhill_where_that_would_climb():
   ones = lambda value: {"a": jnp.full(4, value, jnp.float32)}
   rate, size = {"a": np.float32(1)}, UNIT  # of a bias, the direction has this size
-  first = inner_rules._conjugate(ones(3.0), rate, inner_rules.begin(Spectral(rate), ones(0.0)))
+  first = inner_rules._conjugate(ones(3.0), rate, inner_rules.init_state(Spectral(rate), ones(0.0)))
   steepest = lambda g: 4 * size * abs(g) * size * np.sign(g)  # the slope along the direction, times that
   np.testing.assert_allclose(first.trial["a"], steepest(3.0), rtol=1e-5)
   np.testing.assert_allclose(first.slope, 4 * 3 * steepest(3.0), rtol=1e-5)
@@ -103,14 +106,14 @@ def test_the_second_step_turns_as_polak_and_ribiere_say_and_downhill_where_that_
 
 def test_an_adaptation_in_stages_remembers_as_one_in_a_whole_does():
   lr = scipy.ndimage.gaussian_filter(np.random.default_rng(0).random((24, 24, 3), np.float32), (1, 1, 0))
-  kind, params, solver = kernel_files.load_degradation("g20d"), random_params(), Solver(net=TINY)
+  degradation, params, solver = kernel_files.load_degradation("g20d"), random_params(), TiledAdapter(net=TINY)
   rates = np.full(4, 0.05, np.float32)
-  whole = solver.adapt(params, lr, kind, 2, Spectral(rates))
-  *_, last = solver.stages(params, lr, kind, [1, 3, 4], 2, Spectral(rates))
+  whole = solver.adapt(params, lr, degradation, 2, Spectral(rates))
+  *_, (last, _) = solver.iterate(params, lr, degradation, 2, Spectral(rates))
   jax.tree.map(np.testing.assert_array_equal, last, whole)
   forgetful = params
   for step in range(4):
-    forgetful = solver.adapt(forgetful, lr, kind, 2, Spectral(rates[step : step + 1]))
+    forgetful = solver.adapt(forgetful, lr, degradation, 2, Spectral(rates[step : step + 1]))
   assert max(np.linalg.norm(a - b) for a, b in zip(*map(jax.tree.leaves, (whole, forgetful)))) > 1e-3
 
 
@@ -123,12 +126,13 @@ def test_of_rates_that_are_far_too_large_a_step_still_lowers_the_loss():
 
 
 def test_windows_step_as_the_whole_image_does():
-  lr, kind, net = RNG.random((70, 90, 3), np.float32), kernel_files.load_degradation("g20d"), TINY
+  lr, degradation, net = RNG.random((70, 90, 3), np.float32), kernel_files.load_degradation("g20d"), TINY
   params, rates = model.init(jax.random.key(0), net), Spectral(np.float32([0.05, 0.1]))
-  solver = Solver(net=net)
-  solver.limit_windows(40)
-  expected = adapt_lib.adapt(params, lr, kind.kernel, 2, 2, rates, model=net)
-  for a, b, start in zip(*map(jax.tree.leaves, (solver.adapt(params, lr, kind, 2, rates), expected, params)), strict=True):
+  solver = TiledAdapter(net=net)
+  solver.limit_tiles(40)
+  expected = adapt_lib.adapt(params, lr, degradation, 2, rates, model=net)
+  adapted = solver.adapt(params, lr, degradation, 2, rates)
+  for a, b, start in zip(*map(jax.tree.leaves, (adapted, expected, params)), strict=True):
     assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b - start)
 
 

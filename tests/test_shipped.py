@@ -5,17 +5,17 @@ import pytest
 
 from mzsr_jax import images, weights
 from mzsr_jax.evaluation import benchmark, methods, metrics
-from mzsr_jax.inference.tiled import Solver, degrade
+from mzsr_jax.inference.tiled import TiledAdapter, degrade
 from mzsr_jax.photo import enhance, kernel_files, noise
 
 
 def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
   folder = data_dir / "Set5"
   samples = [s for s in benchmark.load_pairs(folder / "g20_direct_x2", folder / "GT", 2) if s.name in ("butterfly", "woman")]
-  kind = kernel_files.load_degradation(str(folder / "g20_direct_x2" / "kernel.mat"), "direct")
+  degradation = kernel_files.load_degradation(str(folder / "g20_direct_x2" / "kernel.mat"), "direct")
   steps = {"x2_direct": (1,), "spectral:x2_direct": (1, 10)}
   compared = [methods.bicubic(), *(methods.parse(f"mzsr:{name}", count, 2) for name, count in steps.items())]
-  results = benchmark.summarise(benchmark.run(samples, {"kernel.mat": kind}, compared, 2), 2)
+  results = benchmark.summarise(benchmark.run(samples, {"kernel.mat": degradation}, compared, 2), 2)
   assert len(results[0]["images"]) == 2
   bicubic, plain, one, ten = (result["psnr"] for result in results)
   assert min(plain, one) >= bicubic + 2
@@ -41,24 +41,24 @@ def test_conditioned_parameters_begin_where_adaptation_ends(data_dir):
 
 def test_conditioned_parameters_know_noise_before_any_step(data_dir):
   gt = images.middle(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
-  solver, kind, params = Solver(), kernel_files.load_degradation("g20d"), weights.load_weights("conditioned_x2")
-  clean = degrade(images.to_float(gt), kind, 2)
+  solver, degradation, params = TiledAdapter(), kernel_files.load_degradation("g20d"), weights.load_weights("conditioned_x2")
+  clean = degrade(images.to_float(gt), degradation, 2)
   lr = images.to_float(images.to_uint8(clean + np.random.default_rng(0).normal(0, 5 / 255, clean.shape)))
   none = np.zeros(0, np.float32)
-  told = lambda std: solver.super_resolve(solver.adapt(params, lr, kind._replace(noise_std=std), 2, none), lr, 2)
+  told = lambda std: solver.super_resolve(solver.adapt(params, lr, degradation.replace(noise_std=std), 2, none), lr, 2)
   assert metrics.psnr_y(told(5 / 255), gt, 2) > metrics.psnr_y(told(0.0), gt, 2) + 3
 
 
 def test_a_noisy_photo_is_not_made_worse_where_its_noise_is_estimated(data_dir):
   gt = images.middle(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
-  solver, kind = Solver(), kernel_files.load_degradation("g20d")
-  lr = degrade(images.to_float(gt), kind, 2)
+  solver, degradation = TiledAdapter(), kernel_files.load_degradation("g20d")
+  lr = degrade(images.to_float(gt), degradation, 2)
   lr = images.to_float(images.to_uint8(lr + np.random.default_rng(0).normal(0, 5 / 255, lr.shape)))
   name = enhance.choose_weights(2, "g20d", "direct")
   params, rates = weights.load_weights(name), weights.load_inner_lrs(name, 10)
 
   def psnrs(noise_std, steps):
-    recipe = enhance.Recipe(params, rates, kind._replace(noise_std=noise_std), 2, 2)
+    recipe = enhance.Recipe(params, rates, degradation.replace(noise_std=noise_std), 2, 2)
     return [metrics.psnr_y(solver.super_resolve(p, lr, 2), gt, 2) for p in enhance.adapt(solver, lr, recipe, steps)]
 
   before, blindly = psnrs(0.0, [0, 10])
@@ -85,5 +85,5 @@ def test_other_models_beat_bicubic_by_1_db_in_one_step(data_dir, name, kernel, s
   scores = benchmark.run(samples, {kernel: kernel_files.load_degradation(kernel)}, compared, scale)
   bicubic, one = (result["psnr"] for result in benchmark.summarise(scores, scale))
   assert one > bicubic + 1
-  known = weights.scales(weights.read_metadata(name))
+  known = weights.load(name).scales
   assert known == ([scale] if "multiscale" not in name else pytest.approx([2 + i / 5 for i in range(11)]))

@@ -10,10 +10,11 @@ import pytest
 
 import mzsr_jax as mz
 from mzsr_jax.core import adapt as adapt_lib
-from mzsr_jax.core import degradation, model
+from mzsr_jax.core import degradation as degradation_lib
+from mzsr_jax.core import model
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference import pool, tiled, tiles
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
 NET = model.MZSRNet(depth=3, features=8)
@@ -34,16 +35,16 @@ def params():
 @pytest.fixture(scope="module", params=[1, 2], ids=["one device", "two devices"])
 def windowed(request):
   """A solver whose windows have at most 64x64 pixels."""
-  return Solver(jax.devices()[: request.param], SMALLEST * 1.01 * request.param, net=NET)
+  return TiledAdapter(jax.devices()[: request.param], SMALLEST * 1.01 * request.param, net=NET)
 
 
 def noise(height, width):
   return np.random.default_rng(0).random((height, width, 3), np.float32)
 
 
-def assembled(solver_, params, lr, scale, offset=(0.0, 0.0)):
+def assembled(solver_, params, lr, scale, degradation=None):
   sr = np.full((*mz.enlarge(lr, scale).shape[:2], 3), np.nan, np.float32)
-  for rows, columns, window in solver_.enlarge(params, lr, scale, offset):
+  for rows, columns, window in solver_.enlarge(params, lr, scale, degradation):
     assert np.isnan(sr[rows, columns]).all(), "cores overlap"
     sr[rows, columns] = window
   return sr
@@ -57,45 +58,56 @@ def difference(a, b):
 @pytest.mark.parametrize("size", [(12, 14), (31, 33), (5, 3), (1, 1), (2, 90), (100, 130)])
 @pytest.mark.parametrize("scale,name", [(2, "g20d"), (2, "g13b"), (4, "g20d"), (2.2, "bicubic")])
 def test_adapts_and_enlarges_as_without_windows(windowed, params, size, scale, name):
-  lr, kind = noise(*size), kernel_files.load_degradation(name)
-  expected = mz.adapt(params, lr, kind.kernel, scale, 2, RATES, kind.subsample, NET)
-  assert difference(windowed.adapt(params, lr, kind, scale, RATES), expected) < 1e-6
-  sr = mz.super_resolve(expected, lr, scale, NET)
+  lr, degradation = noise(*size), kernel_files.load_degradation(name)
+  expected = mz.adapt(params, lr, degradation, scale, RATES, model=NET)
+  assert difference(windowed.adapt(params, lr, degradation, scale, RATES), expected) < 1e-6
+  sr = mz.super_resolve(expected, lr, scale, model=NET)
   assert difference(assembled(windowed, expected, lr, scale), sr) < 1e-5
   assert difference(assembled(windowed, None, lr, scale), np.clip(mz.enlarge(lr, scale), 0, 1)) < 1e-5
-  assert difference(tiled.degrade(lr, kind, scale), degradation.degrade(lr, kind.kernel, scale, kind.subsample)) < 1e-6
+  clean = degradation_lib.degrade(lr, degradation.kernel, scale, degradation.subsample)
+  assert difference(tiled.degrade(lr, degradation, scale), clean) < 1e-6
 
 
 @pytest.mark.parametrize("scale,name,offset", [(2, "g20d", (0.5, -0.5)), (2.2, "g13b", (0.0, 13.25))])
 def test_an_offset_does_as_without_windows(windowed, params, scale, name, offset):
-  lr, kind = noise(100, 130), kernel_files.load_degradation(name)._replace(offset=offset)
-  expected = mz.adapt(params, lr, kind.kernel, scale, 2, RATES, kind.subsample, NET, offset)
-  assert difference(windowed.adapt(params, lr, kind, scale, RATES), expected) < 1e-6
-  sr = mz.super_resolve(expected, lr, scale, NET, offset)
-  assert difference(assembled(windowed, expected, lr, scale, offset), sr) < 1e-5
+  lr, degradation = noise(100, 130), kernel_files.load_degradation(name).replace(offset=offset)
+  expected = mz.adapt(params, lr, degradation, scale, RATES, model=NET)
+  assert difference(windowed.adapt(params, lr, degradation, scale, RATES), expected) < 1e-6
+  sr = mz.super_resolve(expected, lr, scale, degradation, NET)
+  assert difference(assembled(windowed, expected, lr, scale, degradation), sr) < 1e-5
   assert difference(assembled(windowed, expected, lr, scale), sr) > 1e-2
-  shown = windowed.trajectory(params, lr, kind, [2], scale, RATES)[2]
+  shown = windowed.trajectory(params, lr, degradation, [2], scale, RATES)[2]
   assert np.abs(shown - np.asarray(sr) * 255).max() < 0.51
 
 
+@pytest.mark.parametrize("size", [(31, 33), (100, 130)])
+def test_noise_is_that_of_the_plain_functions(windowed, params, size):
+  lr = noise(*size)
+  clean = kernel_files.load_degradation("g20d")
+  noisy = clean.replace(noise_std=0.1)
+  expected = mz.adapt(params, lr, noisy, 2, RATES, model=NET)
+  assert difference(windowed.adapt(params, lr, noisy, 2, RATES), expected) < 1e-6
+  assert difference(mz.adapt(params, lr, clean, 2, RATES, model=NET), expected) > 1e-4
+
+
 def test_the_gradient_summed_over_windows_is_that_of_the_whole_image(windowed, params):
-  lr, kind = noise(150, 170), kernel_files.load_degradation("gani")
+  lr, degradation = noise(150, 170), kernel_files.load_degradation("gani")
   one = np.ones(1, np.float32)
   step = lambda adapted: np.concatenate([np.ravel(a - p) for a, p in zip(*map(jax.tree.leaves, (adapted, params)))])
-  summed = step(windowed.adapt(params, lr, kind, 2, one))
-  whole = step(mz.adapt(params, lr, kind.kernel, 2, 1, one, "direct", NET))
+  summed = step(windowed.adapt(params, lr, degradation, 2, one))
+  whole = step(mz.adapt(params, lr, degradation, 2, one, model=NET))
   assert np.linalg.norm(summed - whole) < 1e-5 * np.linalg.norm(whole)
 
 
 def test_buckets_pad_without_a_trace(params):
   sizes = [(40, 30), (22, 27), (9, 40)]
-  bucketed, kind = Solver(sizes=sizes, max_buckets=1, net=NET), kernel_files.load_degradation("g20d")
+  bucketed, degradation = TiledAdapter(sizes=sizes, max_buckets=1, net=NET), kernel_files.load_degradation("g20d")
   for size in sizes:
     assert bucketed.bucket(size) == (40, 40)
     lr = noise(*size)
-    expected = mz.adapt(params, lr, kind.kernel, 2, 2, RATES, model=NET)
-    assert difference(bucketed.adapt(params, lr, kind, 2, RATES), expected) < 1e-6
-    assert difference(assembled(bucketed, expected, lr, 2), mz.super_resolve(expected, lr, 2, NET)) < 1e-5
+    expected = mz.adapt(params, lr, degradation, 2, RATES, model=NET)
+    assert difference(bucketed.adapt(params, lr, degradation, 2, RATES), expected) < 1e-6
+    assert difference(assembled(bucketed, expected, lr, 2), mz.super_resolve(expected, lr, 2, model=NET)) < 1e-5
 
 
 def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
@@ -104,10 +116,11 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   assert len(set(BENCHMARK_SIZES)) > 10
   programs = (tiled._add, tiled._run, tiled._degrade)
   before = [program._cache_size() for program in programs]
-  solver_ = Solver(sizes=BENCHMARK_SIZES, net=tiny)
+  solver_ = TiledAdapter(sizes=BENCHMARK_SIZES, net=tiny)
   for i, size in enumerate(BENCHMARK_SIZES):
-    kind = kernel_files.load_degradation(kernel_files.NAMES[i % len(kernel_files.NAMES)], "direct")
-    solver_.trajectory(params, noise(*size), kind, [i % 2, 2 + i % 3], 2, np.linspace(0.01, 0.02 + i, 4, dtype=np.float32) / 9)
+    degradation = kernel_files.load_degradation(kernel_files.NAMES[i % len(kernel_files.NAMES)], "direct")
+    rates = np.linspace(0.01, 0.02 + i, 4, dtype=np.float32) / 9
+    solver_.trajectory(params, noise(*size), degradation, [i % 2, 2 + i % 3], 2, rates)
   compiled = [program._cache_size() - n for program, n in zip(programs, before)]
   assert all(0 < n <= 4 for n in compiled), compiled
   padded = sum(np.prod(solver_.bucket(size)) for size in BENCHMARK_SIZES) / sum(np.prod(size) for size in BENCHMARK_SIZES)
@@ -115,25 +128,25 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
 
 
 def test_steps_rates_and_trajectories(windowed, params):
-  lr, kind = noise(20, 24), kernel_files.load_degradation("g20d")
-  srs = windowed.trajectory(params, lr, kind, [0, 1, 2], 2, RATES)
+  lr, degradation = noise(20, 24), kernel_files.load_degradation("g20d")
+  srs = windowed.trajectory(params, lr, degradation, [0, 1, 2], 2, RATES)
   np.testing.assert_array_equal(srs[0], windowed.super_resolve(params, lr, 2))
-  np.testing.assert_array_equal(srs[2], windowed.trajectory(params, lr, kind, [2], 2, RATES)[2])
+  np.testing.assert_array_equal(srs[2], windowed.trajectory(params, lr, degradation, [2], 2, RATES)[2])
   by_leaf = jax.tree.map(lambda p: np.zeros(2, np.float32), params)
   by_leaf["conv3"]["bias"] = np.float32([0.05, 0.02])
-  adapted = windowed.adapt(params, lr, kind, 2, by_leaf)
+  adapted = windowed.adapt(params, lr, degradation, 2, by_leaf)
   assert difference(adapted["conv1"], params["conv1"]) == 0
   assert difference(adapted["conv3"]["bias"], params["conv3"]["bias"]) > 0
 
 
 def test_fine_tuning_by_sgd_is_adaptation_and_by_adam_is_optax(windowed, params):
-  lr, kind = noise(100, 90), kernel_files.load_degradation("g20d")
-  sgd = list(itertools.islice(windowed.fine_tune(params, lr, kind, 2, optax.sgd(0.05)), 2))
-  assert difference(sgd[1], windowed.adapt(params, lr, kind, 2, np.float32([0.05, 0.05]))) < 1e-6
-  son = adapt_lib.lr_son(lr, kind.kernel, 2)[None]
+  lr, degradation = noise(100, 90), kernel_files.load_degradation("g20d")
+  sgd = list(itertools.islice(windowed.fine_tune(params, lr, degradation, 2, optax.sgd(0.05)), 2))
+  assert difference(sgd[1], windowed.adapt(params, lr, degradation, 2, np.float32([0.05, 0.05]))) < 1e-6
+  son = adapt_lib.lr_son(lr, degradation, 2)[None]
   optimizer = optax.adam(1e-2)
   expected, state = params, optimizer.init(params)
-  for tuned in itertools.islice(windowed.fine_tune(params, lr, kind, 2, optimizer), 3):
+  for tuned in itertools.islice(windowed.fine_tune(params, lr, degradation, 2, optimizer), 3):
     gradient = jax.grad(adapt_lib.l1)(expected, son, lr[None], NET)
     with jax.numpy_dtype_promotion("standard"):
       updates, state = optimizer.update(gradient, state)
@@ -145,17 +158,17 @@ def test_fine_tuning_by_sgd_is_adaptation_and_by_adam_is_optax(windowed, params)
 
 def test_progress_adds_up_to_the_work(windowed, params):
   passes = []
-  windowed.done = passes.append
+  windowed.on_progress = passes.append
   windowed.adapt(params, noise(100, 90), kernel_files.load_degradation("g20d"), 2, RATES)
   windowed.super_resolve(params, noise(100, 90), 2)
   windowed.super_resolve(None, noise(100, 90), 2)
-  windowed.done = lambda passes: None
-  assert sum(passes) == pytest.approx(tiled.work(2, 1, 2)) == pytest.approx(10) and len(passes) > 4
+  windowed.on_progress = lambda passes: None
+  assert sum(passes) == pytest.approx(tiled.network_passes(2, 1, 2)) == pytest.approx(10) and len(passes) > 4
 
 
 def test_a_limit_below_the_smallest_window_is_refused():
   with pytest.raises(UserError, match="MiB higher"):
-    Solver(jax.devices()[:1], SMALLEST * 0.9, net=NET)
+    TiledAdapter(jax.devices()[:1], SMALLEST * 0.9, net=NET)
 
 
 def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
@@ -170,21 +183,21 @@ def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
       busy.remove(solver_)
     return solver_, item
 
-  results = list(pool.spread(work, range(12), ["a", "b", "c"]))
+  results = list(pool.map_images(work, range(12), ["a", "b", "c"]))
   assert [item for _, item in results] == list(range(12)) and {s for s, _ in results} == {"a", "b", "c"}
 
   def fails(solver_, item):
     raise UserError(str(item))
 
   with pytest.raises(UserError, match="0"):
-    list(pool.spread(fails, range(3), ["a"]))
+    list(pool.map_images(fails, range(3), ["a"]))
 
 
 def test_a_solver_for_each_device_gives_the_same(params):
-  lr, kind = noise(20, 24), kernel_files.load_degradation("g20d")
-  each = [Solver([device], net=NET) for device in jax.devices()[:2]]
-  work = lambda solver_, lr: solver_.trajectory(params, lr, kind, [2], 2, RATES)[2]
-  first, second = pool.spread(work, [lr, lr], each)
+  lr, degradation = noise(20, 24), kernel_files.load_degradation("g20d")
+  each = [TiledAdapter([device], net=NET) for device in jax.devices()[:2]]
+  work = lambda solver_, lr: solver_.trajectory(params, lr, degradation, [2], 2, RATES)[2]
+  first, second = pool.map_images(work, [lr, lr], each)
   np.testing.assert_array_equal(first, second)
 
 

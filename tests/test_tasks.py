@@ -19,7 +19,7 @@ def draw(function, scales, subsample, *args, family="gaussian", noise=0.0, **opt
 
 def sons(scales, subsample, **options):
   size = degradation.Degrader(SIDE, scales, subsample).least_size
-  return draw(tasks.sample_sons, scales, subsample, son_degrader=degradation.Degrader(size, scales, subsample), **options)
+  return draw(tasks.sample_lr_sons, scales, subsample, son_degrader=degradation.Degrader(size, scales, subsample), **options)
 
 
 @pytest.mark.parametrize("subsample", ["direct", "bicubic"])
@@ -53,7 +53,7 @@ def test_sons_are_blurred_by_the_kernel_that_blurred_their_fathers():
   run = lambda side: degradation.Degrader(side, (1.0,), "direct")  # of scale 1: the blur alone
   args = (jax.random.key(0), patches, tasks.Distribution(run(64), "gaussian"))
   once = np.asarray(tasks.sample(*args).inputs)
-  support = jax.device_get(tasks.sample_sons(*args, son_degrader=run(64)))
+  support = jax.device_get(tasks.sample_lr_sons(*args, son_degrader=run(64)))
   np.testing.assert_allclose(support.targets, once, atol=1e-6)
   spread = lambda x: (x[..., 0].sum(1) * (np.arange(64) - 32.0) ** 2).sum(-1) / x[..., 0].sum((1, 2))
   np.testing.assert_allclose(spread(support.inputs[:, 0]), 2 * spread(once[:, 0]), rtol=1e-4)

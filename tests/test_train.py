@@ -161,7 +161,7 @@ def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_pa
 
 def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_path):
   changes = {"optimizer.algorithm": "muon", "meta.learn_inner_lrs": True, "meta.inner_rule": "spectral"}
-  changes |= {"model.depth": 2, "run.checkpoint_every": 1, "optimizer.inner_lrs_factor": 3.0}
+  changes |= {"model.depth": 2, "run.checkpoint_every": 1}
   changes |= {"meta.first_order_until_step": 10**6}  # compiles faster
   one = loop.train(tiny(meta_x2, 1, **changes), tmp_path / "one")
   before = step_lib.init_params(tiny(meta_x2, 1, **changes))["conv1"]["kernel"]  # (3, 3, 3, 8): 27 inputs to 8 outputs
@@ -170,7 +170,7 @@ def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_
   singular_values = np.linalg.svd(update, compute_uv=False) / size
   assert 0.6 < np.median(singular_values) and singular_values.max() < 1.3
   rates = np.asarray(one.learned["inner_lrs"]["conv1"]["kernel"])
-  moved = np.abs(rates - 0.01) / 3e-4  # Adam's first step with Nesterov's momentum is 1.47 times its rate, here tripled
+  moved = np.abs(rates - 0.01) / 1e-4  # Adam's first step with Nesterov's momentum is 1.47 times its rate
   assert (1.4 < moved).all() and (moved < 1.5).all()
   resumed = loop.train(tiny(meta_x2, 2, **changes), tmp_path / "one")
   whole = loop.train(tiny(meta_x2, 2, **changes), tmp_path / "whole")

@@ -14,6 +14,7 @@ from test_cli import assert_one_line, run_entry
 from mzsr_jax import images, upscale, weights
 from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import degradation, model
+from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo import kernel_files, noise
 
@@ -66,8 +67,9 @@ def test_the_shift_of_the_kernel_is_made_up_for_where_asked(monkeypatch, small, 
   lr = images.to_float(images.read_image(small / "photos" / "a.png"))
   params, kernel = weights.load_weights(small / "w.safetensors"), kernel_files.read_kernel(tmp_path / "moved.npy")
   for shift, offset in {"ignore": (0.0, 0.0), "centre_of_mass": (0.5, -0.5)}.items():
-    adapted = adapt_lib.adapt(params, lr, kernel, 2, 2, np.float32([0.02, 0.01]), offset=offset)
-    expected = np.asarray(adapt_lib.super_resolve(adapted, lr, 2, offset=offset)) * 255
+    degradation = Degradation(kernel, offset=offset)
+    adapted = adapt_lib.adapt(params, lr, degradation, 2, np.float32([0.02, 0.01]))
+    expected = np.asarray(adapt_lib.super_resolve(adapted, lr, 2, degradation)) * 255
     assert np.abs(read(shift) - expected).max() < 0.51
   left = slice(-24, None), slice(28)
   np.testing.assert_array_equal(read("ignore_side")[left], read("centre_of_mass_side")[left])  # bicubic knows no kernel
@@ -195,8 +197,7 @@ def test_presets_are_settings_that_flags_override(monkeypatch, capsys, small, tm
         ("--input=DIR/*.gif --output=TMP/out.png", ["*.gif", "does not exist"]),
         ("--input=DIR/*.safetensors --output=TMP/out", ["holds no image"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --ext=gif", ["ext", "png"]),
-        ("--input=DIR/photos/a.png --output=TMP/out.png --gradual", ["no scale below 2"]),
-        ("--input=DIR/photos/a.png --output=TMP/out.png --preset=finest", ["preset", "best"]),
+        ("--input=DIR/photos/a.png --output=TMP/out.png --preset=finest", ["preset", "real"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --noise_level=-1", ["noise_level", "0 to 100"]),
         ("--input=DIR/photos/a.png --output=TMP/out.png --noise_level=nan", ["noise_level", "auto"]),
         ("--input=DIR/photos/a.png --output=DIR/photos/a.png --overwrite", ["would replace"]),

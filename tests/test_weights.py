@@ -58,20 +58,22 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_scales_outside_the_training_are_refused():
-  weights.check_scale({"scales": "[2.0]"}, 2)
-  weights.check_scale({"scales": "[2.0, 3.0, 4.0]"}, 3.5)
+  of = lambda scales: weights.Weights({}, "gradient", [0.01], {"scales": scales}, "")
+  of("[2.0]").check_scale(2)
+  of("[2.0, 3.0, 4.0]").check_scale(3.5)
   with pytest.raises(UserError, match="x2"):
-    weights.check_scale({"scales": "[2.0]"}, 4)
+    of("[2.0]").check_scale(4)
 
 
 @pytest.mark.parametrize("value", ["oops", "2", '["a"]', "[NaN]", "[-1]", "null"])
 def test_damaged_metadata_is_refused(tmp_path, value):
   path = tmp_path / "w.safetensors"
-  weights.save_weights(path, model.init(jax.random.key(0)), {"scales": value, "inner_lrs": value})
+  weights.save_weights(path, model.init(jax.random.key(0)), {"inner_lrs": value})
   with pytest.raises(UserError, match="inner_lrs"):
     weights.load_inner_lrs(path, 2)
+  weights.save_weights(path, model.init(jax.random.key(0)), {"scales": value})
   with pytest.raises(UserError, match="scales"):
-    weights.check_scale(weights.read_metadata(path), 2)
+    weights.load(path).check_scale(2)
 
 
 def test_weights_of_another_network_are_refused():

@@ -12,11 +12,11 @@ from mzsr_jax.inference import tiles
 def test_cores_cover_an_axis_once_and_keep_the_halo(window, halo):
   for length in range(1, 200):
     spans = tiles.spans(length, window, halo)
-    assert [s.first for s in spans] == [0, *(s.last for s in spans[:-1])] and spans[-1].last == length
+    assert [s.first for s in spans] == [0, *(s.stop for s in spans[:-1])] and spans[-1].stop == length
     for s in spans:
-      assert s.first < s.last
+      assert s.first < s.stop
       assert s.start == 0 or s.first - s.start >= halo
-      assert s.last == length or s.start + window - s.last >= halo
+      assert s.stop == length or s.start + window - s.stop >= halo
       assert len(spans) == 1 or 0 <= s.start <= length - window
 
 

@@ -6,7 +6,7 @@ import pytest
 import skimage.data
 
 from mzsr_jax import images
-from mzsr_jax.core import degradation
+from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core.model import MZSRNet
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import metrics, zssr
@@ -22,8 +22,8 @@ def photo():
   return images.to_float(skimage.data.astronaut()[:192:2, 160:352:2])
 
 
-def _lr(photo, kind, scale=2):
-  return np.clip(np.asarray(degradation.degrade(photo, kind.kernel, scale, kind.subsample)), 0, 1)
+def _lr(photo, degradation, scale=2):
+  return np.clip(np.asarray(degradation_lib.degrade(photo, degradation.kernel, scale, degradation.subsample)), 0, 1)
 
 
 def test_fathers_come_from_the_image(photo):
@@ -69,12 +69,12 @@ def test_the_rate_falls_when_the_error_does_not(errors, stops):
 
 
 def test_training_ends_at_the_floor_of_the_rate_or_at_its_last_step(photo):
-  kind = kernel_files.load_degradation("g20d")
-  lr = _lr(photo, kind)
+  degradation = kernel_files.load_degradation("g20d")
+  lr = _lr(photo, degradation)
   params = zssr._initial_params(0, SMALL)
   falls = QUICK._replace(max_steps=100, check_every=2, min_steps=4, slope_range=4, slope_ratio=0.0, learning_rate=1e-5)
   run = lambda options: list(
-      zssr.train(jax.tree.map(np.copy, params), [lr], (1.0,), kind, (2.0, 2.0), np.random.default_rng(0), options, SMALL)
+      zssr.train(jax.tree.map(np.copy, params), [lr], (1.0,), degradation, (2.0, 2.0), np.random.default_rng(0), options, SMALL)
   )
   rates = [progress.learning_rate for progress in run(falls._replace(min_learning_rate=2e-7))]
   assert rates[0] == 1e-5 and len(rates) < 40 and rates[-1] == pytest.approx(1e-7)
@@ -91,19 +91,19 @@ def test_training_ends_at_the_floor_of_the_rate_or_at_its_last_step(photo):
 
 @pytest.mark.parametrize("name", ["g20d", "bicubic"])
 def test_it_learns_an_image_from_itself(photo, name):
-  kind = kernel_files.load_degradation(name)
-  lr = _lr(photo, kind)
+  degradation = kernel_files.load_degradation(name)
+  lr = _lr(photo, degradation)
   options = zssr.DEFAULTS._replace(max_steps=300, crop=48, learning_rate=3e-3)
   psnr = lambda sr: metrics.psnr_y(images.to_uint8(sr), images.to_uint8(photo), 2)
-  bicubic = psnr(np.clip(np.asarray(degradation.enlarge(lr, 2)), 0, 1))
-  assert psnr(zssr.super_resolve(lr, kind, 2, options=options, net=SMALL)) > bicubic + (2 if name == "g20d" else 0.3)
+  bicubic = psnr(np.clip(np.asarray(degradation_lib.enlarge(lr, 2)), 0, 1))
+  assert psnr(zssr.super_resolve(lr, degradation, 2, options=options, net=SMALL)) > bicubic + (2 if name == "g20d" else 0.3)
 
 
 def test_same_seed_same_image(photo):
-  kind, lr = kernel_files.load_degradation("gani"), photo[:32, :40]
+  degradation, lr = kernel_files.load_degradation("gani"), photo[:32, :40]
   noisy = QUICK._replace(noise_std=0.01)
   one, same, other, quiet = (
-      zssr.super_resolve(lr, kind, 2, seed, options, SMALL)
+      zssr.super_resolve(lr, degradation, 2, seed, options, SMALL)
       for seed, options in ((0, noisy), (0, noisy), (1, noisy), (0, QUICK))
   )
   assert one.tobytes() == same.tobytes() and (one != other).any() and (one != quiet).any()
@@ -111,10 +111,10 @@ def test_same_seed_same_image(photo):
 
 def test_factors_may_differ_by_axis_and_come_one_after_another(photo):
   scale = (1.5, 2.0)
-  kind, lr = kernel_files.load_degradation("g13b"), photo[:30, :40]
-  vertical, horizontal = degradation.per_axis(scale)
+  degradation, lr = kernel_files.load_degradation("g13b"), photo[:30, :40]
+  vertical, horizontal = degradation_lib.per_axis(scale)
   gradual = QUICK._replace(factors=((1.0, 1.5), (vertical, horizontal)))
-  sr = zssr.super_resolve(lr, kind, scale, options=gradual, net=SMALL)
+  sr = zssr.super_resolve(lr, degradation, scale, options=gradual, net=SMALL)
   assert sr.shape == (np.ceil(30 * vertical), np.ceil(40 * horizontal), 3) and 0 <= sr.min() <= sr.max() <= 1
 
 

@@ -17,7 +17,7 @@ import mzsr_jax as mz
 from experiments.bench import timing
 from mzsr_jax import devices, images, weights
 from mzsr_jax.core import resize
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
 try:
@@ -61,7 +61,7 @@ def batched(params, lr, kernel, rates):
   @jax.jit
   @jax.vmap
   def solve(lr):
-    return mz.super_resolve(mz.adapt(params, lr, kernel, SCALE, len(rates), rates), lr, SCALE)
+    return mz.super_resolve(mz.adapt(params, lr, kernel, SCALE, rates), lr, SCALE)
 
   lrs = np.stack(_BATCH.value * [lr])
   return lambda: images.to_uint8(solve(lrs))[0]
@@ -70,7 +70,7 @@ def batched(params, lr, kernel, rates):
 def main(_):
   devices.use_all_cores()
   params = weights.load_weights("x2_direct")
-  kind = kernel_files.load_degradation("g20d")
+  degradation = kernel_files.load_degradation("g20d")
   photo = skimage.data.astronaut()
   lr = images.to_float(np.tile(photo, (4, 4, 1))[: _SIDE.value, : _SIDE.value])
   rows = []
@@ -79,20 +79,20 @@ def main(_):
     rates = np.full(steps, 0.01, np.float32)
 
     def with_solver(solver, rates=rates):
-      return lambda: solver.super_resolve(solver.adapt(params, lr, kind, SCALE, rates), lr, SCALE)
+      return lambda: solver.super_resolve(solver.adapt(params, lr, degradation, SCALE, rates), lr, SCALE)
 
     def plain(rates=rates, steps=steps):
-      return images.to_uint8(mz.super_resolve(mz.adapt(params, lr, kind.kernel, SCALE, steps, rates), lr, SCALE))
+      return images.to_uint8(mz.super_resolve(mz.adapt(params, lr, degradation, SCALE, rates, steps), lr, SCALE))
 
     spectral = mz.Spectral(np.full(steps, weights.SPECTRAL_RATE, np.float32))
-    runs = {"solver": with_solver(Solver()), "solver, spectral steps": with_solver(Solver(), spectral)}
+    runs = {"solver": with_solver(TiledAdapter()), "solver, spectral steps": with_solver(TiledAdapter(), spectral)}
     if jax.local_device_count() > 1:
-      runs["solver, one device"] = with_solver(Solver(jax.local_devices()[:1]))
+      runs["solver, one device"] = with_solver(TiledAdapter(jax.local_devices()[:1]))
     runs["plain functions"] = plain
     if _BATCH.value:
-      runs[f"{_BATCH.value} images by vmap"] = batched(params, lr, kind.kernel, rates)
+      runs[f"{_BATCH.value} images by vmap"] = batched(params, lr, degradation.kernel, rates)
     if torch:
-      runs["PyTorch eager"] = with_torch(params, lr, kind.kernel, rates)
+      runs["PyTorch eager"] = with_torch(params, lr, degradation.kernel, rates)
     results = {name: run() for name, run in runs.items()}
     for name, result in results.items():  # rounding to 8 bits may fall either way
       assert "spectral" in name or np.abs(result.astype(int) - results["solver"]).max() <= 1, name

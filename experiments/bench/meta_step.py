@@ -43,7 +43,6 @@ VARIANTS = {
     "tasks map": {"meta.task_batching": "map"},
     "tasks vmap": {"meta.task_batching": "vmap"},
     "tasks vmap xla": {"meta.task_batching": "vmap", "model.convolution": "xla"},
-    "tasks chunks": {"meta.task_batching": "chunks"},
     "tasks unroll": {"meta.task_batching": "unroll"},
     "steps unroll": {"meta.inner_loop": "unroll"},
     "remat": {"meta.remat": True},
@@ -54,7 +53,7 @@ VARIANTS = {
     "first order": {"first_order": True},
 }
 # Minutes a step, on a CPU, for what is known: grouped convolutions run there one output channel at a time.
-SLOW_ON_CPU = ("tasks vmap", "tasks vmap xla", "tasks chunks")
+SLOW_ON_CPU = ("tasks vmap", "tasks vmap xla")
 TORCH = {"torch": False, "torch channels last": True}
 
 

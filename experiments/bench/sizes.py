@@ -18,7 +18,7 @@ from absl import app, flags
 import mzsr_jax as mz
 from experiments.bench import timing
 from mzsr_jax import devices, images, weights
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
 _SET5_SET14 = (
@@ -42,10 +42,10 @@ def one_way(way: str) -> dict[str, float]:
   compiled = []
   events = ("/jax/core/compile/backend_compile_duration",)
   jax.monitoring.register_event_duration_secs_listener(lambda name, s, **_: compiled.append(s) if name in events else None)
-  params, kind = weights.load_weights("x2_direct"), kernel_files.load_degradation("g20d")
+  params, degradation = weights.load_weights("x2_direct"), kernel_files.load_degradation("g20d")
   rates = np.full(_STEPS.value, 0.01, np.float32)
   sizes = [tuple(map(int, size.split("x"))) for size in _SIZES.value]
-  solver = Solver(sizes=sizes)
+  solver = TiledAdapter(sizes=sizes)
   rng = np.random.default_rng(0)
   seconds = []
   for _ in range(2):
@@ -53,9 +53,9 @@ def one_way(way: str) -> dict[str, float]:
     for size in sizes:
       lr = rng.random((*size, 3), np.float32)
       if way == "buckets":
-        solver.super_resolve(solver.adapt(params, lr, kind, SCALE, rates), lr, SCALE)
+        solver.super_resolve(solver.adapt(params, lr, degradation, SCALE, rates), lr, SCALE)
       else:
-        images.to_uint8(mz.super_resolve(mz.adapt(params, lr, kind.kernel, SCALE, len(rates), rates), lr, SCALE))
+        images.to_uint8(mz.super_resolve(mz.adapt(params, lr, degradation, SCALE, rates), lr, SCALE))
     seconds.append(time.perf_counter() - start)
   buckets = {solver.bucket(size) for size in sizes} if way == "buckets" else set(sizes)
   figures = {"sizes": len(buckets), "programs": len(compiled), "compiling s": sum(compiled)}

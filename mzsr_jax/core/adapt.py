@@ -1,14 +1,13 @@
 """Meta-test (Algorithm 2): adapt the network to one image, then enlarge it. Pure functions of arrays.
 
-All of them work under jax.jit (with `scale`, `num_steps`, `subsample`, `model` and `offset` static), jax.vmap over images,
-kernels or both, and jax.grad with respect to parameters and kernel. An offset is a part of the compiled programs: each new
-one compiles anew (not so with `Solver`).
+All of them work under jax.jit (with `scale`, `num_steps` and `model` static), jax.vmap over images, kernels or both, and
+jax.grad with respect to parameters and kernel. An offset is a part of the compiled programs: each new one compiles anew (not
+so with `TiledAdapter`).
 """
 
-import collections
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,34 +15,37 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mzsr_jax.core import conditioning, inner_rules, maml
-from mzsr_jax.core import model as model_lib
-from mzsr_jax.core.degradation import degrade, enlarge
+from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core.inner_rules import Rates, Spectral
-from mzsr_jax.core.model import NET, MZSRNet, Params
+from mzsr_jax.core.kernels import Degradation, as_degradation
+from mzsr_jax.core.model import NET
+from mzsr_jax.core.network import Network, Observation, Params
 
 
-def l1(
-    params: Params, inputs: Float[Array, "n h w c"], targets: Float[Array, "n h w c"], model: MZSRNet = NET
-) -> Float[Array, ""]:
-  """Mean absolute error of the network's output, in [0, 1] units: the loss of all three stages (Eq. 4)."""
-  return jnp.abs(model_lib.apply(params, inputs, model) - targets).mean()
+def l1(params: Params, inputs: Observation, targets: Float[Array, "*n h w c"], network: Network = NET) -> Float[Array, ""]:
+  """Mean absolute error of the network's output, in [0, 1] units: the loss of all three stages (Eq. 4).
+
+  Args:
+    params: of the network.
+    inputs: what it observes, see `network.Network`.
+    targets: HR images.
+    network: see `network.Network`.
+  """
+  return jnp.abs(network.reconstruct(params, inputs) - targets).mean()
 
 
-@functools.partial(jax.jit, static_argnames="model", inline=True)
-def _step(state, inputs, targets, rates, model):
-  state, _ = maml.step(lambda p: l1(p, inputs, targets, model), rates, state)
-  return state
+@functools.partial(jax.jit, static_argnames=("scale", "network", "keep"))
+def _adapt(params, lr, degradation, rates, scale, network, keep):
+  """(adapted parameters, with `keep` those after each step, stacked)."""
+  inputs = network.observe(degradation_lib.son(lr, degradation, scale), degradation, scale, lr.shape[:2])
+  loss = lambda params: l1(params, inputs, lr, network)
+  params, (_, after_each) = maml.adapt(loss, params, rates, observe=(lambda params: params) if keep else None)
+  return params, after_each
 
 
-@functools.partial(jax.jit, static_argnames=("scale", "subsample", "offset"))
-def _lr_son(lr, kernel, scale, subsample, offset):
-  son = jnp.clip(degrade(lr, kernel, scale, subsample), 0, 1)
-  return enlarge(son, scale, lr.shape[-3:-1], offset)
-
-
-@functools.partial(jax.jit, static_argnames=("scale", "model", "offset"))
-def _super_resolve(params, lr, scale, model, offset):
-  return jnp.clip(model_lib.apply(params, enlarge(lr, scale, offset=offset)[None], model)[0], 0, 1)
+@functools.partial(jax.jit, static_argnames=("scale", "network"))
+def _super_resolve(params, lr, degradation, scale, network):
+  return jnp.clip(network.reconstruct(params, network.observe(lr, degradation, scale)), 0, 1)
 
 
 def _image(lr) -> jax.Array:
@@ -54,52 +56,43 @@ def _image(lr) -> jax.Array:
   return lr
 
 
+@functools.partial(jax.jit, static_argnames="scale")
 def lr_son(
-    lr: Float[ArrayLike, "h w c"],
-    kernel: Float[ArrayLike, "k k"],
-    scale: float = 2,
-    subsample: str = "direct",
-    offset: tuple[float, float] = (0.0, 0.0),
+    lr: Float[ArrayLike, "h w c"], degradation: Degradation | Float[ArrayLike, "k k"], scale: float = 2
 ) -> Float[Array, "h w c"]:
-  """The LR image degraded by its own kernel, clipped to [0, 1] and enlarged back to its size.
+  """The LR image degraded by its own degradation, clipped to [0, 1] and enlarged back to its size by bicubic.
 
   Args: see `adapt`.
   """
-  return _lr_son(lr, kernel, scale, subsample, offset)
+  degradation = as_degradation(degradation)
+  return degradation_lib.enlarge(degradation_lib.son(lr, degradation, scale), scale, lr.shape[:2], degradation.offset)
 
 
 def adapt(
     params: Params,
     lr: Float[ArrayLike, "h w c"],
-    kernel: Float[ArrayLike, "k k"],
+    degradation: Degradation | Float[ArrayLike, "k k"],
     scale: float = 2,
-    num_steps: int = 5,
     inner_lrs: float | Rates | Spectral = 0.01,
-    subsample: str = "direct",
-    model: MZSRNet = NET,
-    offset: tuple[float, float] = (0.0, 0.0),
+    num_steps: int | None = None,
+    model: Network = NET,
 ) -> Params:
-  """Gradient steps on LR son -> LR image (Algorithm 2, lines 1 to 6).
-
-  Outside jit, each step is one compiled function: images of the same size compile once, whatever the number of steps.
+  """Gradient steps on LR son -> LR image (Algorithm 2, lines 1 to 6), in one compiled program.
 
   Differentiable, but for the kinks of L1: its gradient jumps where a residual changes its sign, and a derivative with respect
   to kernel or image knows nothing of the jumps. It may then be far from the slope over any distance, where that of
   `maml.adapt` with a smooth loss is not (experiments/api.ipynb).
 
   Args:
-    params: meta-learned parameters theta_M; conditioned ones begin at what they are for this kernel, without noise (for others,
-      give what `conditioning.start` makes of them).
+    params: meta-learned parameters theta_M; conditioned ones begin at what they are for this degradation.
     lr: LR image, RGB float32 in [0, 1], any size.
-    kernel: its blur kernel, odd side, sum 1; [[1.0]] for none.
+    degradation: how the LR image was made; a bare kernel (odd side, sum 1) means direct subsampling and no noise.
     scale: scale factor.
-    num_steps: gradient steps; 0 returns `params`, or what conditioned ones are for this kernel.
-    inner_lrs: learning rate of every step, or (num_steps,) of each, or a tree shaped like `params` with (num_steps,) for each
-      leaf (see `weights.load_inner_lrs`); `Spectral`, for the other steps of `inner_rules`.
-    subsample: how the LR image was subsampled, "direct" or "bicubic".
+    inner_lrs: learning rate of every step, or (n,) of each, or a tree shaped like `params` with (n,) for each leaf
+      (see `weights.load`); `Spectral`, for the other steps of `inner_rules`.
+    num_steps: gradient steps, at most n; None for all n, or 5 where one rate serves every step. 0 returns `params`, or what
+      conditioned ones are for this degradation.
     model: the network.
-    offset: (dy, dx) of the kernel's centre from its middle, in its pixels, to make up for (see `degradation.enlarge`); give
-      `super_resolve` the same.
 
   Returns:
     Parameters adapted to the image.
@@ -107,32 +100,25 @@ def adapt(
   Raises:
     ValueError: the image is no float array of three axes.
   """
-  states = _states(params, lr, kernel, num_steps, scale, inner_lrs, subsample, model, offset)
-  return collections.deque(states, maxlen=1).pop()
+  return _adapted(params, lr, degradation, scale, inner_lrs, num_steps, model, keep=False)[0]
 
 
-def _states(params, lr, kernel, num_steps, scale, inner_lrs, subsample, model, offset) -> Iterator[Params]:
-  """The parameters before the first step and after each. Args: see `adapt`."""
-  lr = _image(lr)
-  params = conditioning.start(params, kernel, scale)
-  yield params
-  if not num_steps:
-    return
-  rates = jax.tree.map(lambda lrs: jnp.broadcast_to(jnp.asarray(lrs, lr.dtype), (num_steps,)), inner_lrs)
-  rates = inner_rules.per_leaf(rates, params)
-  inputs, targets = lr_son(lr, kernel, scale, subsample, offset)[None], lr[None]
-  state = params, inner_rules.begin(rates, params)
-  for i in range(num_steps):
-    state = _step(state, inputs, targets, jax.tree.map(operator.itemgetter(i), rates), model)
-    yield state[0]
+def _adapted(params, lr, degradation, scale, inner_lrs, num_steps, network, keep):
+  lr, degradation = _image(lr), as_degradation(degradation)
+  params = conditioning.start(params, degradation, scale)
+  rates = inner_rules.schedule(inner_lrs, num_steps, params)
+  rates = jax.tree.map(lambda lrs: jnp.asarray(lrs, lr.dtype), rates)
+  if not len(jax.tree.leaves(rates)[0]):
+    return params, None
+  return _adapt(params, lr, degradation, rates, scale, network, keep)
 
 
 def super_resolve(
     params: Params,
     lr: Float[ArrayLike, "h w c"],
     scale: float = 2,
-    model: MZSRNet = NET,
-    offset: tuple[float, float] = (0.0, 0.0),
+    degradation: Degradation | Float[ArrayLike, "k k"] | None = None,
+    model: Network = NET,
 ) -> Float[Array, "p q c"]:
   """Enlarges an LR image (Algorithm 2, line 7).
 
@@ -140,8 +126,8 @@ def super_resolve(
     params: parameters of the network, adapted or not; of conditioned ones, `adapt` with 0 steps makes such.
     lr: RGB float32 in [0, 1].
     scale: scale factor.
+    degradation: see `adapt`; None for no blur. The paper's network uses its offset alone.
     model: the network.
-    offset: see `adapt`.
 
   Returns:
     (ceil(H * scale), ceil(W * scale), C) in [0, 1].
@@ -149,19 +135,18 @@ def super_resolve(
   Raises:
     ValueError: the image is no float array of three axes.
   """
-  return _super_resolve(params, _image(lr), scale, model, offset)
+  degradation = Degradation(jnp.ones((1, 1))) if degradation is None else as_degradation(degradation)
+  return _super_resolve(params, _image(lr), degradation, scale, model)
 
 
 def trajectory(
     params: Params,
     lr: Float[ArrayLike, "h w c"],
-    kernel: Float[ArrayLike, "k k"],
+    degradation: Degradation | Float[ArrayLike, "k k"],
     shown: Sequence[int],
     scale: float,
-    inner_lrs: Rates | Spectral,
-    subsample: str = "direct",
-    model: MZSRNet = NET,
-    offset: tuple[float, float] = (0.0, 0.0),
+    inner_lrs: float | Rates | Spectral,
+    model: Network = NET,
 ) -> dict[int, Float[Array, "p q c"]]:
   """SR images after several numbers of steps, in one pass of the adaptation.
 
@@ -173,6 +158,7 @@ def trajectory(
   Returns:
     By number of steps, (ceil(H * scale), ceil(W * scale), C) in [0, 1].
   """
-  rates = jax.tree.map(operator.itemgetter(slice(shown[-1])), inner_lrs)
-  states = _states(params, lr, kernel, shown[-1], scale, rates, subsample, model, offset)
-  return {i: super_resolve(state, lr, scale, model, offset) for i, state in enumerate(states) if i in shown}
+  start = adapt(params, lr, degradation, scale, inner_lrs, 0, model)
+  _, after_each = _adapted(start, lr, degradation, scale, inner_lrs, shown[-1], model, keep=True)
+  states = lambda i: jax.tree.map(operator.itemgetter(i - 1), after_each) if i else start
+  return {i: super_resolve(states(i), lr, scale, degradation, model) for i in shown}

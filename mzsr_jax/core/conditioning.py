@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from mzsr_jax.core.model import Params
+from mzsr_jax.core.kernels import Degradation, as_degradation
+from mzsr_jax.core.network import Params
 
-KEY = "by_kind"
-MOST_NOISE = 0.06  # that training knows, in [0, 1] units
+KEY = "conditioning"
+MAX_NOISE = 0.06  # that training knows, in [0, 1] units
 _HIDDEN = 24
 _MIDDLE = 1.3  # standard deviation in the middle of the training's kernels at x2, HR pixels
-_TINY = 1e-6  # pixels^4: square roots of what is 0 for one pixel, or for round kernels, still have a derivative
+EPS = 1e-6  # pixels^4: square roots of what is 0 for one pixel, or for round kernels, still have a derivative
 _LENGTH = 5  # of a description
 
 
@@ -48,19 +49,19 @@ def init(key: Key[Array, ""], params: Params) -> Params:
 
 
 def start(
-    params: Params, kernel: Float[ArrayLike, "k k"], scale: float | Float[Array, ""], noise_std: float | Float[Array, ""] = 0.0
+    params: Params, degradation: Degradation | Float[ArrayLike, "k k"], scale: float | Float[Array, ""]
 ) -> Params:
   """The network's parameters for a degradation; parameters that are not conditioned are returned as they are.
 
   Args:
     params: of the network, conditioned or not.
-    kernel: (k, k), k odd, sum 1.
-    scale: scale factor.
-    noise_std: of the LR image, in [0, 1] units.
+    degradation: of the LR image; a bare kernel means one without noise.
+    scale: scale factor, may be traced.
   """
   if not is_conditioned(params):
     return params
-  return _start(params, jnp.asarray(kernel), *(jnp.asarray(x, jnp.float32) for x in (scale, noise_std)))
+  degradation = as_degradation(degradation)
+  return _start(params, jnp.asarray(degradation.kernel), *(jnp.asarray(x, jnp.float32) for x in (scale, degradation.noise_std)))
 
 
 @jax.jit
@@ -86,18 +87,18 @@ def describe(
   Returns:
     (horizontal, vertical, mixed, scale, noise), the first two in HR pixels less `_MIDDLE`, the scale less 2, the noise from 0
     to 1. A kernel that is wider than those of training counts as one as wide (of a largest variance of 2.5 times the scale),
-    noise above `MOST_NOISE` as that much, and negative variances as 0.
+    noise above `MAX_NOISE` as that much, and negative variances as 0.
   """
   axis = jnp.arange(kernel.shape[0], dtype=kernel.dtype) - kernel.shape[0] // 2
   rows, columns = kernel.sum(1), kernel.sum(0)
   y, x = axis - (rows * axis).sum(), axis - (columns * axis).sum()
   yy, xx = jnp.maximum((rows * y * y).sum(), 0), jnp.maximum((columns * x * x).sum(), 0)
   xy = jnp.dot(jnp.dot(y, kernel, precision="highest"), x, precision="highest")
-  largest = (xx + yy) / 2 + jnp.sqrt(((xx - yy) / 2) ** 2 + xy * xy + _TINY)
+  largest = (xx + yy) / 2 + jnp.sqrt(((xx - yy) / 2) ** 2 + xy * xy + EPS)
   shrink = jnp.minimum(2.5 * scale / largest, 1)
   xx, yy, xy = xx * shrink, yy * shrink, xy * shrink
-  root = jnp.sqrt(jnp.maximum(xx * yy - xy * xy, _TINY))  # of the determinant
+  root = jnp.sqrt(jnp.maximum(xx * yy - xy * xy, EPS))  # of the determinant
   trace = jnp.sqrt(xx + yy + 2 * root)  # of the matrix' square root
-  noise = jnp.minimum(noise_std / MOST_NOISE, 1.0)
+  noise = jnp.minimum(noise_std / MAX_NOISE, 1.0)
   shape = (xx + root) / trace - _MIDDLE, (yy + root) / trace - _MIDDLE, xy / trace
   return jnp.stack([*shape, *(jnp.asarray(x, kernel.dtype) for x in (scale - 2, noise))])

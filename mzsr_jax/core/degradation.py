@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mzsr_jax.core import resize
+from mzsr_jax.core.kernels import Degradation
 
 # One scale factor, or one for each axis: (vertical, horizontal).
 Factors = float | tuple[float, float]
@@ -44,7 +45,7 @@ def correlate(image: Float[ArrayLike, "*b h w c"], kernel: Float[ArrayLike, "k k
   return jnp.moveaxis(out.reshape(*batch, channels, *out.shape[1:3]), -3, -1)
 
 
-def apply(
+def resample(
     image: Float[ArrayLike, "*b h w c"], rows: Float[ArrayLike, "p h"], columns: Float[ArrayLike, "q w"]
 ) -> Float[Array, "*b p q c"]:
   """rows @ image @ columns' on every channel."""
@@ -55,7 +56,7 @@ def apply(
 
 def subsample(image: Float[ArrayLike, "*b h w c"], scale: Factors, mode: str) -> Float[Array, "*b p q c"]:
   """Shrinks to ceil(H / scale) x ceil(W / scale), `mode` "direct" (pixels round(s i)) or "bicubic"."""
-  return apply(image, *(resize.shrink(length, s, mode) for length, s in zip(image.shape[-3:-1], per_axis(scale))))
+  return resample(image, *(resize.shrink(length, s, mode) for length, s in zip(image.shape[-3:-1], per_axis(scale))))
 
 
 def enlarge(
@@ -77,7 +78,7 @@ def enlarge(
     offset: d, (vertical, horizontal), HR pixels; numbers that are known when traced.
   """
   axes = zip(image.shape[-3:-1], per_axis(scale), size or (None, None), offset)
-  return apply(image, *(resize.enlarge(*axis) for axis in axes))
+  return resample(image, *(resize.enlarge(*axis) for axis in axes))
 
 
 def degrade(
@@ -85,6 +86,19 @@ def degrade(
 ) -> Float[Array, "*b p q c"]:
   """(image * kernel) subsampled by `scale`: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s)."""
   return subsample(blur(image, kernel), scale, mode)
+
+
+def son(
+    lr: Float[Array, "h w c"], degradation: Degradation, scale: float
+) -> Float[Array, "p q c"]:
+  """An LR image degraded as its HR image was (Algorithm 2, line 2), noise and all, clipped to [0, 1]."""
+  made = degrade(lr, degradation.kernel, scale, degradation.subsample)
+  return jnp.clip(made + jnp.asarray(degradation.noise_std, made.dtype) * son_noise(made.shape).astype(made.dtype), 0, 1)
+
+
+def son_noise(shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+  """Standard normal noise of a son: the same at every call, so that an adaptation in parts is one in a whole."""
+  return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 class Degrader:
@@ -96,7 +110,7 @@ class Degrader:
 
   def __init__(self, patch_size: int, scales: tuple[float, ...], mode: str):
     """Args: side of the (HR) patches in pixels; scale factors; "direct" or "bicubic" subsampling."""
-    self.scales = tuple(float(s) for s in scales)
+    self.scales, self.subsample = tuple(float(s) for s in scales), mode
     down = [resize.shrink(patch_size, s, mode) for s in self.scales]
     up = [resize.enlarge(d.shape[0], s, patch_size) for d, s in zip(down, self.scales)]
     longest = max(d.shape[0] for d in down)
@@ -118,7 +132,7 @@ class Degrader:
       (N, Q, Q, C), clipped to [0, 1]; Q is ceil(P / s) of the smallest scale, and what lies beyond that of another is padding.
     """
     down = jnp.asarray(self._down)[scale_index]
-    lr = apply(blur(hr, kernel), down, down)
+    lr = resample(blur(hr, kernel), down, down)
     if key is not None:
       lr += noise_std * jax.random.normal(key, lr.shape)
     return jnp.clip(lr, 0, 1)
@@ -126,4 +140,4 @@ class Degrader:
   def enlarge(self, lr: Float[Array, "n q q c"], scale_index=0) -> Float[Array, "n p p c"]:
     """Results of `shrink`, enlarged by bicubic to the size of the HR patches: the network's input."""
     up = jnp.asarray(self._up)[scale_index]
-    return apply(lr, up, up)
+    return resample(lr, up, up)

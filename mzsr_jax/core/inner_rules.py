@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, PyTree
 
 Rates = Float[ArrayLike, " n"] | PyTree[Float[ArrayLike, " n"]]  # for all parameters, or for each leaf of them
 RULES = ("gradient", "spectral")
-LONGEST = 16.0  # that a line search makes of a step
+MAX_STEP_SCALE = 16.0  # that a line search makes of a step
 _UNIT = 0.02  # root mean square of an orthogonal direction: rates are then about as large as those of gradient steps
 _NEWTON_SCHULZ = 5 * ((3.4445, -4.775, 2.0315),)  # of Muon (Jordan et al., 2024): singular values end from 0.7 to 1.2
-_TINY = 1e-20  # of a gradient that is zero, as in flat images
+EPS = 1e-20  # of a gradient that is zero, as in flat images
 
 
 @flax.struct.dataclass
@@ -30,16 +30,16 @@ class Spectral:
   Bernstein and Newhouse, 2024). Orthogonal matrices change all that a layer sees, where the gradients of one image have few
   directions. Later steps go partly where the one before went, as far as Polak and Ribiere's formula says (nonlinear conjugate
   gradients, steepest descent in the place of the gradient). The length of each is then set right by one more pass through the
-  network (`searched`), so that parameters far from an image go further than those that are near.
+  network (`parabolic_line_search`), so that parameters far from an image go further than those that are near.
 
   Attributes:
-    rates: of the step that is tried, as they would be for gradient steps; it may end up to `LONGEST` times as long.
+    rates: of the step that is tried, as they would be for gradient steps; it may end up to `MAX_STEP_SCALE` times as long.
   """
 
   rates: Rates
 
 
-class Memory(NamedTuple):
+class CGState(NamedTuple):
   """What a step leaves to the next, each shaped like the parameters but the last.
 
   Attributes:
@@ -71,12 +71,31 @@ def per_leaf(inner_lrs: Rates | Spectral, params: PyTree) -> PyTree[Float[ArrayL
   return Spectral(rates) if isinstance(inner_lrs, Spectral) else rates
 
 
-def begin(inner_lrs: Rates | Spectral, params: PyTree) -> Memory | None:
+def schedule(
+    inner_lrs: float | Rates | Spectral, num_steps: int | None, params: PyTree, default_steps: int = 5
+) -> PyTree[Float[ArrayLike, " n"]] | Spectral:
+  """The rates of `num_steps` steps for each leaf; None takes all that are given, or `default_steps` of one rate for all.
+
+  Raises:
+    ValueError: there are fewer rates than steps.
+  """
+
+  def take(lrs):
+    if jnp.ndim(lrs) == 0:
+      return jnp.broadcast_to(jnp.asarray(lrs), default_steps if num_steps is None else num_steps)
+    if num_steps is not None and len(lrs) < num_steps:
+      raise ValueError(f"{num_steps} steps need as many learning rates, not {len(lrs)}")
+    return lrs[:num_steps]
+
+  return per_leaf(jax.tree.map(take, inner_lrs), params)
+
+
+def init_state(inner_lrs: Rates | Spectral, params: PyTree) -> CGState | None:
   """What the first step is given to remember."""
   if not isinstance(inner_lrs, Spectral):
     return None
   zeros = jax.tree.map(jnp.zeros_like, params)  # which vary over devices as the parameters do
-  return Memory(zeros, zeros, jnp.zeros_like(jax.tree.leaves(params)[0], shape=()))
+  return CGState(zeros, zeros, jnp.zeros_like(jax.tree.leaves(params)[0], shape=()))
 
 
 def change(
@@ -85,8 +104,8 @@ def change(
     params: PyTree,
     value: Float[ArrayLike, ""],
     gradient: PyTree,
-    memory: Memory | None,
-) -> tuple[PyTree, Memory | None]:
+    memory: CGState | None,
+) -> tuple[PyTree, CGState | None]:
   """What a step subtracts from the parameters, and what it leaves to the next.
 
   Args:
@@ -95,12 +114,12 @@ def change(
     params: before the step.
     value: of the loss there.
     gradient: there.
-    memory: what the step before left, or `begin`.
+    memory: what the step before left, or `init_state`.
   """
   if not isinstance(rates, Spectral):
     return _plain(gradient, rates), None
   memory = _conjugate(gradient, rates.rates, memory)
-  return searched(memory.trial, gradient, value, loss(subtract(params, memory.trial))), memory
+  return parabolic_line_search(memory.trial, gradient, value, loss(subtract(params, memory.trial))), memory
 
 
 @jax.jit
@@ -110,8 +129,8 @@ def subtract(params: PyTree, change: PyTree) -> PyTree:
 
 
 @jax.jit
-def searched(change: PyTree, gradient: PyTree, value: Float[ArrayLike, ""], tried: Float[ArrayLike, ""]) -> PyTree:
-  """A change as long as takes the loss to the bottom of a parabola, and at most `LONGEST` times as long.
+def parabolic_line_search(change: PyTree, gradient: PyTree, value: Float[ArrayLike, ""], tried: Float[ArrayLike, ""]) -> PyTree:
+  """A change as long as takes the loss to the bottom of a parabola, and at most `MAX_STEP_SCALE` times as long.
 
   Args:
     change: what was tried, subtracted from the parameters.
@@ -121,8 +140,8 @@ def searched(change: PyTree, gradient: PyTree, value: Float[ArrayLike, ""], trie
   """
   slope = _dot(gradient, change)  # by which the loss would fall along a straight line
   bend = tried - value + slope
-  long = bend <= slope / (2 * LONGEST)  # NaN makes NaN, which is told from a step that came to nothing
-  length = jnp.where(long, LONGEST, slope / (2 * jnp.where(long, 1, bend)))
+  long = bend <= slope / (2 * MAX_STEP_SCALE)  # NaN makes NaN, which is told from a step that came to nothing
+  length = jnp.where(long, MAX_STEP_SCALE, slope / (2 * jnp.where(long, 1, bend)))
   return jax.tree.map(lambda c: length * c, change)
 
 
@@ -136,14 +155,14 @@ def _plain(gradient: PyTree, rates: PyTree) -> PyTree:
 
 
 @jax.jit
-def _conjugate(gradient: PyTree, rates: PyTree, last: Memory) -> Memory:
+def _conjugate(gradient: PyTree, rates: PyTree, last: CGState) -> CGState:
   steepest = _steepest(gradient, rates)
   slope = _dot(gradient, steepest)
   first = last.slope == 0
   kept = jnp.where(first, 0, (slope - _dot(last.gradient, steepest)) / jnp.where(first, 1, last.slope))
   trial = jax.tree.map(lambda z, before: z + jnp.clip(kept, 0, 1) * before, steepest, last.trial)
   falls = _dot(gradient, trial) > 0
-  return Memory(gradient, jax.tree.map(lambda t, z: jnp.where(falls, t, z), trial, steepest), slope)
+  return CGState(gradient, jax.tree.map(lambda t, z: jnp.where(falls, t, z), trial, steepest), slope)
 
 
 def _steepest(gradient: PyTree, rates: PyTree) -> PyTree:
@@ -153,7 +172,7 @@ def _steepest(gradient: PyTree, rates: PyTree) -> PyTree:
 
 
 def _scaled(g: Float[Array, "..."]) -> Float[Array, "..."]:
-  return g * (_UNIT * jax.lax.rsqrt((g * g).mean() + _TINY))
+  return g * (_UNIT * jax.lax.rsqrt((g * g).mean() + EPS))
 
 
 def _orthogonal(g: Float[Array, "... n"]) -> Float[Array, "... n"]:
@@ -164,7 +183,7 @@ def _orthogonal(g: Float[Array, "... n"]) -> Float[Array, "... n"]:
   matrix = g.reshape(-1, g.shape[-1])
   tall = matrix.shape[0] > matrix.shape[1]
   x = matrix.T if tall else matrix
-  x = x * jax.lax.rsqrt((x * x).sum() + _TINY)
+  x = x * jax.lax.rsqrt((x * x).sum() + EPS)
   dot = lambda a, b: jnp.dot(a, b, precision="highest")
   for a, b, c in _NEWTON_SCHULZ:
     gram = dot(x, x.T)

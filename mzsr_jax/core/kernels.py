@@ -1,7 +1,6 @@
 """Blur kernels: the anisotropic Gaussian family of the paper, and what a kernel is part of, a degradation."""
 
-from typing import NamedTuple
-
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,21 +15,29 @@ SUBSAMPLINGS = ("direct", "bicubic")
 Scalar = Float[ArrayLike, ""]
 
 
-class Degradation(NamedTuple):
-  """How an LR image came from its HR image: I_LR = (I_HR * kernel) subsampled + noise (Eq. 1).
+@flax.struct.dataclass
+class Degradation:
+  """How an LR image came from its HR image: I_LR = (I_HR * kernel) subsampled + noise (Eq. 1). The scale goes beside it.
+
+  A pytree: kernel and noise may be traced and mapped, subsampling and offset are parts of compiled programs.
 
   Attributes:
     kernel: (k, k) float32, k odd, sum 1; its middle pixel lies on the LR pixel's own place, s i.
     subsample: "direct" (every s-th pixel) or "bicubic" (antialiased bicubic shrinking).
     offset: where the kernel's centre is treated as being: (dy, dx) from its middle, downwards and to the right, HR pixels.
       The enlargement before the network makes up for it (see `degradation.enlarge`); the blur knows `kernel` alone.
-    noise_std: of Gaussian noise that the LR image has, in [0, 1] units. `Solver` adapts to sons that have as much.
+    noise_std: of the Gaussian noise of the LR image, in [0, 1] units. The image's sons get as much.
   """
 
-  kernel: np.ndarray
-  subsample: str
-  offset: tuple[float, float] = (0.0, 0.0)
-  noise_std: float = 0.0
+  kernel: Float[ArrayLike, "*t k k"]
+  subsample: str = flax.struct.field(pytree_node=False, default="direct")
+  offset: tuple[float, float] = flax.struct.field(pytree_node=False, default=(0.0, 0.0))
+  noise_std: float | Float[Array, "*t"] = 0.0
+
+
+def as_degradation(degradation: Degradation | Float[ArrayLike, "k k"]) -> Degradation:
+  """A degradation as it is; that of a bare kernel is direct subsampling without noise."""
+  return degradation if isinstance(degradation, Degradation) else Degradation(degradation)
 
 
 def centre_of_mass(kernel: Float[np.ndarray, "k k"]) -> tuple[float, float]:
@@ -93,9 +100,10 @@ def shrunk(kernel: Float[np.ndarray, "k k"], ratios: tuple[float, float]) -> Flo
   return (rows @ kernel @ columns.T).astype(kernel.dtype)
 
 
-def at_smaller_factors(kind: Degradation, ratios: tuple[float, float]) -> Degradation:
+def at_smaller_factors(degradation: Degradation, ratios: tuple[float, float]) -> Degradation:
   """A degradation by factors at which everything is `ratios` (vertical, horizontal) as wide, see `shrunk`."""
-  return kind._replace(kernel=shrunk(kind.kernel, ratios), offset=tuple(o * ratio for o, ratio in zip(kind.offset, ratios)))
+  offset = tuple(o * ratio for o, ratio in zip(degradation.offset, ratios))
+  return degradation.replace(kernel=shrunk(degradation.kernel, ratios), offset=offset)
 
 
 def padded(kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "n n"]:

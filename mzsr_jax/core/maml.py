@@ -14,10 +14,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from mzsr_jax.core import inner_rules
-from mzsr_jax.core.inner_rules import Memory, Rates, Spectral
+from mzsr_jax.core.inner_rules import CGState, Rates, Spectral
 
 Loss = Callable[[PyTree], Float[Array, ""]]
-TASK_BATCHINGS = ("vmap", "map", "chunks", "unroll")
+TASK_BATCHINGS = ("vmap", "map", "unroll")
 ALGORITHMS = ("maml", "reptile")
 INNER_LOOPS = ("scan", "unroll")
 WEIGHT_SCHEDULES = ("annealed", "constant", "last")
@@ -57,26 +57,32 @@ def adapt(
     state, value = step(loss, rates, state, first_order=first_order)
     return state, (value, observe(state[0]) if observe else None)
 
-  start, per_leaf = (params, inner_rules.begin(inner_lrs, params)), inner_rules.per_leaf(inner_lrs, params)
+  start, per_leaf = (params, inner_rules.init_state(inner_lrs, params)), inner_rules.per_leaf(inner_lrs, params)
   (theta, _), out = lax.scan(jax.checkpoint(body) if remat else body, start, per_leaf, unroll=inner_loop == "unroll")
   return theta, out
 
 
 def step(
-    loss: Loss, rates: PyTree | Spectral, state: tuple[PyTree, Memory | None], *, first_order: bool = False
-) -> tuple[tuple[PyTree, Memory | None], Float[Array, ""]]:
-  """One step of `adapt`.
+    loss: Loss,
+    rates: PyTree | Spectral,
+    state: tuple[PyTree, CGState | None],
+    *,
+    first_order: bool = False,
+    value_and_grad: Callable[[PyTree], tuple[Float[Array, ""], PyTree]] | None = None,
+) -> tuple[tuple[PyTree, CGState | None], Float[Array, ""]]:
+  """One step of `adapt`: the only place that steps.
 
   Args:
     loss, first_order: see `adapt`.
+    value_and_grad: of the loss; given where it is summed on the host, part by part, and not by one program.
     rates: this step's, for each leaf of the parameters.
-    state: the parameters, and what the step before left (at first `inner_rules.begin`).
+    state: the parameters, and what the step before left (at first `inner_rules.init_state`).
 
   Returns:
     (state, loss): the loss is that before the step.
   """
   theta, memory = state
-  value, gradient = jax.value_and_grad(loss)(theta)
+  value, gradient = (value_and_grad or jax.value_and_grad(loss))(theta)
   at, before, gradient = lax.stop_gradient((theta, value, gradient)) if first_order else (theta, value, gradient)
   change, memory = inner_rules.change(rates, loss, at, before, gradient, memory)
   return (inner_rules.subtract(theta, change), memory), value
@@ -176,23 +182,20 @@ def reptile_gradient(
   return (query_losses[-1], metrics), jax.tree.map(jnp.subtract, params, adapted)
 
 
-def mean_over_tasks(function: Callable[[PyTree], PyTree], tasks: PyTree, batching: str, chunk: int = 2) -> PyTree:
+def mean_over_tasks(function: Callable[[PyTree], PyTree], tasks: PyTree, batching: str) -> PyTree:
   """Mean of function(task) over tasks stacked on the leading axis.
 
   Args:
     function: of one task; here a gradient, so that no more than one task's activations need be alive with "map".
     tasks: pytree whose leaves have a leading task axis.
     batching: "vmap" (all at once, as grouped convolutions, which XLA runs very slowly on a CPU), "map" (one after another
-      in a loop: the memory of one task), "chunks" (a loop over groups of `chunk` tasks, each group at once) or "unroll"
-      (one after another without a loop: longer to compile, and XLA may keep several tasks in memory).
-    chunk: tasks in a group of "chunks".
+      in a loop: the memory of one task) or "unroll" (one after another without a loop: longer to compile, and XLA may keep
+      several tasks in memory).
   """
   if batching == "vmap":
     out = jax.vmap(function)(tasks)
   elif batching == "map":
     out = lax.map(function, tasks)
-  elif batching == "chunks":
-    out = lax.map(function, tasks, batch_size=chunk)
   elif batching == "unroll":
     count = jax.tree.leaves(tasks)[0].shape[0]
     each = [function(jax.tree.map(operator.itemgetter(i), tasks)) for i in range(count)]

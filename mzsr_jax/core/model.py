@@ -5,12 +5,11 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key
 
-from mzsr_jax.core import conv
-
-Params = PyTree[Float[Array, "..."]]
-
+from mzsr_jax.core import conv, degradation
+from mzsr_jax.core.kernels import Degradation
+from mzsr_jax.core.network import Params
 
 CONVOLUTIONS = conv.CONVOLUTIONS  # same function, different lowering of its second derivatives
 
@@ -65,20 +64,40 @@ class MZSRNet(nn.Module):
         h = h if mask is None else h * mask
     return x + h
 
+  # The interface `network.Network`: the paper's network sees a bicubic enlargement.
+
+  @property
+  def reach(self) -> int:
+    """Pixels: one for each convolution."""
+    return self.depth
+
+  @nn.nowrap
+  def init_params(self, key: Key[Array, ""]) -> Params:
+    """Random parameters: variance scaling (scale 1, fan-in, truncated normal), zero biases."""
+    return self.init(key, jnp.zeros((1, 8, 8, self.channels), jnp.float32))["params"]
+
+  @nn.nowrap
+  def observe(
+      self, lr: Float[Array, "*n h w c"], of: Degradation, scale: float, size: tuple[int, int] | None = None
+  ) -> Float[Array, "*n p q c"]:
+    """LR images enlarged by bicubic interpolation."""
+    return degradation.enlarge(lr, scale, size, of.offset)
+
+  @nn.nowrap
+  def reconstruct(
+      self, params: Params, enlarged: Float[Array, "*n h w c"], mask: Float[Array, "*n h w 1"] | None = None
+  ) -> Float[Array, "*n h w c"]:
+    """SR images of enlarged ones, see `__call__`; without an axis of images for one."""
+    batch = lambda x: None if x is None else x.reshape(-1, *x.shape[-3:])
+    return self.apply({"params": params}, batch(enlarged), batch(mask)).reshape(enlarged.shape)
+
 
 NET = MZSRNet()  # the paper's
 
 
-def init(key: Key[Array, ""], model: MZSRNet = NET) -> Params:
-  """Random parameters: variance scaling (scale 1, fan-in, truncated normal), zero biases."""
-  return model.init(key, jnp.zeros((1, 8, 8, model.channels), jnp.float32))["params"]
-
-
-def apply(
-    params: Params, x: Float[Array, "n h w c"], model: MZSRNet = NET, mask: Float[Array, "n h w 1"] | None = None
-) -> Float[Array, "n h w c"]:
-  """Runs the network: see `MZSRNet.__call__`."""
-  return model.apply({"params": params}, x, mask)
+def init(key: Key[Array, ""], network: MZSRNet = NET) -> Params:
+  """Random parameters: see `MZSRNet.init_params`."""
+  return network.init_params(key)
 
 
 def count(params: Params) -> int:

@@ -15,9 +15,11 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from mzsr_jax.core import kernels
 from mzsr_jax.core.degradation import Degrader
+from mzsr_jax.core.kernels import Degradation
 
 KERNEL_FAMILIES = ("bicubic", "gaussian")
-SUPPORTS = ("patches", "sons")
+SUPPORTS = ("patches", "lr_sons")
+_SON = 2**31 - 1  # folded into a key: no patch has that number
 
 
 class Pairs(NamedTuple):
@@ -44,22 +46,27 @@ class Distribution(NamedTuple):
   noise_std: float = 0.0
   max_noise_std: float = 0.0
 
+  @property
+  def is_noisy(self) -> bool:
+    """Whether any task has noise."""
+    return self.noise_std > 0 or self.max_noise_std > 0
 
-class Kind(NamedTuple):
-  """A task's degradation, or those of several: what `conditioning.start` takes."""
 
-  kernel: Float[Array, "*t k k"]
+class Task(NamedTuple):
+  """What is drawn for a task, or for each of several."""
+
+  degradation: Degradation
   scale: Float[Array, "*t"]
-  noise_std: Float[Array, "*t"]
 
 
 class _Drawn(NamedTuple):
-  """What a task is, its LR patches, and a key for what else is drawn of each patch (by folding in its number)."""
+  """What a task is, its LR patches, and keys for what else is drawn of each patch (by folding in its number)."""
 
   lr: Float[Array, "n q q 3"]
-  kernel: Float[Array, "k k"]
+  degradation: Degradation
   scale_index: Int[Array, ""]
-  key: jax.Array
+  crop_key: jax.Array
+  son_key: jax.Array
 
 
 def sample(
@@ -87,7 +94,7 @@ def sample(
       return pairs
 
     def cut(pair: Pairs, number):
-      corner = jax.random.randint(jax.random.fold_in(drawn.key, number), (2,), 0, hr.shape[1] - size + 1)
+      corner = jax.random.randint(jax.random.fold_in(drawn.crop_key, number), (2,), 0, hr.shape[1] - size + 1)
       return jax.tree.map(lambda x: jax.lax.dynamic_slice(x, (*corner, 0), (size, size, 3)), pair)
 
     return jax.vmap(cut)(pairs, numbers)
@@ -95,7 +102,7 @@ def sample(
   return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
 
 
-def sample_sons(
+def sample_lr_sons(
     key,
     patches: UInt8[Array, "t n p p 3"],
     distribution: Distribution,
@@ -117,14 +124,14 @@ def sample_sons(
   def pair(drawn: _Drawn, hr, numbers) -> Pairs:
     size = distribution.degrader.least_size
     lr = drawn.lr[:, :size, :size]
-    son = son_degrader.shrink(lr, drawn.kernel, drawn.scale_index)
+    son = _degrade(son_degrader, lr, drawn.degradation, drawn.scale_index, drawn.son_key, numbers, distribution.is_noisy)
     return Pairs(son_degrader.enlarge(son, drawn.scale_index), lr)
 
   return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
 
 
-def sample_kinds(key, distribution: Distribution, task_numbers: Int[Array, " t"]) -> Kind:
-  """The degradations of the tasks that `sample` draws for the same key and numbers."""
+def sample_degradations(key, distribution: Distribution, task_numbers: Int[Array, " t"]) -> Task:
+  """The degradations and scales of the tasks that `sample` draws for the same key and numbers."""
   return jax.vmap(lambda number: _draw(_keys(key, number), distribution)[1])(task_numbers)
 
 
@@ -133,8 +140,8 @@ def _keys(key, task_number) -> jax.Array:
   return jax.random.split(jax.random.fold_in(key, task_number), 3)
 
 
-def _draw(keys, distribution: Distribution) -> tuple[Int[Array, ""], Kind]:
-  """The index of a task's scale, and its degradation."""
+def _draw(keys, distribution: Distribution) -> tuple[Int[Array, ""], Task]:
+  """The index of a task's scale, and the task."""
   scale_key, kernel_key, _ = keys
   scale_index = jax.random.randint(scale_key, (), 0, len(distribution.degrader.scales))
   scale = jnp.asarray(distribution.degrader.scales)[scale_index]
@@ -146,25 +153,29 @@ def _draw(keys, distribution: Distribution) -> tuple[Int[Array, ""], Kind]:
     raise ValueError(f"kernel family must be one of {', '.join(KERNEL_FAMILIES)}, not {distribution.kernel_family!r}")
   least, most = distribution.noise_std, max(distribution.noise_std, distribution.max_noise_std)
   level = jax.random.uniform(jax.random.fold_in(kernel_key, 1), (), minval=-1)  # below 0 for half of them
-  return scale_index, Kind(kernel, scale, least + (most - least) * jnp.maximum(level, 0))
+  noise_std = least + (most - least) * jnp.maximum(level, 0)
+  return scale_index, Task(Degradation(kernel, distribution.degrader.subsample, noise_std=noise_std), scale)
+
+
+def _degrade(degrader: Degrader, patches, degradation: Degradation, scale_index, key, numbers, is_noisy: bool):
+  """LR patches; the noise of each depends on the key and its number alone."""
+  if not is_noisy:
+    return degrader.shrink(patches, degradation.kernel, scale_index)
+  noisy = lambda patch, number: degrader.shrink(
+      patch[None], degradation.kernel, scale_index, degradation.noise_std, jax.random.fold_in(key, number)
+  )[0]
+  return jax.vmap(noisy)(patches, numbers)
 
 
 def _sample(pair: Callable, key, patches, distribution: Distribution, task_numbers, patch_numbers) -> Pairs:
   """pair(drawn, HR patches in [0, 1], their numbers) of each task."""
-  degrader = distribution.degrader
 
   def task(number, patches):
     scale_key, _, noise_key = keys = _keys(key, number)
-    scale_index, (kernel, _, noise_std) = _draw(keys, distribution)
+    scale_index, (degradation, _) = _draw(keys, distribution)
     hr = patches.astype(jnp.float32) / 255
-    if distribution.noise_std or distribution.max_noise_std:
-      noisy = lambda hr, number: degrader.shrink(
-          hr[None], kernel, scale_index, noise_std, jax.random.fold_in(noise_key, number)
-      )[0]
-      lr = jax.vmap(noisy)(hr, patch_numbers)
-    else:
-      lr = degrader.shrink(hr, kernel, scale_index)
-    return pair(_Drawn(lr, kernel, scale_index, scale_key), hr, patch_numbers)
+    lr = _degrade(distribution.degrader, hr, degradation, scale_index, noise_key, patch_numbers, distribution.is_noisy)
+    return pair(_Drawn(lr, degradation, scale_index, scale_key, jax.random.fold_in(noise_key, _SON)), hr, patch_numbers)
 
   task_numbers = jnp.arange(patches.shape[0]) if task_numbers is None else task_numbers
   patch_numbers = jnp.arange(patches.shape[1]) if patch_numbers is None else patch_numbers

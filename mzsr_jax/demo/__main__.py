@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from mzsr_jax import cli
-from mzsr_jax.demo.jobs import MAX_SCALE, Limits, Workshop
+from mzsr_jax.demo.jobs import MAX_SCALE, JobManager, Limits
 from mzsr_jax.errors import UserError
 
 _FILES = "files"  # of the pages, in the temporary folder
@@ -70,13 +70,13 @@ def _serve(folder: pathlib.Path, limits: Limits) -> None:
   cli.start_jax()
   # Of SR size: both pictures of the comparison and their files, in 8 bits; what an ensemble holds in float32.
   memory = cli.memory_limit(int(limits.megapixels * 1e6), MAX_SCALE, pictures=14)
-  workshop = Workshop(folder / _FILES, limits, memory)
-  served = page.serve(workshop, host, port)
+  manager = JobManager(folder / _FILES, limits, memory)
+  served = page.serve(manager, host, port)
   try:
     print(f"The demo is at {served.local_url} (Ctrl-C ends it)", flush=True)
     threading.Event().wait()
   finally:
-    workshop.close()
+    manager.close()
     served.close(verbose=False)
 
 

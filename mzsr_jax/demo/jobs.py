@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import skimage.data
 import tifffile
@@ -20,7 +19,7 @@ from mzsr_jax import files, images, weights
 from mzsr_jax.core import kernels
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference import tiled
-from mzsr_jax.inference.tiled import Solver
+from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import blind, enhance, kernel_files
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.enhance import Recipe
@@ -65,7 +64,7 @@ class Limits(NamedTuple):
     return int(self.megapixels * 8e6) + 2**24
 
 
-class Order(NamedTuple):
+class JobRequest(NamedTuple):
   """What a visitor asks for.
 
   Attributes:
@@ -91,7 +90,7 @@ class Order(NamedTuple):
   png: bool = False
 
 
-class View(NamedTuple):
+class JobStatus(NamedTuple):
   """What there is to see at some time of a job. Files are those of the visit, and pictures are PNG files.
 
   Attributes:
@@ -134,22 +133,22 @@ def example_photo() -> images.Pixels:
   return images.to_uint8(tiled.degrade(face, kernel_files.load_degradation(EXAMPLE_KERNEL), 2, dtype=np.float64))
 
 
-class Workshop:
-  """One solver and the weights that were used so far, for one job at a time; and the files of the pages that are open."""
+class JobManager:
+  """One adapter for one job at a time, and the files of the pages that are open."""
 
   def __init__(self, folder: pathlib.Path, limits: Limits, memory: float | None = None):
-    """Makes a workshop.
+    """Makes a manager.
 
     Args:
       folder: for all files, uploads too; it is made.
       limits: of a job.
-      memory: see `Solver`.
+      memory: see `TiledAdapter`.
 
     Raises:
       UserError: the memory is too little.
     """
     self.folder, self.limits = folder, limits
-    self._solver, self._weights = Solver(memory_limit=memory), {}
+    self._adapter = TiledAdapter(memory_limit=memory)
     self._visits: dict[str, _Visit] = {}
     self._waiting: set[str] = set()
     self._lock, self._busy = threading.Lock(), threading.Lock()
@@ -208,7 +207,7 @@ class Workshop:
     for visit_id in list(self._visits):
       self.leave(visit_id)
 
-  def run(self, visit_id: str, order: Order) -> Iterator[View]:
+  def run(self, visit_id: str, wanted: JobRequest) -> Iterator[JobStatus]:
     """A job, from `begin` on. Its last view says how it ended; that of a job that failed or was stopped has no result."""
     with self._lock:
       visit = self._visits.get(visit_id)
@@ -218,7 +217,7 @@ class Workshop:
     job, done = visit.folder / "job", False
     try:
       shutil.rmtree(job, ignore_errors=True)
-      work = self._work(visit, job, order)
+      work = self._work(visit, job, wanted)
       while True:
         with self._turn(visit):
           view = next(work, None)
@@ -227,8 +226,8 @@ class Workshop:
         done = view.result is not None
         yield view
     except UserError as e:
-      said = str(e).replace(f"{order.photo}", getattr(order.photo, "name", ""))
-      said = said.replace(f"{order.kernel_file}", getattr(order.kernel_file, "name", ""))
+      said = str(e).replace(f"{wanted.photo}", getattr(wanted.photo, "name", ""))
+      said = said.replace(f"{wanted.kernel_file}", getattr(wanted.kernel_file, "name", ""))
     except _Stopped as e:
       said = str(e)
     except Exception:  # the page goes on, and whoever runs it reads the rest
@@ -239,7 +238,7 @@ class Workshop:
         self._delete(visit)
       elif not done:
         shutil.rmtree(job, ignore_errors=True)
-    yield View(said, failed=True)
+    yield JobStatus(said, failed=True)
 
   @contextlib.contextmanager
   def _turn(self, visit: _Visit) -> Iterator[None]:
@@ -252,7 +251,7 @@ class Workshop:
     finally:
       self._busy.release()
 
-  def _work(self, visit: _Visit, job: pathlib.Path, order: Order) -> Iterator[View]:
+  def _work(self, visit: _Visit, job: pathlib.Path, wanted: JobRequest) -> Iterator[JobStatus]:
     start = time.perf_counter()
 
     def check(passes: float = 0) -> None:
@@ -261,82 +260,58 @@ class Workshop:
       if time.perf_counter() - start > self.limits.seconds:
         raise _Stopped(f"stopped after {self.limits.seconds:g} s, the limit: take fewer steps, a smaller photo or scale")
 
-    for role, path in {"photo": order.photo, "kernel": order.kernel_file}.items():
+    for role, path in {"photo": wanted.photo, "kernel": wanted.kernel_file}.items():
       if path:
         self._keep(visit, path, role)
-    _check_order(order)
-    photo = _read(order.photo, self.limits)
-    suffix = ".png" if order.png else order.photo.suffix.lower()
+    _check_request(wanted)
+    photo = _read(wanted.photo, self.limits)
+    suffix = ".png" if wanted.png else wanted.photo.suffix.lower()
     photo_file.check_format(photo, images.FORMATS[suffix])
-    self._solver.done = check
+    self._adapter.on_progress = check
     check()
 
-    if order.kernel == AUTO:
-      yield View("Estimating the kernel …")
-    recipe = self._recipe(order)
-    told, kernel_file = KERNELS[order.kernel], None
-    if order.kernel == AUTO:
-      estimate = blind.estimate(photo.rgb, recipe.net_scale, recipe.kind.subsample)
-      recipe, told = recipe._replace(kind=recipe.kind._replace(kernel=estimate.kernel)), estimate.text
-      stem = job / f"{order.photo.stem}_kernel"
-      blind.save(estimate, stem, overwrite=True)
-      kernel_file, _ = blind.files_of(stem)
-    elif order.kernel in (CUSTOM, FILE):
-      told = _spec(order) if order.kernel == CUSTOM else order.kernel_file.name
-    recipe = recipe._replace(kind=enhance.with_noise(recipe.kind, photo, order.noise_level))
-    noise_text = f"{255 * recipe.kind.noise_std:.1f} of 255"
-    picture = _write_picture(job / "kernel.png", _kernel_picture(recipe.kind.kernel))
-    shown = View("", kernel=picture, kernel_text=told, noise_text=noise_text, kernel_file=kernel_file)
-
-    check()
-    bicubic = photo_file.on_white(enhance.enlarge(self._solver, None, photo, recipe))
-    before = after = _write_picture(job / "bicubic.png", bicubic)
-    yield shown._replace(status="Adapting …", pair=(before, after))
-    plain, took = recipe._replace(self_ensemble=False), 0.0
-    for step, params in enumerate(enhance.adapt(self._solver, photo.rgb, recipe, range(order.steps + 1))):
-      jax.block_until_ready(params)  # the step is made, and its time is over
+    if wanted.kernel == AUTO:
+      yield JobStatus("Estimating the kernel …")
+    recipe, shown, took = _recipe(wanted), None, 0.0
+    for event in enhance.run(self._adapter, photo, recipe, range(wanted.steps + 1)):
       check()
-      last = step == order.steps
-      if last or took < _SLOW_PICTURE:
-        started = time.perf_counter()
-        try:
-          result = enhance.enlarge(self._solver, params, photo, recipe if last else plain)
-        except UserError as e:  # NaN
-          raise _diverged(step) from e
-        pixels = photo_file.on_white(result)
-        if np.abs(pixels.astype(np.int16) - bicubic).mean() > 255 * _LOST:
-          raise _diverged(step)
-        previous, after = after, _write_picture(job / f"step_{step}.png", pixels)
-        took = time.perf_counter() - started
-      if last:
-        break
-      yield shown._replace(status=f"Step {step} of {order.steps}, {time.perf_counter() - start:.1f} s", pair=(before, after))
-      if previous not in (before, after):
-        previous.unlink(missing_ok=True)  # the page has asked for the next one
+      match event:
+        case enhance.Estimated(recipe, estimate):
+          kernel_text, kernel_file = KERNELS[wanted.kernel], None
+          if estimate:
+            kernel_text, stem = estimate.text, job / f"{wanted.photo.stem}_kernel"
+            blind.save(estimate, stem, overwrite=True)
+            kernel_file, _ = blind.files_of(stem)
+          elif wanted.kernel in (CUSTOM, FILE):
+            kernel_text = _spec(wanted) if wanted.kernel == CUSTOM else wanted.kernel_file.name
+          noise_text = f"{255 * recipe.degradation.noise_std:.1f} of 255"
+          picture = _write_picture(job / "kernel.png", _kernel_picture(recipe.degradation.kernel))
+          shown = JobStatus("", kernel=picture, kernel_text=kernel_text, noise_text=noise_text, kernel_file=kernel_file)
+          check()
+          bicubic = photo_file.on_white(enhance.enlarge(self._adapter, None, photo, recipe))
+          before = after = _write_picture(job / "bicubic.png", bicubic)
+          plain = recipe._replace(self_ensemble=False)
+          yield shown._replace(status="Adapting …", pair=(before, after))
+        case enhance.Adapted(step, params) if step < wanted.steps:
+          if took < _SLOW_PICTURE:
+            started = time.perf_counter()
+            result = enhance.enlarge(self._adapter, params, photo, plain)
+            previous, after = after, _write_picture(job / f"step_{step}.png", _checked(result, bicubic, step))
+            took = time.perf_counter() - started
+          status = f"Step {step} of {wanted.steps}, {time.perf_counter() - start:.1f} s"
+          yield shown._replace(status=status, pair=(before, after))
+          if took and previous not in (before, after):
+            previous.unlink(missing_ok=True)  # the page has asked for the next one
+        case enhance.Enlarged(result):
+          after = _write_picture(job / f"step_{wanted.steps}.png", _checked(result, bicubic, wanted.steps))
     encoded = photo_file.encode(result, images.FORMATS[suffix])
-    path = job / f"{order.photo.stem}_x{order.scale:g}{suffix}"
+    path = job / f"{wanted.photo.stem}_x{wanted.scale:g}{suffix}"
     files.write_whole(path, encoded, overwrite=True)
     check()
     (height, width), (sr_height, sr_width) = photo.rgb.shape[:2], result.rgb.shape[:2]
     sizes = f"{width}×{height} → {sr_width}×{sr_height}"
-    status = f"Done: {sizes}, {order.steps} steps, {time.perf_counter() - start:.1f} s"
+    status = f"Done: {sizes}, {wanted.steps} steps, {time.perf_counter() - start:.1f} s"
     yield shown._replace(status=status, pair=(before, after), result=path)
-
-  def _recipe(self, order: Order) -> Recipe:
-    """What is to be done; where the kernel is not known yet, for some other one, by direct subsampling."""
-    kind = kernel_files.load_degradation(EXAMPLE_KERNEL) if order.kernel == AUTO else _kernel(order)
-    name = enhance.choose_weights(order.scale, order.kernel, kind.subsample)
-    params, metadata, inner_lrs = self._load(name)
-    net_scale = enhance.network_scale(metadata, order.scale)
-    further = self._load(enhance.FURTHER)[0] if order.scale > net_scale else None
-    return Recipe(params, inner_lrs, kind, net_scale, order.scale, further, self_ensemble=order.self_ensemble)
-
-  def _load(self, name: str) -> tuple:
-    """Parameters, metadata and learning rates of shipped weights, read once."""
-    if name not in self._weights:
-      rates = weights.load_inner_lrs(name, MAX_STEPS)
-      self._weights[name] = weights.load_weights(name), weights.read_metadata(name), rates
-    return self._weights[name]
 
   def _visit(self, visit_id: str) -> _Visit:
     with self._lock:
@@ -366,44 +341,56 @@ class Workshop:
     self._drop(set(visit.uploads.values()))
 
 
-def _diverged(step: int) -> UserError:
-  return UserError(f"the result diverged at step {step}: take fewer steps, or a kernel that fits the photo better")
+def _recipe(wanted: JobRequest) -> Recipe:
+  """What is to be done."""
+  degradation = kernels.Degradation(None) if wanted.kernel == AUTO else _kernel(wanted)
+  loaded = weights.load(enhance.choose_weights(wanted.scale, wanted.kernel, degradation.subsample))
+  options = {"self_ensemble": wanted.self_ensemble, "noise_level": wanted.noise_level}
+  return enhance.make_recipe(loaded, degradation, wanted.scale, wanted.steps, **options)
 
 
-def _check_order(order: Order) -> None:
+def _checked(result: Photo, bicubic: images.Pixels, step: int) -> images.Pixels:
+  """The result as it is shown. Raises UserError where it no longer shows the photo."""
+  pixels = photo_file.on_white(result)
+  if np.abs(pixels.astype(np.int16) - bicubic).mean() > 255 * _LOST:
+    raise UserError(f"the result diverged at step {step}: take fewer steps, or a kernel that fits the photo better")
+  return pixels
+
+
+def _check_request(wanted: JobRequest) -> None:
   """Raises UserError where an order is not within bounds, which a page alone would see to."""
-  if order.photo is None:
+  if wanted.photo is None:
     raise UserError("no photo: drop one on the page, or try the example")
-  if order.kernel not in KERNELS:
-    raise UserError(f"unknown kernel '{order.kernel}'")
-  if order.kernel == FILE and order.kernel_file is None:
+  if wanted.kernel not in KERNELS:
+    raise UserError(f"unknown kernel '{wanted.kernel}'")
+  if wanted.kernel == FILE and wanted.kernel_file is None:
     raise UserError("no kernel file: choose a .mat or .npy file, or another kernel")
-  noise_level = order.noise_level or 0
-  if not (MIN_SCALE <= order.scale <= MAX_SCALE and 0 <= order.steps <= MAX_STEPS and 0 <= noise_level <= MAX_NOISE):
+  noise_level = wanted.noise_level or 0
+  if not (MIN_SCALE <= wanted.scale <= MAX_SCALE and 0 <= wanted.steps <= MAX_STEPS and 0 <= noise_level <= MAX_NOISE):
     raise UserError(
         f"the scale must be from {MIN_SCALE:g} to {MAX_SCALE:g}, steps from 0 to {MAX_STEPS}, noise from 0 to {MAX_NOISE}"
     )
 
 
-def _spec(order: Order) -> str:
+def _spec(wanted: JobRequest) -> str:
   """The name of the visitor's own Gaussian; never that of a file."""
-  return _GAUSSIAN + order.gaussian.strip().removeprefix(_GAUSSIAN)
+  return _GAUSSIAN + wanted.gaussian.strip().removeprefix(_GAUSSIAN)
 
 
 def steps_for(kernel: object, chosen: object) -> object:
   """Steps to propose with a kernel of `KERNELS` where `chosen` were asked for; 0 where the network gains nothing."""
-  if not enhance.gains_by_steps(enhance.choose_weights(2, str(kernel), "direct")):
+  if not enhance.benefits_from_adaptation(weights.load(enhance.choose_weights(2, str(kernel), "direct"))):
     return 0
   return MAX_STEPS if chosen == 0 else chosen
 
 
-def _kernel(order: Order) -> kernels.Degradation:
+def _kernel(wanted: JobRequest) -> kernels.Degradation:
   """The kernel of an order that names one."""
-  spec = {CUSTOM: _spec(order), FILE: f"{order.kernel_file}"}.get(order.kernel, order.kernel)
-  kind = kernel_files.load_degradation(spec)
-  if len(kind.kernel) > _MAX_KERNEL:
-    raise UserError(f"the kernel is {len(kind.kernel)} pixels wide: here it may have at most {_MAX_KERNEL}")
-  return kind
+  spec = {CUSTOM: _spec(wanted), FILE: f"{wanted.kernel_file}"}.get(wanted.kernel, wanted.kernel)
+  degradation = kernel_files.load_degradation(spec)
+  if len(degradation.kernel) > _MAX_KERNEL:
+    raise UserError(f"the kernel is {len(degradation.kernel)} pixels wide: here it may have at most {_MAX_KERNEL}")
+  return degradation
 
 
 def _read(path: pathlib.Path, limits: Limits) -> Photo:

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from mzsr_jax import images
 from mzsr_jax.demo import jobs
 from mzsr_jax.demo.gate import LOCAL, Gate
-from mzsr_jax.demo.jobs import Order, Workshop
+from mzsr_jax.demo.jobs import JobManager, JobRequest
 from mzsr_jax.errors import UserError
 from mzsr_jax.photo import kernel_files
 
@@ -38,23 +38,23 @@ _CSS = """
 """
 
 
-def serve(workshop: Workshop, host: str, port: int) -> gr.Blocks:
+def serve(manager: JobManager, host: str, port: int) -> gr.Blocks:
   """Opens the page; what is returned is to be closed."""
-  page = _page(workshop)
+  page = _page(manager)
   page.queue(max_size=2 * jobs.MAX_WAITING, default_concurrency_limit=1)
   system = [gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")]
   mono = [gr.themes.Font(name) for name in ("ui-monospace", "Consolas", "monospace")]
-  gate = Middleware(Gate, folder=workshop.folder, local=host in LOCAL, upload_bytes=workshop.limits.upload_bytes)
+  gate = Middleware(Gate, folder=manager.folder, local=host in LOCAL, upload_bytes=manager.limits.upload_bytes)
   page.launch(
       server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, inbrowser=False, show_error=False,
-      max_file_size=workshop.limits.upload_bytes, enable_monitoring=False, ssr_mode=False, mcp_server=False, pwa=False,
+      max_file_size=manager.limits.upload_bytes, enable_monitoring=False, ssr_mode=False, mcp_server=False, pwa=False,
       footer_links=[], css=_CSS, theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=system, font_mono=mono),
       app_kwargs={"middleware": [gate]},
   )  # fmt: skip
   return page
 
 
-def _page(workshop: Workshop) -> gr.Blocks:
+def _page(manager: JobManager) -> gr.Blocks:
   """The page, not yet served."""
   with gr.Blocks(analytics_enabled=False, title=_TITLE, fill_width=True, delete_cache=(_FORGOTTEN // 4, _FORGOTTEN)) as page:
     gr.HTML(_INTRO, padding=False, elem_id="intro")
@@ -118,14 +118,14 @@ def _page(workshop: Workshop) -> gr.Blocks:
       if given is None:
         return {status: _status(_WELCOME), **nothing_seen}
       try:
-        line, made = workshop.look(request.session_hash, pathlib.Path(given["path"]))
+        line, made = manager.look(request.session_hash, pathlib.Path(given["path"]))
       except UserError as e:
         return {status: _status(str(e), True), **nothing_seen}
       return {status: _status(line), **nothing_seen, nothing: gr.update(visible=False), preview: update(made)}
 
     def load_example(request: gr.Request) -> dict:
-      path = workshop.example(request.session_hash)
-      line, made = workshop.look(request.session_hash, path)
+      path = manager.example(request.session_hash)
+      line, made = manager.look(request.session_hash, path)
       seen = {status: _status(line), nothing: gr.update(visible=False), preview: update(made), **nothing_made}
       return {photo: str(path), kernel: jobs.EXAMPLE_KERNEL, **fields(jobs.EXAMPLE_KERNEL), scale: 2, **seen}
 
@@ -137,7 +137,7 @@ def _page(workshop: Workshop) -> gr.Blocks:
 
     def begin(request: gr.Request) -> Iterator[dict]:
       try:
-        workshop.begin(request.session_hash)
+        manager.begin(request.session_hash)
       except UserError as e:
         yield {status: _status(str(e), True)}
         raise gr.Error(str(e), visible=False, print_exception=False) from e  # what follows upon success does not
@@ -145,11 +145,11 @@ def _page(workshop: Workshop) -> gr.Blocks:
 
     def work(request: gr.Request, *values) -> Iterator[dict]:
       try:
-        order = _order(*values)
+        wanted = _job_request(*values)
       except UserError as e:
         yield {status: _status(str(e), True)}
         return
-      for told in workshop.run(request.session_hash, order):
+      for told in manager.run(request.session_hash, wanted):
         changes = {status: _status(told.status, told.failed), result: update(told.result)}
         if told.pair:
           changes |= {nothing: gr.update(visible=False), preview: hidden}
@@ -162,11 +162,11 @@ def _page(workshop: Workshop) -> gr.Blocks:
         yield changes
 
     def stop(request: gr.Request) -> dict:
-      workshop.cancel(request.session_hash)
+      manager.cancel(request.session_hash)
       return {status: _status("Cancelling …"), cancel: gr.update(interactive=False)}
 
     def leave(request: gr.Request) -> None:
-      workshop.leave(request.session_hash)
+      manager.leave(request.session_hash)
 
     gr.on([photo.upload, photo.clear], look, photo, shown, **quick)
     unknown_noise.input(lambda unknown: gr.update(visible=unknown is not True), unknown_noise, noise, **quick)
@@ -187,7 +187,7 @@ def _status(line: str, failed: bool = False) -> str:
   return f"<p role='status'{' class=bad' * failed}>{html.escape(line)}</p>"
 
 
-def _order(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, unknown_noise, noise, png) -> Order:
+def _job_request(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, unknown_noise, noise, png) -> JobRequest:
   """The order of a page's values, as they come: whoever speaks to the server without the page may send any.
 
   Raises:
@@ -196,6 +196,6 @@ def _order(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, unknown
   try:
     paths = [given and pathlib.Path(given["path"]) for given in (photo, kernel_file)]
     numbers = float(scale), int(steps), ensemble is True, None if unknown_noise is True else float(noise)
-    return Order(paths[0], kernel, str(gaussian or ""), paths[1], *numbers, png is True)
+    return JobRequest(paths[0], kernel, str(gaussian or ""), paths[1], *numbers, png is True)
   except (KeyError, TypeError, ValueError, OverflowError) as e:
     raise UserError("the page and the program do not fit: load the page anew") from e

@@ -15,7 +15,7 @@ from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import metrics
 from mzsr_jax.evaluation.methods import Case, Method, Result, label
 from mzsr_jax.inference import pool
-from mzsr_jax.inference.tiled import Solver, make_lr
+from mzsr_jax.inference.tiled import TiledAdapter, make_lr
 from mzsr_jax.inference.tiles import Size
 from mzsr_jax.photo import kernel_files
 
@@ -29,13 +29,13 @@ class Sample(NamedTuple):
     name: path inside the set, without extension and without a "_GT", "_HR", "_LR" or "_SR" at its end.
     gt: (H, W, 3) uint8, the scale divides both sides.
     lr: (H / scale, W / scale, 3) uint8; None to make it from `gt` with each kernel.
-    kind: its own degradation, see `with_own_kernels`; None where all images have the same.
+    degradation: its own degradation, see `with_own_kernels`; None where all images have the same.
   """
 
   name: str
   gt: images.Pixels
   lr: images.Pixels | None = None
-  kind: Degradation | None = None
+  degradation: Degradation | None = None
 
 
 class Score(NamedTuple):
@@ -81,7 +81,7 @@ def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Seq
         raise UserError(f"'{path}' {found}: its truth has {sizes[image][1]}x{sizes[image][0]} pixels")
       paths[kernel, image] = path
 
-  def solve(solver: Solver, case: Case):
+  def solve(solver: TiledAdapter, case: Case):
     yield Result(0, images.read_image(paths[case.kernel, case.image]), None)
 
   return Method(name, (0,), solve)
@@ -141,7 +141,7 @@ def with_own_kernels(
   files = _by_name(folder, results=True, find=kernel_files.find_kernels)
   names = _match([sample.name for sample in samples], files, ("image", "kernel"), f"kernels of '{folder}' and images")
   load = lambda name: kernel_files.load_degradation(str(files[names[name]]), subsample, shift)
-  return [sample._replace(kind=load(sample.name)) for sample in samples]
+  return [sample._replace(degradation=load(sample.name)) for sample in samples]
 
 
 _MAY_DIFFER = "names may differ in their extension and an end such as _GT, _HR, _LR, _SR, _x2 or _x2_SR"
@@ -186,16 +186,16 @@ def _check_size(path: pathlib.Path, gt: images.Pixels, scale: int) -> None:
     raise UserError(f"'{path}' is too small to be scored at scale {scale}: both sides need at least {least} pixels")
 
 
-def lr_image(solver: Solver, sample: Sample, kind: Degradation, scale: int) -> np.ndarray:
+def lr_image(solver: TiledAdapter, sample: Sample, degradation: Degradation, scale: int) -> np.ndarray:
   """The LR image of a sample, given or made with `make_lr`, as float32 in [0, 1]."""
   if sample.lr is not None:
     return images.to_float(sample.lr)
   (size,) = lr_sizes([sample], scale)
-  return images.to_float(make_lr(sample.gt, kind, scale, solver.bucket(size), solver.devices[0]))
+  return images.to_float(make_lr(sample.gt, degradation, scale, solver.bucket(size), solver.devices[0]))
 
 
 def lr_sizes(samples: Iterable[Sample], scale: int) -> list[Size]:
-  """Heights and widths of the LR images of a benchmark, for `Solver`."""
+  """Heights and widths of the LR images of a benchmark, for `TiledAdapter`."""
   return [(sample.gt.shape[0] // scale, sample.gt.shape[1] // scale) for sample in samples]
 
 
@@ -204,7 +204,7 @@ def run(
     degradations: dict[str, Degradation | None],
     methods: Sequence[Method],
     scale: int,
-    solvers: Sequence[Solver] | None = None,
+    solvers: Sequence[TiledAdapter] | None = None,
     observe: Callable[[Sample, Case, str, Result], None] | None = None,
 ) -> Iterator[Score]:
   """Scores every method on every image under every degradation, images outermost.
@@ -218,25 +218,25 @@ def run(
       again.
     methods: see `methods.parse` and `outside`.
     scale: whole number.
-    solvers: images are spread over them; default: see `pool.make_solvers`.
+    solvers: images are spread over them; default: see `pool.make_adapters`.
     observe: called with each sample, what a method was given of it, the method's name and its result.
 
   Raises:
     UserError: an adaptation diverged.
   """
-  solvers = solvers or pool.make_solvers(len(samples), sizes=lr_sizes(samples, scale))
+  solvers = solvers or pool.make_adapters(len(samples), sizes=lr_sizes(samples, scale))
   score = functools.partial(_scores, degradations=degradations, methods=methods, scale=scale, observe=observe)
-  for scores in pool.spread(score, samples, solvers):
+  for scores in pool.map_images(score, samples, solvers):
     yield from scores
 
 
-def _scores(solver: Solver, sample: Sample, degradations, methods, scale, observe) -> list[Score]:
+def _scores(solver: TiledAdapter, sample: Sample, degradations, methods, scale, observe) -> list[Score]:
   """All scores of one image."""
   scores = []
-  for kernel_name, kind in degradations.items():
-    kind = kind or sample.kind
-    lr = lr_image(solver, sample, kind, scale)
-    case = Case(sample.name, kernel_name, lr, kind, scale)
+  for kernel_name, degradation in degradations.items():
+    degradation = degradation or sample.degradation
+    lr = lr_image(solver, sample, degradation, scale)
+    case = Case(sample.name, kernel_name, lr, degradation, scale)
     for method in methods:
       method.warm_up(solver, case)
     for method in methods:

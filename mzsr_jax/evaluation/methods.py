@@ -25,7 +25,7 @@ from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.model import Params
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import zssr
-from mzsr_jax.inference.tiled import ANY_RATES, Solver
+from mzsr_jax.inference.tiled import ANY_RATES, TiledAdapter
 from mzsr_jax.photo import refine
 
 FORMS = ("bicubic", "mzsr:WEIGHTS", "adam:WEIGHTS", "sgd:WEIGHTS", "zssr")
@@ -41,14 +41,14 @@ class Case(NamedTuple):
     image: its name in the set.
     kernel: the name of its degradation, or of the folder that holds it.
     lr: (h, w, 3) float32 in [0, 1].
-    kind: its degradation.
+    degradation: its degradation.
     scale: scale factor.
   """
 
   image: str
   kernel: str
   lr: np.ndarray
-  kind: Degradation
+  degradation: Degradation
   scale: float
 
 
@@ -78,8 +78,8 @@ class Method(NamedTuple):
 
   name: str
   steps: tuple[int, ...]
-  solve: Callable[[Solver, Case], Iterator[Result]]
-  warm_up: Callable[[Solver, Case], None] = lambda solver, case: None
+  solve: Callable[[TiledAdapter, Case], Iterator[Result]]
+  warm_up: Callable[[TiledAdapter, Case], None] = lambda solver, case: None
 
 
 def label(method: str, steps: int) -> str:
@@ -113,22 +113,25 @@ def parse(name: str, steps: Sequence[int], scale: float) -> Method:
   iterations = rest.partition(_BACK_PROJECTION)[2] or "0"
   if not source or not iterations.isdecimal():
     raise UserError(f"unknown method '{name}': it must be one of {', '.join(FORMS)}; {_BACK_PROJECTION}10 may follow WEIGHTS")
-  params = weights.load_weights(source)
-  weights.check_network(params)
-  weights.check_scale(weights.read_metadata(source), scale)
+  loaded = weights.load(source)
+  weights.check_network(loaded.params)
+  loaded.check_scale(scale)
   if kind == "mzsr":
-    return mzsr(params, weights.load_inner_lrs(source, max(steps)), steps, name, int(iterations))
-  return fine_tune(params, _OPTIMIZERS[kind], steps, name, int(iterations))
+    return mzsr(loaded.params, loaded.inner_lrs(max(steps)), steps, name, int(iterations))
+  return fine_tune(loaded.params, _OPTIMIZERS[kind], steps, name, int(iterations))
 
 
 def bicubic() -> Method:
   """Plain bicubic enlargement."""
 
-  def solve(solver: Solver, case: Case):
+  def solve(solver: TiledAdapter, case: Case):
     start = time.perf_counter()
     yield Result(0, solver.super_resolve(None, case.lr, case.scale), time.perf_counter() - start)
 
-  return Method("bicubic", (0,), solve, lambda solver, case: solver.warm_up(None, case.lr.shape[:2], case.kind, case.scale))
+  def warm_up(solver: TiledAdapter, case: Case):
+    solver.warm_up(None, case.lr.shape[:2], case.degradation, case.scale)
+
+  return Method("bicubic", (0,), solve, warm_up)
 
 
 def mzsr(
@@ -145,8 +148,9 @@ def mzsr(
   """
   steps = tuple(sorted(set(steps)))
 
-  def adapted(solver: Solver, case: Case):
-    return solver.stages(params, case.lr, case.kind, steps, case.scale, inner_lrs)
+  def adapted(solver: TiledAdapter, case: Case):
+    states = solver.iterate(params, case.lr, case.degradation, case.scale, inner_lrs, steps[-1])
+    return (state for i, (state, _) in enumerate(states) if i in steps)
 
   return _stepping(name, params, steps, adapted, back_projection, inner_lrs)
 
@@ -157,8 +161,8 @@ def fine_tune(
   """Pretrained parameters, fine-tuned on LR son -> LR image by an optimizer; see `mzsr`."""
   steps = tuple(sorted(set(steps)))
 
-  def adapted(solver: Solver, case: Case):
-    tuned = itertools.chain([params], solver.fine_tune(params, case.lr, case.kind, case.scale, optimizer))
+  def adapted(solver: TiledAdapter, case: Case):
+    tuned = itertools.chain([params], solver.fine_tune(params, case.lr, case.degradation, case.scale, optimizer))
     for done, wanted in itertools.pairwise([-1, *steps]):
       yield next(itertools.islice(tuned, wanted - done - 1, None))
 
@@ -169,42 +173,43 @@ def _stepping(
     name: str,
     params: Params,
     steps: tuple[int, ...],
-    adapted: Callable[[Solver, Case], Iterator[Params]],
+    adapted: Callable[[TiledAdapter, Case], Iterator[Params]],
     back_projection: int,
     inner_lrs: PyTree = ANY_RATES,
 ) -> Method:
   """A method whose network is adapted further and further; each result's time is as if it had been the only one."""
 
-  def solve(solver: Solver, case: Case):
+  def solve(solver: TiledAdapter, case: Case):
     states, adapting = adapted(solver, case), 0.0
     for number in steps:
       start = time.perf_counter()
       state = jax.block_until_ready(next(states))
       adapting += time.perf_counter() - start
       start = time.perf_counter()
+      dtype = np.float32 if back_projection else np.uint8
       try:
-        sr = solver.super_resolve(state, case.lr, case.scale, case.kind.offset, np.float32 if back_projection else np.uint8)
+        sr = solver.super_resolve(state, case.lr, case.scale, case.degradation, dtype)
         if back_projection:
-          sr = images.to_uint8(refine.back_project(sr, case.lr, case.kind, case.scale, back_projection))
+          sr = images.to_uint8(refine.back_project(sr, case.lr, case.degradation, case.scale, back_projection))
       except UserError as e:
         raise UserError(f"after {number} steps, {e}") from e
       yield Result(number, sr, adapting + time.perf_counter() - start)
 
-  def warm_up(solver: Solver, case: Case):
-    solver.warm_up(params, case.lr.shape[:2], case.kind, case.scale, inner_lrs)
+  def warm_up(solver: TiledAdapter, case: Case):
+    solver.warm_up(params, case.lr.shape[:2], case.degradation, case.scale, inner_lrs)
 
   return Method(name, steps, solve, warm_up)
 
 
 def _zssr(name: str, options: zssr.Options) -> Method:
   def sr(case: Case, options: zssr.Options) -> images.Pixels:
-    return images.to_uint8(zssr.super_resolve(case.lr, case.kind, case.scale, options=options))
+    return images.to_uint8(zssr.super_resolve(case.lr, case.degradation, case.scale, options=options))
 
-  def solve(solver: Solver, case: Case):
+  def solve(solver: TiledAdapter, case: Case):
     start = time.perf_counter()
     yield Result(0, sr(case, options), time.perf_counter() - start)
 
-  def warm_up(solver: Solver, case: Case):
+  def warm_up(solver: TiledAdapter, case: Case):
     sr(case, options._replace(max_steps=1))
 
   return Method(name, (0,), solve, warm_up)

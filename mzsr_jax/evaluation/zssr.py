@@ -93,7 +93,7 @@ class Progress(NamedTuple):
 
 def super_resolve(
     lr: Float[np.ndarray, "h w 3"],
-    kind: Degradation,
+    degradation: Degradation,
     scale: Factors = 2,
     seed: int = 0,
     options: Options = DEFAULTS,
@@ -103,7 +103,7 @@ def super_resolve(
 
   Args:
     lr: RGB in [0, 1], both sides at least 16 pixels.
-    kind: its kernel and subsampling. At the smaller ones of `options.factors` the kernel is as much smaller.
+    degradation: its kernel and subsampling. At the smaller ones of `options.factors` the kernel is as much smaller.
     scale: scale factor, or a (vertical, horizontal) pair.
     seed: of the initial parameters, the fathers and the noise.
     options: see `Options`.
@@ -128,11 +128,11 @@ def super_resolve(
   sources = [lr]
   for number, factor in enumerate(factors):
     smaller = tuple((f - 1) / (s - 1) if s > 1 else 1.0 for f, s in zip(factor, final))
-    kind_now = kind if tuple(factor) == final else kernels.at_smaller_factors(kind, smaller)
+    degradation_now = degradation if tuple(factor) == final else kernels.at_smaller_factors(degradation, smaller)
     tops = (1.0, *(min(f) for f in factors[:number]))
-    for progress in train(params, sources, tops, kind_now, factor, rng, options, net):
+    for progress in train(params, sources, tops, degradation_now, factor, rng, options, net):
       params = progress.params
-    sources.append(_enlarged(params, lr, kind_now, factor, options, net))
+    sources.append(_enlarged(params, lr, degradation_now, factor, options, net))
   return sources[-1]
 
 
@@ -158,7 +158,7 @@ def train(
     params: Params,
     sources: Sequence[Float[np.ndarray, "h w 3"]],
     base_scales: Sequence[float],
-    kind: Degradation,
+    degradation: Degradation,
     factor: tuple[float, float],
     rng: np.random.Generator,
     options: Options,
@@ -170,7 +170,7 @@ def train(
     params: to start from.
     sources: the image, and what is already known of it at larger scales.
     base_scales: of the sources, the first is 1.
-    kind: kernel and subsampling between son and father.
+    degradation: kernel and subsampling between son and father.
     factor: (vertical, horizontal) scale between them.
     rng: of fathers and noise.
     options: see `Options`.
@@ -180,15 +180,15 @@ def train(
     UserError: the error is not finite.
   """
   lr = sources[0]
-  kernel = kernels.padded(kind.kernel)
   crop = min(options.crop, *lr.shape[:2])
   state = _OPTIMIZER.init(params)
   rate, changed, errors = options.learning_rate, 0, []
-  son_input = adapt_lib.lr_son(lr, kernel, factor, kind.subsample, kind.offset)
+  padded = degradation.replace(kernel=kernels.padded(degradation.kernel), noise_std=0.0)
+  son_input = adapt_lib.lr_son(lr, padded, factor)
   for step in range(options.max_steps):
     father = random_father(rng, sources, base_scales, crop, options)
     noise = options.noise_std * rng.standard_normal(father.shape, np.float32) if options.noise_std else None
-    params, state = _step(params, state, father, kernel, noise, np.float32(rate), factor, kind.subsample, kind.offset, net)
+    params, state = _step(params, state, father, padded, noise, np.float32(rate), factor, net)
     error = None
     if step % options.test_every == 0:
       error = float(jnp.square(_network(params, son_input, net) - lr).mean())
@@ -257,12 +257,12 @@ def _initial_params(seed: int, net: MZSRNet) -> Params:
   return jax.tree.map(lambda p: math.sqrt(0.1) * p, model.init(jax.random.key(seed), net))
 
 
-@functools.partial(jax.jit, static_argnames=("factor", "subsample", "offset", "net"), donate_argnums=(0, 1))
-def _step(params, state, father, kernel, noise, rate, factor, subsample, offset, net):
-  son = degrade(father, kernel, factor, subsample)
+@functools.partial(jax.jit, static_argnames=("factor", "net"), donate_argnums=(0, 1))
+def _step(params, state, father, degradation: Degradation, noise, rate, factor, net):
+  son = degrade(father, degradation.kernel, factor, degradation.subsample)
   if noise is not None:
     son += noise[: son.shape[0], : son.shape[1]]
-  inputs = enlarge(jnp.clip(son, 0, 1), factor, father.shape[:2], offset)
+  inputs = enlarge(jnp.clip(son, 0, 1), factor, father.shape[:2], degradation.offset)
   gradient = jax.grad(adapt_lib.l1)(params, inputs[None], father[None], net)
   # Without biases, as the authors' network: beside the small first activations, Adam's steps of them would kill whole layers.
   gradient = jax.tree.map(lambda g: g if g.ndim > 1 else jnp.zeros_like(g), gradient)
@@ -273,16 +273,16 @@ def _step(params, state, father, kernel, noise, rate, factor, subsample, offset,
 
 @functools.partial(jax.jit, static_argnames="net")
 def _network(params, inputs, net) -> Float[Array, "p q 3"]:
-  return jnp.clip(model.apply(params, inputs[None], net)[0], 0, 1)
+  return jnp.clip(net.reconstruct(params, inputs), 0, 1)
 
 
-def _enlarged(params, lr, kind: Degradation, factor, options: Options, net) -> Float[np.ndarray, "p q 3"]:
+def _enlarged(params, lr, degradation: Degradation, factor, options: Options, net) -> Float[np.ndarray, "p q 3"]:
   """The image enlarged by a trained network, with the ensemble and the back-projection of `options`."""
-  restore = lambda sr: refine.back_project(sr, lr, kind, factor, options.back_projection)
+  restore = lambda sr: refine.back_project(sr, lr, degradation, factor, options.back_projection)
   # The network apart from the enlargement, so that turns of one shape share a program.
   one = lambda image, offset: _network(params, enlarge(image, factor, offset=offset), net)
   if options.self_ensemble:
-    sr = refine.self_ensemble(one, lr, kind, factor, restore)
+    sr = refine.self_ensemble(one, lr, degradation, factor, restore)
   else:
-    sr = restore(one(lr, kind.offset))
+    sr = restore(one(lr, degradation.offset))
   return np.asarray(sr)

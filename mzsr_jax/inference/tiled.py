@@ -1,13 +1,14 @@
 """Meta-test (Algorithm 2) for images of any size, many sizes and several devices: what the commands run.
 
-The same functions as in `core.adapt`, run on windows of few sizes (see `tiles`), so that images of different sizes share
+The same functions as in `core.adapt`, run on tiles of few sizes (see `tiles`), so that images of different sizes share
 compiled programs and a large image never lies on a device as a whole. Kernel, number of steps, learning rates and scale are
 values, not parts of a program. Results equal those of `core.adapt` but for rounding: padding is masked after each layer, and
-the L1 gradient is summed over windows.
+the L1 gradient is summed over tiles.
 """
 
 import collections
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -21,29 +22,31 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from mzsr_jax import images
-from mzsr_jax.core import conditioning, degradation, inner_rules, kernels, model, resize, sharding
-from mzsr_jax.core.kernels import EVALUATION_SIZE, Degradation
-from mzsr_jax.core.model import NET, MZSRNet, Params
+from mzsr_jax.core import conditioning, degradation, inner_rules, kernels, maml, resize, sharding
+from mzsr_jax.core.inner_rules import Rates, Spectral
+from mzsr_jax.core.kernels import EVALUATION_SIZE, Degradation, as_degradation
+from mzsr_jax.core.model import NET, MZSRNet
+from mzsr_jax.core.network import Params
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference import tiles
 from mzsr_jax.inference.tiles import Size, Span
 
 ANY_RATES = np.zeros(1, np.float32)  # of a gradient step
-_AXIS = "windows"
-_BYTES_PER_PIXEL = 4200  # of a window in a gradient step, with 64 channels: activations, their gradients and copies
-_LEAST_WINDOW = 64  # pixels, side
+_AXIS = "tiles"
+_BYTES_PER_PIXEL = 4200  # of a tile in a gradient step, with 64 channels: activations, their gradients and copies
+_MIN_TILE = 64  # pixels, side
 _DEGRADED_AREA = 256 * 256  # pixels that are degraded at a time
 
 
 class _Batch(NamedTuple):
-  """One window for each device, stacked on the leading axis.
+  """One tile for each device, stacked on the leading axis.
 
   Attributes:
     image: what is enlarged: the LR son (to adapt) or the LR image (to enlarge).
     rows: matrix of the enlargement, vertically; zero beyond the image.
     columns: horizontally.
-    valid: (d, 2) height and width of what lies inside the image, from the window's top left.
-    core: (d, 4) first and last row, first and last column of the core, relative to the window; empty for an idle device.
+    valid: (d, 2) height and width of what lies inside the image, from the tile's top left.
+    core: (d, 4) first and last row, first and last column of the core, relative to the tile; empty for an idle device.
   """
 
   image: Float[Array, "d h w 3"]
@@ -53,11 +56,24 @@ class _Batch(NamedTuple):
   core: Int[Array, "d 4"]
 
 
+class _Plan(NamedTuple):
+  """How the enlargement of an image is cut into tiles: spans and matrices of each axis."""
+
+  size: Size
+  rows: tuple[tuple[Span, resize.Block], ...]
+  columns: tuple[tuple[Span, resize.Block], ...]
+
+  @property
+  def tiles(self) -> list[tuple[tuple[Span, resize.Block], tuple[Span, resize.Block]]]:
+    """(vertical, horizontal) of each tile, row by row."""
+    return list(itertools.product(self.rows, self.columns))
+
+
 class _Support(NamedTuple):
-  """LR son -> LR image, in windows.
+  """LR son -> LR image, in tiles.
 
   Attributes:
-    groups: (batch of the son, windows of the LR image), each of as many windows as there are devices.
+    groups: (batch of the son, tiles of the LR image), each of as many tiles as there are devices.
     weight: 1 / (number of values in the LR image).
     zeros: an error of 0 and a gradient of 0, on the devices: where sums begin.
   """
@@ -67,23 +83,35 @@ class _Support(NamedTuple):
   zeros: tuple[Float[Array, ""], Params]
 
 
+@functools.lru_cache(maxsize=8)  # of an image, the same plan serves the son's steps, and another every enlargement
+def _plan(lr_size: Size, full: Size, scale: float, size: Size, reach: int, offset: tuple[float, float]) -> _Plan:
+  """The tiles, at most of `size`, of the enlargement of an image of `lr_size` to `full`."""
+
+  def axis(length: int, end: int, side: int, moved: float):
+    spans = tiles.spans(end, side, reach)
+    block = lambda s: resize.enlarge_block(length, scale, s.start, min(side, end - s.start), side, moved)
+    return tuple((span, block(span)) for span in spans)
+
+  return _Plan(size, *(axis(*of) for of in zip(lr_size, full, size, offset)))
+
+
 def _inside(size: Size, bounds: Int[Array, " 4"]) -> Bool[Array, "h w 1"]:
   """True from row bounds[0] to bounds[1] and column bounds[2] to bounds[3]."""
   row, column = jnp.arange(size[0])[:, None, None], jnp.arange(size[1])[None, :, None]
   return (row >= bounds[0]) & (row < bounds[1]) & (column >= bounds[2]) & (column < bounds[3])
 
 
-def _network(params: Params, batch: _Batch, net: MZSRNet) -> Float[Array, "p q 3"]:
-  """The network's output on the one window of a device."""
-  x = degradation.apply(batch.image[0], batch.rows[0], batch.columns[0])
+def _reconstruct(params: Params, batch: _Batch, net: MZSRNet) -> Float[Array, "p q c"]:
+  """The network's output on the one tile of a device."""
+  x = degradation.resample(batch.image[0], batch.rows[0], batch.columns[0])
   zero = jnp.zeros_like(batch.valid[0, 0])
   mask = _inside(x.shape[:2], jnp.stack([zero, batch.valid[0, 0], zero, batch.valid[0, 1]])).astype(x.dtype)
-  return model.apply(params, x[None], net, mask[None])[0]
+  return net.reconstruct(params, x, mask)
 
 
 def _share(params: Params, batch: _Batch, targets: Float[Array, "1 p q 3"], weight, net: MZSRNet) -> Float[Array, ""]:
-  """The share of a batch of windows in the mean absolute error; `weight` is 1 / (number of values in the image)."""
-  error = jnp.abs(_network(sharding.vary(params, _AXIS), batch, net) - targets[0])
+  """The share of a batch of tiles in the mean absolute error; `weight` is 1 / (number of values in the image)."""
+  error = jnp.abs(_reconstruct(sharding.vary(params, _AXIS), batch, net) - targets[0])
   return lax.psum(jnp.where(_inside(error.shape[:2], batch.core[0]), error, 0).sum() * weight, _AXIS)
 
 
@@ -92,7 +120,7 @@ _ON_EACH, _ON_ALL = PartitionSpec(_AXIS), PartitionSpec()
 
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
 def _add(total, params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
-  """Adds a batch of windows to `total`, the mean absolute error and its gradient; `weight` is 1 / (number of values)."""
+  """Adds a batch of tiles to `total`, the mean absolute error and its gradient; `weight` is 1 / (number of values)."""
 
   def local(total, params, batch, targets, weight):
     return jax.tree.map(jnp.add, total, jax.value_and_grad(_share)(params, batch, targets, weight, net))
@@ -103,7 +131,7 @@ def _add(total, params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
 
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
 def _error(params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
-  """`_share` of windows that lie on the devices."""
+  """`_share` of tiles that lie on the devices."""
   local = functools.partial(_share, net=net)
   specs = (_ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL)
   return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(params, batch, targets, weight)
@@ -118,13 +146,13 @@ def _update(params, state, gradient, *, optimizer: optax.GradientTransformation)
 
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
 def _run(params, batch, *, mesh: Mesh, net: MZSRNet):
-  """SR windows (d, p, q, 3) in [0, 1]; with `net` None, their bicubic enlargements."""
+  """SR tiles (d, p, q, 3) in [0, 1]; with `net` None, their bicubic enlargements."""
 
   def local(params, batch):
     if net is None:
-      sr = degradation.apply(batch.image[0], batch.rows[0], batch.columns[0])
+      sr = degradation.resample(batch.image[0], batch.rows[0], batch.columns[0])
     else:
-      sr = _network(sharding.vary(params, _AXIS), batch, net)
+      sr = _reconstruct(sharding.vary(params, _AXIS), batch, net)
     return jnp.clip(sr, 0, 1)[None]
 
   return jax.shard_map(local, mesh=mesh, in_specs=(_ON_ALL, _ON_EACH), out_specs=_ON_EACH)(params, batch)
@@ -132,36 +160,36 @@ def _run(params, batch, *, mesh: Mesh, net: MZSRNet):
 
 @jax.jit
 def _degrade(window, kernel, rows, columns):
-  return degradation.apply(degradation.correlate(window, kernel), rows, columns)
+  return degradation.resample(degradation.correlate(window, kernel), rows, columns)
 
 
 def degrade(
     image: Float[np.ndarray, "h w 3"],
-    kind: Degradation,
+    of: Degradation,
     scale: float,
     bucket: Size | None = None,
     dtype: type = np.float32,
     device: jax.Device | None = None,
 ) -> Float[np.ndarray, "p q 3"]:
-  """`degradation.degrade` by windows: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s), on the host.
+  """`degradation.degrade` by tiles: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s), on the host.
 
   Args:
     image: in [0, 1].
-    kind: kernel and subsampling.
+    of: kernel and subsampling.
     scale: scale factor.
-    bucket: the size that the result is treated as, see `Solver.bucket`; default: its own.
+    bucket: the size that the result is treated as, see `TiledAdapter.bucket`; default: its own.
     dtype: np.float32, or np.float64 for results that are rounded to 8 bits like others' (about five values in 10^5 differ).
     device: to compute on; default: JAX's own.
   """
   small = tuple(resize.shrunk_size(length, scale) for length in image.shape[:2])
   size = tiles.fit(bucket or small, _DEGRADED_AREA, 0, step=8)
-  kernel = kernels.padded(kind.kernel).astype(dtype)
+  kernel = kernels.padded(of.kernel).astype(dtype)
   reach = kernel.shape[0] // 2
   out = np.empty((*small, 3), dtype)
   with jax.enable_x64(dtype == np.float64), jax.default_device(device):
     for spans in tiles.grid(small, size, 0):
       blocks = [
-          resize.shrink_block(length, scale, kind.subsample, s.first, s.last - s.first, side)
+          resize.shrink_block(length, scale, of.subsample, s.first, s.stop - s.first, side)
           for length, s, side in zip(image.shape, spans, size)
       ]
       taken = [
@@ -170,18 +198,18 @@ def degrade(
       ]
       window = image[np.ix_(*taken)].astype(dtype)
       made = _degrade(window, kernel, *(b.matrix.astype(dtype) for b in blocks))
-      (top, bottom), (left, right) = ((s.first, s.last) for s in spans)
+      (top, bottom), (left, right) = ((s.first, s.stop) for s in spans)
       out[top:bottom, left:right] = np.asarray(made)[: bottom - top, : right - left]
   return out
 
 
-def make_lr(gt: images.Pixels, kind: Degradation, scale: int, bucket: Size | None = None, device=None) -> images.Pixels:
+def make_lr(gt: images.Pixels, of: Degradation, scale: int, bucket: Size | None = None, device=None) -> images.Pixels:
   """The LR image of a ground truth whose sides the scale divides: blurred, subsampled, clipped, rounded to 8 bits.
 
   Args: see `degrade`.
   """
   # In float64: in float32 a few values in 100,000 fall on the other side of a rounding.
-  return images.to_uint8(degrade(gt / 255, kind, scale, bucket, np.float64, device))
+  return images.to_uint8(degrade(gt / 255, of, scale, bucket, np.float64, device))
 
 
 def default_memory(devices: Sequence[jax.Device]) -> float:
@@ -192,17 +220,17 @@ def default_memory(devices: Sequence[jax.Device]) -> float:
   return 2 * 2**30
 
 
-def work(steps: int, enlargements: int, scale: float) -> float:
+def network_passes(steps: int, enlargements: int, scale: float) -> float:
   """Work in passes of the network over the LR image: three a step (forward, two gradients), and one over the SR image."""
   return 3 * steps + enlargements * scale**2
 
 
-class Solver:
+class TiledAdapter:
   """Adapts and enlarges images, all devices at work on one image.
 
   Attributes:
-    devices: that windows are spread over, no more of those given than the memory limit has room for.
-    done: called after each batch of windows with the work that it was, see `work`; for progress bars.
+    devices: that tiles are spread over, no more of those given than the memory limit has room for.
+    on_progress: called after each batch of tiles with the work that it was, see `network_passes`; for progress bars.
   """
 
   def __init__(
@@ -213,74 +241,82 @@ class Solver:
       net: MZSRNet = NET,
       max_buckets: int = 4,
   ):
-    """Makes a solver.
+    """Makes an adapter.
 
     Args:
       devices: default: all local ones.
       memory_limit: bytes for what lies on the devices, all together (default: 2 GiB, or half of an accelerator's memory).
-        Smaller limits give smaller windows.
-      sizes: heights and widths of the LR images to come, where they are known. Their windows then have at most
-        `max_buckets` sizes; else sides are rounded up.
+        Smaller limits give smaller tiles.
+      sizes: heights and widths of the LR images to come, where they are known. Their tiles then have at most `max_buckets`
+        sizes; else sides are rounded up.
       net: the network.
       max_buckets: see `sizes`.
 
     Raises:
-      UserError: the limit is too low for the smallest windows.
+      UserError: the limit is too low for the smallest tiles.
     """
     devices = list(devices or jax.local_devices())
     limit = default_memory(devices) if memory_limit is None else memory_limit
-    least = _LEAST_WINDOW**2 * _BYTES_PER_PIXEL * net.features / 64
+    bytes_per_pixel = _BYTES_PER_PIXEL * net.features / 64
+    least = _MIN_TILE**2 * bytes_per_pixel
     if limit < least:
       missing = (least - limit) / 2**20
-      raise UserError(f"the memory limit leaves no room for the smallest windows: it must be {missing:.0f} MiB higher")
+      raise UserError(f"the memory limit leaves no room for the smallest tiles: it must be {missing:.0f} MiB higher")
     self.devices = devices[: int(limit // least)]
-    self.done: Callable[[float], None] = lambda passes: None
-    self._net, self._halo = net, net.depth
+    self.on_progress: Callable[[float], None] = lambda passes: None
+    self._net = net
     self._mesh = Mesh(np.array(self.devices), (_AXIS,))
     self._buckets = tiles.buckets(sizes, max_buckets) if sizes else {}
     self._warm: set[tuple] = set()
-    self._max_area = int(limit / len(self.devices) / (_BYTES_PER_PIXEL * net.features / 64))
+    self._max_area = int(limit / len(self.devices) / bytes_per_pixel)
 
   def adapt(
-      self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float, inner_lrs: PyTree
+      self,
+      params: Params,
+      lr: Float[np.ndarray, "h w 3"],
+      degradation: Degradation | Float[np.ndarray, "k k"],
+      scale: float = 2,
+      inner_lrs: float | Rates | Spectral = 0.01,
+      num_steps: int | None = None,
   ) -> Params:
-    """Gradient steps on LR son -> LR image: `adapt.adapt`.
+    """Gradient steps on LR son -> LR image: `core.adapt.adapt`, with the same arguments; the image lies on the host."""
+    return collections.deque(self.iterate(params, lr, degradation, scale, inner_lrs, num_steps), maxlen=1).pop()[0]
 
-    Args:
-      params: meta-learned parameters; conditioned ones begin at what they are for `kind`.
-      lr: LR image, RGB float in [0, 1], on the host.
-      kind: its kernel, subsampling, offset and noise.
-      scale: scale factor.
-      inner_lrs: (n,) rates of the n steps, or a tree shaped like `params` with (n,) for each leaf; either may be `Spectral`.
+  def iterate(
+      self, params: Params, lr, degradation, scale: float = 2, inner_lrs=0.01, num_steps: int | None = None
+  ) -> Iterator[tuple[Params, float | None]]:
+    """The parameters before the first step and after each, made as they are asked for, with the loss at those before.
+
+    Args: see `adapt`.
+
+    Yields:
+      (parameters, mean absolute error of LR son -> LR image before the step that made them); at first, None for that.
     """
-    return collections.deque(self._states(params, lr, kind, scale, inner_lrs), maxlen=1).pop()
-
-  def _states(self, params: Params, lr, kind: Degradation, scale: float, inner_lrs: PyTree) -> Iterator[Params]:
-    """The parameters before the first step and after each, made as they are asked for. Args: see `adapt`."""
-    params = _start(params, kind, scale)
-    yield params
-    rates = jax.tree.map(lambda rates: np.asarray(rates, np.float32), inner_rules.per_leaf(inner_lrs, params))
+    degradation = as_degradation(degradation)
+    params = _start(params, degradation, scale)
+    yield params, None
+    rates = inner_rules.schedule(inner_lrs, num_steps, params)
     if not (steps := len(jax.tree.leaves(rates)[0])):
       return
-    support = self._support(params, lr, kind, scale)
-    loss = lambda params: np.float32(self._error(params, support))
-    params, memory = self._replicate((params, inner_rules.begin(rates, params)))
+    rates = jax.tree.map(lambda lrs: np.asarray(lrs, np.float32), rates)
+    support = self._support(params, lr, degradation, scale)
+    loss, gradient = (functools.partial(f, support=support) for f in (self._error, self._gradient))
+    state = self._replicate((params, inner_rules.init_state(rates, params)))
     for i in range(steps):
       own = jax.tree.map(operator.itemgetter(i), rates)
-      change, memory = inner_rules.change(own, loss, params, *self._gradient(params, support), memory)
-      params = inner_rules.subtract(params, change)
-      yield params
+      state, value = maml.step(loss, own, state, value_and_grad=gradient)
+      yield state[0], value
 
-  def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], kind: Degradation, scale: float) -> float:
+  def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], degradation: Degradation, scale: float) -> float:
     """The mean absolute error of LR son -> LR image, which `adapt` lowers. Args: see `adapt`."""
-    params = _start(params, kind, scale)
-    return self._error(self._replicate(params), self._support(params, lr, kind, scale))
+    params = _start(params, degradation, scale)
+    return float(self._error(self._replicate(params), self._support(params, lr, degradation, scale)))
 
   def fine_tune(
       self,
       params: Params,
       lr: Float[np.ndarray, "h w 3"],
-      kind: Degradation,
+      degradation: Degradation,
       scale: float,
       optimizer: optax.GradientTransformation,
   ) -> Iterator[Params]:
@@ -293,8 +329,8 @@ class Solver:
     Yields:
       The parameters after each step, without end.
     """
-    params = _start(params, kind, scale)
-    support = self._support(params, lr, kind, scale)
+    params = _start(params, degradation, scale)
+    support = self._support(params, lr, degradation, scale)
     params = self._replicate(params)
     state = optimizer.init(params)
     while True:
@@ -302,17 +338,16 @@ class Solver:
       params, state = _update(params, state, gradient, optimizer=optimizer)
       yield params
 
-  def _support(self, params: Params, lr, kind: Degradation, scale: float) -> _Support:
+  def _support(self, params: Params, lr, of: Degradation, scale: float) -> _Support:
     """What the network is adapted to."""
-    son_bucket = tuple(resize.shrunk_size(length, scale) for length in self.bucket(lr.shape[:2]))
-    son = degrade(lr, kind, scale, son_bucket, device=self.devices[0])
-    if kind.noise_std:  # the same at every call, so that an adaptation in parts is one in a whole
-      son += np.float32(kind.noise_std) * np.random.default_rng(0).standard_normal(son.shape, np.float32)
-    son = np.clip(son, 0, 1)
-    size = self._window(self.bucket(lr.shape[:2]))
+    bucket = self.bucket(lr.shape[:2])
+    son = degrade(lr, of, scale, tuple(resize.shrunk_size(length, scale) for length in bucket), device=self.devices[0])
+    if of.noise_std:
+      son += np.float32(of.noise_std) * degradation.son_noise(son.shape)
+    plan = _plan(son.shape[:2], lr.shape[:2], scale, self._tile_size(bucket), self._net.reach, of.offset)
     groups = [
-        (batch, self._stack([_cut(lr, (v.start, h.start), size) for v, h in spans]))
-        for spans, batch in self._batches(son, lr.shape[:2], scale, size, kind.offset)
+        (batch, self._stack([_cut(lr, (v.start, h.start), plan.size) for (v, _), (h, _) in some]))
+        for some, batch in self._batches(np.clip(son, 0, 1), lr.shape[:2], plan)
     ]
     if len(groups) == 1:  # kept on the devices from step to step
       groups = [self._shard(groups[0])]
@@ -320,132 +355,118 @@ class Solver:
     return _Support(groups, np.float32(1 / lr.size), zeros)
 
   def _gradient(self, params: Params, support: _Support) -> tuple[Float[Array, ""], Params]:
-    """The mean absolute error over all windows, and its gradient."""
+    """The mean absolute error over all tiles, and its gradient."""
     total = support.zeros
     for group in support.groups:
       total = _add(total, params, *self._shard(group), support.weight, mesh=self._mesh, net=self._net)
       if len(support.groups) > 1:
         jax.block_until_ready(total)  # no more than one batch lies on the devices
-      self.done(work(1, 0, 1) / len(support.groups))
+      self.on_progress(network_passes(1, 0, 1) / len(support.groups))
     return total
 
-  def _error(self, params: Params, support: _Support) -> float:
-    """The mean absolute error over all windows."""
-    # Each is fetched before the next is sent: no more than one batch of windows lies on the devices.
-    return sum(float(_error(params, *self._shard(g), support.weight, mesh=self._mesh, net=self._net)) for g in support.groups)
+  def _error(self, params: Params, support: _Support) -> np.float32:
+    """The mean absolute error over all tiles."""
+    # Each is fetched before the next is sent: no more than one batch of tiles lies on the devices.
+    error = lambda group: float(_error(params, *self._shard(group), support.weight, mesh=self._mesh, net=self._net))
+    return np.float32(sum(map(error, support.groups)))
 
   def enlarge(
       self,
       params: Params | None,
       lr: Float[np.ndarray, "h w 3"],
       scale: float,
-      offset: tuple[float, float] = (0.0, 0.0),
+      degradation: Degradation | None = None,
   ) -> Iterator[tuple]:
-    """SR windows one after another: `adapt.super_resolve`, or its bicubic part where `params` is None.
+    """SR tiles one after another: `core.adapt.super_resolve`, or its bicubic part where `params` is None.
 
-    Args: see `adapt.super_resolve`.
+    Args: see `core.adapt.super_resolve`.
 
     Yields:
-      (rows, columns, window): slices into the SR image, and its float32 values there, in [0, 1].
+      (rows, columns, tile): slices into the SR image, and its float32 values there, in [0, 1].
     """
     net = None if params is None else self._net
-    full = tuple(resize.enlarged_size(length, scale) for length in lr.shape[:2])
-    size = self._window(tuple(resize.enlarged_size(length, scale) for length in self.bucket(lr.shape[:2])))
+    full, bucket = (tuple(resize.enlarged_size(n, scale) for n in size) for size in (lr.shape[:2], self.bucket(lr.shape[:2])))
+    offset = (0.0, 0.0) if degradation is None else degradation.offset
+    plan = _plan(lr.shape[:2], full, scale, self._tile_size(bucket), self._net.reach, offset)
     params = self._replicate({} if params is None else params)
-    count = len(tiles.grid(full, size, self._halo))
-    for spans, batch in self._batches(lr, full, scale, size, offset):  # made as needed: of a large image they take much memory
+    for some, batch in self._batches(lr, full, plan):  # made as needed: of a large image they take much memory
       sr = np.asarray(_run(params, self._shard(batch), mesh=self._mesh, net=net))
-      for (v, h), window in zip(spans, sr):
-        core = window[v.first - v.start : v.last - v.start, h.first - h.start : h.last - h.start]
-        yield slice(v.first, v.last), slice(h.first, h.last), core
-      self.done(work(0, 1, scale) * len(spans) / count if net else 0)
+      for ((v, _), (h, _)), tile in zip(some, sr):
+        core = tile[v.first - v.start : v.stop - v.start, h.first - h.start : h.stop - h.start]
+        yield slice(v.first, v.stop), slice(h.first, h.stop), core
+      self.on_progress(network_passes(0, 1, scale) * len(some) / len(plan.tiles) if net else 0)
 
   def super_resolve(
       self,
       params: Params | None,
       lr: Float[np.ndarray, "h w 3"],
       scale: float,
-      offset: tuple[float, float] = (0.0, 0.0),
+      degradation: Degradation | None = None,
       dtype: type = np.uint8,
   ) -> Shaped[np.ndarray, "p q 3"]:
     """The enlarged image; bicubic where `params` is None.
 
     Args:
       dtype: of the pixels, see `images.quantize`.
-      others: see `adapt.super_resolve`.
+      others: see `core.adapt.super_resolve`.
 
     Raises:
       UserError: the result holds NaN: the adaptation diverged.
     """
     out = np.empty((*(resize.enlarged_size(length, scale) for length in lr.shape[:2]), 3), dtype)
-    for rows, columns, window in self.enlarge(params, lr, scale, offset):
-      out[rows, columns] = images.quantize(window, dtype)
+    for rows, columns, tile in self.enlarge(params, lr, scale, degradation):
+      out[rows, columns] = images.quantize(tile, dtype)
     return out
 
   def trajectory(
       self,
       params: Params,
       lr: Float[np.ndarray, "h w 3"],
-      kind: Degradation,
+      degradation: Degradation,
       shown: Sequence[int],
       scale: float,
-      inner_lrs: PyTree,
+      inner_lrs: float | Rates | Spectral,
   ) -> dict[int, images.Pixels]:
-    """SR images after several numbers of steps, in one pass of the adaptation: `adapt.trajectory`, to 8 bits.
-
-    Args:
-      shown: numbers of steps, ascending.
-      inner_lrs: as in `adapt`, of as many steps as the last of `shown`, or more.
-      others: see `adapt`.
-    """
-    states = self.stages(params, lr, kind, shown, scale, inner_lrs)
-    return {steps: self.super_resolve(state, lr, scale, kind.offset) for steps, state in zip(shown, states)}
-
-  def stages(self, params: Params, lr, kind: Degradation, shown: Sequence[int], scale, inner_lrs) -> Iterator[Params]:
-    """The parameters after several numbers of steps, each adapted when it is asked for. Args: see `trajectory`."""
-    first = jax.tree.map(operator.itemgetter(slice(shown[-1])), inner_lrs)
-    return (state for i, state in enumerate(self._states(params, lr, kind, scale, first)) if i in shown)
+    """SR images after several numbers of steps, in one pass of the adaptation: `core.adapt.trajectory`, to 8 bits."""
+    states = self.iterate(params, lr, degradation, scale, inner_lrs, shown[-1])
+    return {i: self.super_resolve(state, lr, scale, degradation) for i, (state, _) in enumerate(states) if i in shown}
 
   def bucket(self, size: Size) -> Size:
     """The size that LR images of `size` are treated as: their own where no sizes were announced."""
     return self._buckets.get(size, size)
 
   def warm_up(
-      self, params: Params | None, size: Size, kind: Degradation, scale: float, inner_lrs: PyTree = ANY_RATES
+      self, params: Params | None, size: Size, degradation: Degradation, scale: float, inner_lrs: PyTree = ANY_RATES
   ) -> None:
-    """Compiles what LR images of `size` and `kind` need, where it is not compiled yet; without `params`, to enlarge alone.
+    """Compiles what LR images of `size` and a degradation need, where it is not yet; without `params`, to enlarge alone.
 
     Of the rates it matters only which kind of step they ask for.
     """
-    first = jax.tree.map(operator.itemgetter(slice(1)), inner_lrs)
-    shape = max(len(kind.kernel), EVALUATION_SIZE)
-    key = (params is None, self.bucket(size), kind.subsample, shape, scale, isinstance(inner_lrs, inner_rules.Spectral))
+    side = max(len(degradation.kernel), EVALUATION_SIZE)
+    key = (params is None, self.bucket(size), degradation.subsample, side, scale, isinstance(inner_lrs, Spectral))
     if key not in self._warm:
       self._warm.add(key)
       lr = np.zeros((*size, 3), np.float32)
       if params is not None:
-        params = self.adapt(params, lr, kind, scale, first)
+        params = self.adapt(params, lr, degradation, scale, inner_lrs, 1)
       collections.deque(self.enlarge(params, lr, scale), maxlen=0)
 
-  def limit_windows(self, side: int) -> None:
-    """Makes windows no larger than squares of about `side` pixels; at least their halo, and what is then left, is kept."""
-    self._max_area = min(self._max_area, (max(side, _LEAST_WINDOW) + 2 * self._halo) ** 2)
+  def limit_tiles(self, side: int) -> None:
+    """Makes tiles no larger than squares of about `side` pixels; at least their halo, and what is then left, is kept."""
+    self._max_area = min(self._max_area, (max(side, _MIN_TILE) + 2 * self._net.reach) ** 2)
 
-  def _window(self, bucket: Size) -> Size:
-    """The window size for a bucket."""
-    return tiles.fit(bucket, self._max_area, self._halo, len(self.devices), step=8 if self._buckets else 32)
+  def _tile_size(self, bucket: Size) -> Size:
+    """The tile size for a bucket."""
+    return tiles.fit(bucket, self._max_area, self._net.reach, len(self.devices), step=8 if self._buckets else 32)
 
-  def _batches(
-      self, image: np.ndarray, full: Size, scale: float, size: Size, offset: tuple[float, float]
-  ) -> Iterator[tuple[list[tuple[Span, Span]], _Batch]]:
-    """Windows of the enlargement of `image` to `full`, as many at a time as there are devices."""
-    todo = tiles.grid(full, size, self._halo)
-    for i in range(0, len(todo), len(self.devices)):
-      spans = todo[i : i + len(self.devices)]
-      yield spans, self._stack([_window_of(image, full, scale, size, offset, pair) for pair in spans])
+  def _batches(self, image: np.ndarray, full: Size, plan: _Plan) -> Iterator[tuple[list, _Batch]]:
+    """Tiles of the enlargement of `image` to `full`, as many at a time as there are devices."""
+    for i in range(0, len(plan.tiles), len(self.devices)):
+      some = plan.tiles[i : i + len(self.devices)]
+      yield some, self._stack([_tile(image, full, plan.size, *pair) for pair in some])
 
   def _stack(self, per_device: list[PyTree]) -> PyTree:
-    """Stacks one entry per device; what is missing are zeros, an empty window."""
+    """Stacks one entry per device; what is missing are zeros, an empty tile."""
     missing = len(self.devices) - len(per_device)
     per_device = per_device + missing * [jax.tree.map(np.zeros_like, per_device[0])]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *per_device)
@@ -457,25 +478,23 @@ class Solver:
     return jax.device_put(tree, NamedSharding(self._mesh, _ON_ALL))
 
 
-def _start(params: Params, kind: Degradation, scale: float) -> Params:
-  return conditioning.start(params, kernels.padded(kind.kernel), scale, kind.noise_std)
+def _start(params: Params, degradation: Degradation, scale: float) -> Params:
+  # Kernels of one size share a program.
+  return conditioning.start(params, degradation.replace(kernel=kernels.padded(np.asarray(degradation.kernel))), scale)
 
 
 def _cut(image: np.ndarray, start: tuple[int, int], size: Size) -> np.ndarray:
-  """A window of an image, with zeros beyond it."""
+  """A part of an image, with zeros beyond it."""
   part = image[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
   return np.pad(part, ((0, size[0] - part.shape[0]), (0, size[1] - part.shape[1]), (0, 0)))
 
 
-def _window_of(
-    image: np.ndarray, full: Size, scale: float, size: Size, offset: tuple[float, float], spans: tuple[Span, Span]
+def _tile(
+    image: np.ndarray, full: Size, size: Size, vertical: tuple[Span, resize.Block], horizontal: tuple[Span, resize.Block]
 ) -> _Batch:
-  """One window of the enlargement of `image`, without the axis of devices."""
+  """One tile of the enlargement of `image`, without the axis of devices."""
+  spans, (rows, columns) = zip(vertical, horizontal)
   counts = [min(side, length - s.start) for side, length, s in zip(size, full, spans)]
-  rows, columns = (
-      resize.enlarge_block(length, scale, s.start, count, side, moved)
-      for length, s, count, side, moved in zip(image.shape, spans, counts, size, offset)
-  )
   part = _cut(image, (rows.start, columns.start), (rows.matrix.shape[1], columns.matrix.shape[1]))
-  core = [bound - s.start for s in spans for bound in (s.first, s.last)]
+  core = [bound - s.start for s in spans for bound in (s.first, s.stop)]
   return _Batch(part, rows.matrix, columns.matrix, np.array(counts, np.int32), np.array(core, np.int32))

@@ -1,7 +1,7 @@
-"""How an image is cut into windows of one size, and how many sizes a set of images needs. Plain numbers, no arrays on devices.
+"""How an image is cut into tiles of one size, and how many sizes a set of images needs. Plain numbers, no arrays on devices.
 
-A program is compiled for a window size. A small image lies in one window, padded; a large one is covered by several that
-overlap by twice the network's reach (the halo), each of which answers for its core alone.
+A program is compiled for a tile size. A small image lies in one tile, padded; a large one is covered by several that overlap by
+twice the network's reach (the halo), each of which answers for its core alone.
 """
 
 import collections
@@ -14,48 +14,48 @@ Size = tuple[int, int]  # height, width
 
 
 class Span(NamedTuple):
-  """A window along one axis of an image.
+  """A tile along one axis of an image.
 
   Attributes:
-    start: first pixel of the window.
+    start: first pixel of the tile.
     first: first pixel of its core.
-    last: one past the last pixel of its core.
+    stop: one past the last pixel of its core.
   """
 
   start: int
   first: int
-  last: int
+  stop: int
 
 
-def spans(length: int, window: int, halo: int) -> list[Span]:
-  """Windows along an axis, as few as will do; their cores cover it once.
+def spans(length: int, tile: int, halo: int) -> list[Span]:
+  """Tiles along an axis, as few as will do; their cores cover it once.
 
   Args:
     length: of the axis, pixels.
-    window: length of a window, more than two halos. A shorter axis gets one window that reaches beyond its end; no other does.
-    halo: pixels that a core must stay away from a window's end, unless the image ends there as well.
+    tile: length of a tile, more than two halos. A shorter axis gets one tile that reaches beyond its end; no other does.
+    halo: pixels that a core must stay away from a tile's end, unless the image ends there as well.
   """
-  if length <= window:
+  if length <= tile:
     return [Span(0, 0, length)]
-  count = 1 + math.ceil((length - window) / (window - 2 * halo))
-  starts = [round(i * (length - window) / (count - 1)) for i in range(count)]
-  bounds = [0, *((a + window + b) // 2 for a, b in itertools.pairwise(starts)), length]
+  count = 1 + math.ceil((length - tile) / (tile - 2 * halo))
+  starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
+  bounds = [0, *((a + tile + b) // 2 for a, b in itertools.pairwise(starts)), length]
   return [Span(start, first, last) for start, first, last in zip(starts, bounds, bounds[1:])]
 
 
-def grid(size: Size, window: Size, halo: int) -> list[tuple[Span, Span]]:
-  """The windows of an image, row by row: (vertical, horizontal) spans."""
-  return list(itertools.product(*(spans(length, side, halo) for length, side in zip(size, window))))
+def grid(size: Size, tile: Size, halo: int) -> list[tuple[Span, Span]]:
+  """The tiles of an image, row by row: (vertical, horizontal) spans."""
+  return list(itertools.product(*(spans(length, side, halo) for length, side in zip(size, tile))))
 
 
 def fit(size: Size, max_area: int, halo: int, parts: int = 1, step: int = 32) -> Size:
-  """A window size for images of at most `size`.
+  """A tile size for images of at most `size`.
 
   Args:
     size: height and width, pixels.
-    max_area: pixels that a window may have.
+    max_area: pixels that a tile may have.
     halo: see `spans`.
-    parts: windows that are worked on at once: an image is cut into as many, from top to bottom, but into none so low that more
+    parts: tiles that are worked on at once: an image is cut into as many, from top to bottom, but into none so low that more
       than a third of it would be halo.
     step: sides are multiples of it, so that images of nearly one size share a program.
   """

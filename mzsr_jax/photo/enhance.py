@@ -5,7 +5,7 @@ back-projection refine.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
@@ -13,18 +13,18 @@ from absl import logging
 from jaxtyping import Float, PyTree
 
 from mzsr_jax import weights
-from mzsr_jax.core import kernels, resize
+from mzsr_jax.core import resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.model import Params
 from mzsr_jax.errors import UserError
-from mzsr_jax.inference.tiled import Solver, degrade
-from mzsr_jax.photo import kernel_files, noise, refine
+from mzsr_jax.inference.tiled import TiledAdapter, degrade
+from mzsr_jax.photo import blind, kernel_files, noise, refine
 from mzsr_jax.photo.file import Photo
 
 MIN_SCALE, MAX_SCALE = 1, 8
-FURTHER = "pretrain_x2"  # enlarges what is already sharp
+SECOND_STAGE = "pretrain_x2"  # enlarges what is already sharp
 _DIVERGED = 1.5  # times the error at the start; long steps that do well in the end can pass by states a little worse than that
-_MOST_NOISE = 0.4  # that is believed of a photo
+_MAX_NOISE = 0.4  # that is believed of a photo
 _SHRINKING = kernel_files.load_degradation("bicubic")
 
 
@@ -33,26 +33,89 @@ class Recipe(NamedTuple):
 
   Attributes:
     params: the network, before adaptation.
-    inner_lrs: learning rates of the adaptation, see `Solver.adapt`.
-    kind: how the photo came to be; its `noise_std` is that of the photo.
+    inner_lrs: learning rates of the adaptation, see `TiledAdapter.adapt`.
+    degradation: how the photo came to be, `noise_std` included; with a kernel of None, the kernel is estimated.
     net_scale: what the network enlarges by.
-    scale: of the result, from 1 to 8: reached from `net_scale` by shrinking, or by `further` and shrinking.
-    further: a network for x2 that takes sharp images, without adaptation; needed where scale > net_scale alone.
-    via: scales, ascending and below net_scale, that the adaptation goes through ("gradual"): at each, what is known of the
-      image at the last one is what the network is adapted to.
+    scale: of the result, from 1 to 8: reached from `net_scale` by shrinking, or by `second_stage` and shrinking.
+    second_stage: a network for x2 that takes sharp images, without adaptation; needed where scale > net_scale alone.
     self_ensemble: the mean over the turned images that the kernel does not tell apart.
     back_projection: iterations of `refine.back_project`.
+    noise_level: of the photo, of 255; None has it estimated.
   """
 
   params: Params
   inner_lrs: PyTree
-  kind: Degradation
+  degradation: Degradation
   net_scale: float
   scale: float
-  further: Params | None = None
-  via: tuple[float, ...] = ()
+  second_stage: Params | None = None
   self_ensemble: bool = False
   back_projection: int = 0
+  noise_level: float | None = None
+
+
+class Estimated(NamedTuple):
+  """The degradation is known: `recipe` holds it, and `estimate` what was estimated of the kernel, if it was."""
+
+  recipe: Recipe
+  estimate: blind.Estimate | None
+
+
+class Adapted(NamedTuple):
+  """The network is adapted by so many steps."""
+
+  step: int
+  params: Params
+
+
+class Enlarged(NamedTuple):
+  """The result."""
+
+  photo: Photo
+
+
+def make_recipe(
+    loaded: weights.Weights, degradation: Degradation, scale: float, num_steps: int, **options: Any
+) -> Recipe:
+  """The recipe of weights, a degradation, a scale and a number of steps.
+
+  Args:
+    loaded: the weights.
+    degradation: see `Recipe`.
+    scale: of the result.
+    num_steps: of the adaptation.
+    options: `self_ensemble`, `back_projection` and `noise_level` of `Recipe`.
+
+  Raises:
+    UserError: damaged metadata, or `scale` is not from 1 to 8.
+  """
+  net_scale = network_scale(loaded, scale)
+  second_stage = weights.load(SECOND_STAGE).params if scale > net_scale else None
+  return Recipe(loaded.params, loaded.inner_lrs(num_steps), degradation, net_scale, scale, second_stage, **options)
+
+
+def run(adapter: TiledAdapter, photo: Photo, recipe: Recipe, shown: Sequence[int]) -> Iterator[Estimated | Adapted | Enlarged]:
+  """All that is done to a photo, as it is done: `Estimated`, `Adapted` for each of `shown`, `Enlarged`.
+
+  Args:
+    adapter: with the recipe's network.
+    photo: see `file.Photo`.
+    recipe: see `Recipe`.
+    shown: numbers of steps, ascending; the last is that of the result.
+
+  Raises:
+    UserError: the kernel cannot be estimated at this scale, or the adaptation diverged.
+  """
+  degradation, estimate = recipe.degradation, None
+  if degradation.kernel is None:
+    estimate = blind.estimate(photo.rgb, recipe.net_scale, degradation.subsample)
+    degradation = degradation.replace(kernel=estimate.kernel)
+  level = noise_std(photo) if recipe.noise_level is None else recipe.noise_level / 255
+  recipe = recipe._replace(degradation=degradation.replace(noise_std=level))
+  yield Estimated(recipe, estimate)
+  for step, params in zip(shown, adapt(adapter, photo.rgb, recipe, shown)):
+    yield Adapted(step, params)
+  yield Enlarged(enlarge(adapter, params, photo, recipe))
 
 
 def choose_weights(scale: float, kernel: str, subsample: str) -> str:
@@ -67,13 +130,12 @@ def choose_weights(scale: float, kernel: str, subsample: str) -> str:
   return "spectral:conditioned_multiscale" if scale <= 3 else "conditioned_multiscale"
 
 
-def gains_by_steps(name_or_path: str) -> bool:
+def benefits_from_adaptation(loaded: weights.Weights) -> bool:
   """Whether weights are meant to be adapted: those trained by the loss of stage 1 gain nothing by plain gradient steps."""
-  metadata = weights.read_metadata(name_or_path)
-  return metadata.get("stage") != "pretrain" or weights.inner_rule(metadata) != "gradient"
+  return loaded.metadata.get("stage") != "pretrain" or loaded.inner_rule != "gradient"
 
 
-def network_scale(metadata: dict[str, str], scale: float) -> float:
+def network_scale(loaded: weights.Weights, scale: float) -> float:
   """The scale nearest to `scale` that weights were trained for; `scale` itself where they do not say.
 
   Raises:
@@ -81,7 +143,7 @@ def network_scale(metadata: dict[str, str], scale: float) -> float:
   """
   if not MIN_SCALE <= scale <= MAX_SCALE:
     raise UserError(f"scale {scale:g}: it must be from {MIN_SCALE} to {MAX_SCALE}")
-  known = weights.scales(metadata)
+  known = loaded.scales
   return float(min(max(scale, min(known)), max(known))) if known else scale
 
 
@@ -89,107 +151,96 @@ def noise_std(photo: Photo) -> float:
   """Standard deviation of the noise that a photo seems to have and of what JPEG has changed, in [0, 1] units, at most 0.4."""
   # What is hidden holds colours that were made up, without noise: black is left out.
   rgb = photo.rgb if photo.alpha is None else photo.rgb * (photo.alpha > 0)[..., None]
-  return float(min(np.hypot(noise.estimate(rgb), photo.jpeg_error), _MOST_NOISE))
-
-
-def with_noise(kind: Degradation, photo: Photo, level: float | None) -> Degradation:
-  """A degradation with the noise of a level, of 255; with that which the photo seems to have where it is None."""
-  return kind._replace(noise_std=noise_std(photo) if level is None else level / 255)
-
-
-def gradual(metadata: dict[str, str], net_scale: float) -> tuple[float, ...]:
-  """Scales to go through up to `net_scale`: the smallest that the weights were trained for, and the middle.
-
-  Raises:
-    UserError: they were trained for none that is smaller.
-  """
-  known = weights.scales(metadata)
-  if not known or min(known) >= net_scale:
-    raise UserError(f"these weights know no scale below {net_scale:g} to go through: use multiscale, or leave out --gradual")
-  middle = (min(known) + net_scale) / 2
-  return (min(known), *((middle,) if middle > min(known) + 0.5 else ()))
+  return float(min(np.hypot(noise.estimate(rgb), photo.jpeg_error), _MAX_NOISE))
 
 
 def adapt(
-    solver: Solver, lr: Float[np.ndarray, "h w 3"], recipe: Recipe, shown: Sequence[int]
+    adapter: TiledAdapter, lr: Float[np.ndarray, "h w 3"], recipe: Recipe, shown: Sequence[int]
 ) -> Iterator[Params]:
   """The parameters after several numbers of steps, ascending; each is made when it is asked for.
 
   Where the steps have made the network far worse on what it is adapted to, for they were too long, a warning is logged, and
   the parameters are the best of the steps before.
   """
-  father, params, kind = lr, recipe.params, recipe.kind
-  for scale in recipe.via:
-    ratio = (scale - 1) / (recipe.net_scale - 1)
-    smaller = kernels.at_smaller_factors(kind, (ratio, ratio))
-    adapted = solver.adapt(params, father, smaller, scale, recipe.inner_lrs)
-    father = solver.super_resolve(adapted, lr, scale, smaller.offset, np.float32)
-  error = lambda params: solver.error(params, father, kind, recipe.net_scale)
-  states = lambda counts: solver.stages(params, father, kind, counts, recipe.net_scale, recipe.inner_lrs)
-  at_start = error(params) if shown[-1] else 0.0
-  for steps, adapted in zip(shown, states(shown)):
-    if steps and not error(adapted) <= _DIVERGED * at_start:  # which NaN is not either
-      candidates = list(states(range(steps)))
-      errors = np.nan_to_num([error(candidate) for candidate in candidates], nan=np.inf)
-      best = int(np.argmin(errors))
-      logging.warning(
-          "The adaptation diverged: after %d steps, the error on the photo's own son is far above that before. Kept the state "
-          "after %d; lower the learning rate (--inner_lr).", steps, best,
-      )  # fmt: skip
-      adapted = candidates[best]
-    yield adapted
+  best, best_step, lowest, at_start = recipe.params, 0, np.inf, None
+  for step, (adapted, loss) in enumerate(_with_losses(adapter, lr, recipe, shown[-1])):
+    at_start = loss if at_start is None else at_start
+    if step and not loss <= _DIVERGED * at_start:  # which NaN is not either
+      if step in shown:
+        logging.warning(
+            "The adaptation diverged: after %d steps, the error on the photo's own son is far above that before. Kept the "
+            "state after %d; lower the learning rate (--inner_lr).", step, best_step,
+        )  # fmt: skip
+        adapted = best
+    elif loss < lowest or not step:
+      best, lowest, best_step = adapted, loss, step
+    if step in shown:
+      yield adapted
 
 
-def enlarge(solver: Solver, params: Params | None, photo: Photo, recipe: Recipe) -> Photo:
+def _with_losses(adapter: TiledAdapter, lr, recipe: Recipe, steps: int) -> Iterator[tuple[Params, float]]:
+  """The parameters before the first step and after each, with their loss: which the next step knows, and one pass more tells
+  of the last. Without any step, it is 0."""
+  before = None
+  for state, loss in adapter.iterate(recipe.params, lr, recipe.degradation, recipe.net_scale, recipe.inner_lrs, steps):
+    if before is not None:
+      yield before, float(loss)
+    before = state
+  yield before, adapter.error(before, lr, recipe.degradation, recipe.net_scale) if steps else 0.0
+
+
+def enlarge(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: Recipe) -> Photo:
   """The photo, enlarged by adapted parameters; by bicubic interpolation where they are None.
 
   Raises:
     UserError: the result holds NaN: the adaptation diverged.
   """
-  rgb = _refined(solver, params, photo, recipe)
-  alpha = None if photo.alpha is None else _enlarged_alpha(solver, params, photo.alpha, recipe)
+  rgb = _refined(adapter, params, photo, recipe)
+  alpha = None if photo.alpha is None else _enlarged_alpha(adapter, params, photo.alpha, recipe)
   return photo._replace(rgb=rgb, alpha=alpha, jpeg_error=0.0)
 
 
-def _refined(solver: Solver, params: Params | None, photo: Photo, recipe: Recipe) -> np.ndarray:
+def _refined(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: Recipe) -> np.ndarray:
   """SR colours: float32, or already rounded where nothing is done to them, which takes a quarter of the memory."""
-  lr, kind, scale = photo.rgb, recipe.kind, recipe.net_scale
+  lr, degradation, scale = photo.rgb, recipe.degradation, recipe.net_scale
   plain = not (params and (recipe.self_ensemble or recipe.back_projection)) and recipe.scale == scale
   dtype = (np.uint16 if photo.bits == 16 else np.uint8) if plain else np.float32
-  one = lambda image, offset: solver.super_resolve(params, image, scale, offset, dtype)
+  turned = lambda image, offset: adapter.super_resolve(params, image, scale, degradation.replace(offset=offset), dtype)
   if params and recipe.self_ensemble:
-    count = np.float32(len(list(refine.turns(kind, scale))))
-    sr = sum(part / count for part in refine.each_turn(one, lr, kind, scale))
+    count = np.float32(len(list(refine.turns(degradation, scale))))
+    sr = sum(part / count for part in refine.each_turn(turned, lr, degradation, scale))
   else:
-    sr = one(lr, _offset(params, recipe))
+    sr = adapter.super_resolve(params, lr, scale, _for_network(params, recipe), dtype)
   if params and recipe.back_projection:
-    sr = refine.back_project(sr, lr, kind, scale, recipe.back_projection)
-  return _to_scale(solver, sr, lr.shape[:2], recipe, params)
+    sr = refine.back_project(sr, lr, degradation, scale, recipe.back_projection)
+  return _to_scale(adapter, sr, lr.shape[:2], recipe, params)
 
 
-def _offset(params: Params | None, recipe: Recipe) -> tuple[float, float]:
-  """Of the image on its way into the network; plain bicubic knows no kernel."""
-  return recipe.kind.offset if params else (0.0, 0.0)
+def _for_network(params: Params | None, recipe: Recipe) -> Degradation | None:
+  """The degradation; plain bicubic knows none."""
+  return recipe.degradation if params else None
 
 
-def _to_scale(solver: Solver, sr: np.ndarray, size: tuple[int, int], recipe: Recipe, params: Params | None) -> np.ndarray:
+def _to_scale(
+    adapter: TiledAdapter, sr: np.ndarray, size: tuple[int, int], recipe: Recipe, params: Params | None
+) -> np.ndarray:
   """What was enlarged by `net_scale`, at `scale`."""
   reached = recipe.net_scale
   while reached < recipe.scale:
-    sr = solver.super_resolve(params and recipe.further, sr, 2, dtype=np.float32)
+    sr = adapter.super_resolve(params and recipe.second_stage, sr, 2, dtype=np.float32)
     reached *= 2
   if reached == recipe.scale:
     return sr
   height, width = (resize.enlarged_size(length, recipe.scale) for length in size)
-  return np.clip(degrade(sr, _SHRINKING, reached / recipe.scale, device=solver.devices[0])[:height, :width], 0, 1)
+  return np.clip(degrade(sr, _SHRINKING, reached / recipe.scale, device=adapter.devices[0])[:height, :width], 0, 1)
 
 
-def _enlarged_alpha(solver: Solver, params: Params | None, alpha: Float[np.ndarray, "h w"], recipe: Recipe):
+def _enlarged_alpha(adapter: TiledAdapter, params: Params | None, alpha: Float[np.ndarray, "h w"], recipe: Recipe):
   """Transparency as the network enlarges it, so that its edges stay on those of the colours, but within what is next to it:
   where all is opaque, or all is hidden, it stays so."""
   gray = np.repeat(alpha[..., None], 3, axis=-1)
-  sr = solver.super_resolve(params, gray, recipe.net_scale, _offset(params, recipe), np.float32)
-  sr = _to_scale(solver, sr, alpha.shape, recipe, params).mean(-1)
+  sr = adapter.super_resolve(params, gray, recipe.net_scale, _for_network(params, recipe), np.float32)
+  sr = _to_scale(adapter, sr, alpha.shape, recipe, params).mean(-1)
   nearest = np.ix_(*(np.minimum((np.arange(n) / recipe.scale).astype(int), m - 1) for n, m in zip(sr.shape, alpha.shape)))
   low, high = (f(alpha, 3, mode="nearest")[nearest] for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter))
   return np.clip(sr, low, high)

@@ -16,19 +16,18 @@ from mzsr_jax.core.kernels import Degradation
 
 
 def back_project(
-    sr: Float[np.ndarray, "p q c"], lr: Float[np.ndarray, "h w c"], kind: Degradation, scale: Factors, iterations: int
+    sr: Float[np.ndarray, "p q c"], lr: Float[np.ndarray, "h w c"], degradation: Degradation, scale: Factors, iterations: int
 ) -> Float[np.ndarray, "p q c"]:
   """Makes an SR image agree with its LR image: sr + D'(lr - D sr) / |D D'|, again and again, D being the degradation.
 
   After Irani and Peleg, 1991, with the adjoint D' of the degradation in place of an enlargement, so that it converges for
-  every kernel and both ways of subsampling. It stops where the two differ by no more than the noise of `kind`: what is left
-  of a noisy image then is noise (Morozov's discrepancy principle). On the host, with sparse matrices, so that an image may be
-  large.
+  every kernel and both ways of subsampling. It stops where the two differ by no more than the noise: what is left of a noisy
+  image then is noise (Morozov's discrepancy principle). On the host, with sparse matrices, so that an image may be large.
 
   Args:
     sr: in [0, 1], as large as `degradation.enlarge` makes `lr`.
     lr: in [0, 1].
-    kind: kernel, subsampling and noise.
+    degradation: kernel, subsampling and noise.
     scale: scale factor, or a (vertical, horizontal) pair.
     iterations: at most; 0 returns `sr`.
 
@@ -36,35 +35,35 @@ def back_project(
     In [0, 1], float32.
   """
   sr, lr = np.asarray(sr), np.asarray(lr)
-  down, up = _operators(sr.shape[:2], lr.shape[:2], kind, per_axis(scale))
+  down, up = _operators(sr.shape[:2], lr.shape[:2], degradation, per_axis(scale))
   norm = down(up(np.ones(lr.shape[:2], np.float32))).max()  # of D D', but for the small negative weights of bicubic subsampling
   out = np.empty(sr.shape, np.float32)
   for c in range(sr.shape[-1]):  # one after another, for the memory's sake
     x = sr[..., c].astype(np.float32)
     for _ in range(iterations):
       difference = lr[..., c] - down(x)
-      if (difference**2).mean() <= kind.noise_std**2:
+      if (difference**2).mean() <= degradation.noise_std**2:
         break
       x = np.clip(x + up(difference) / norm, 0, 1)
     out[..., c] = x
   return out
 
 
-def _operators(size: tuple[int, int], small: tuple[int, int], kind: Degradation, factors: tuple[float, float]):
+def _operators(size: tuple[int, int], small: tuple[int, int], degradation: Degradation, factors: tuple[float, float]):
   """`degradation.degrade` of one channel, cut to the leading `small` pixels, and its adjoint."""
-  reach = len(kind.kernel) // 2
+  reach = len(degradation.kernel) // 2
   pads, shrinks = [], []
   for length, count, factor in zip(size, small, factors):
     inside = resize.mirror(np.arange(-reach, length + reach), length)
     ones = np.ones(len(inside), np.float32)
     pads.append(scipy.sparse.csr_array((ones, (np.arange(len(inside)), inside)), (len(inside), length)))
-    shrinks.append(resize.shrink_sparse(length, factor, kind.subsample)[:count])
+    shrinks.append(resize.shrink_sparse(length, factor, degradation.subsample)[:count])
   both = lambda matrices, x: matrices[0] @ (matrices[1] @ x.T).T
   transposed = lambda matrices: [m.T.tocsr() for m in matrices]
   unpads, spreads = transposed(pads), transposed(shrinks)
-  flipped = kind.kernel[::-1, ::-1]
+  flipped = degradation.kernel[::-1, ::-1]
   down = lambda x: both(shrinks, scipy.signal.oaconvolve(both(pads, x), flipped, "valid"))
-  up = lambda y: both(unpads, scipy.signal.oaconvolve(both(spreads, y), kind.kernel, "full"))
+  up = lambda y: both(unpads, scipy.signal.oaconvolve(both(spreads, y), degradation.kernel, "full"))
   return down, up
 
 
@@ -85,31 +84,31 @@ class Turn(NamedTuple):
     return image.swapaxes(0, 1) if self.transposed else image
 
 
-def turns(kind: Degradation, scale: Factors) -> Iterator[Turn]:
+def turns(degradation: Degradation, scale: Factors) -> Iterator[Turn]:
   """The symmetries that leave kernel and scale as they are: a network for this degradation is none for others."""
   factors = per_axis(scale)
   for transposed, *flipped in itertools.product((False, True), repeat=3):
     turn = Turn(transposed, tuple(flipped))
-    same = np.abs(turn.apply(kind.kernel) - kind.kernel).max() <= 1e-3 * np.abs(kind.kernel).max()
+    same = np.abs(turn.apply(degradation.kernel) - degradation.kernel).max() <= 1e-3 * np.abs(degradation.kernel).max()
     if same and (not transposed or factors[0] == factors[1]):
       yield turn
 
 
-def turned_offset(turn: Turn, kind: Degradation, size: tuple[int, int], scale: Factors) -> tuple[float, float]:
+def turned_offset(turn: Turn, degradation: Degradation, size: tuple[int, int], scale: Factors) -> tuple[float, float]:
   """Where a turned LR image lies on its turned HR image: what `degradation.enlarge` has to be told, HR pixels.
 
   Direct subsampling takes the first of every s pixels, so the last one of the flipped image.
 
   Args:
     turn: one of `turns`.
-    kind: the degradation of the image before it was turned.
+    degradation: the degradation of the image before it was turned.
     size: of the LR image before it was turned.
     scale: scale factor, or a pair.
   """
   offsets = []
-  for length, factor, offset in zip(size, per_axis(scale), kind.offset):
+  for length, factor, offset in zip(size, per_axis(scale), degradation.offset):
     beyond = resize.enlarged_size(length, factor) - factor * length
-    aligned = factor - 1 if kind.subsample == "direct" else 0
+    aligned = factor - 1 if degradation.subsample == "direct" else 0
     offsets.append((offset, beyond + aligned - offset))
   offsets = offsets[::-1] if turn.transposed else offsets
   return tuple(pair[flip] for pair, flip in zip(offsets, turn.flipped))
@@ -118,7 +117,7 @@ def turned_offset(turn: Turn, kind: Degradation, size: tuple[int, int], scale: F
 def self_ensemble(
     enlarge: Callable[[np.ndarray, tuple[float, float]], Array],
     lr: Float[np.ndarray, "h w c"],
-    kind: Degradation,
+    degradation: Degradation,
     scale: Factors,
     restore: Callable[[Array], Array] = lambda sr: sr,
 ) -> Float[Array, "p q c"]:
@@ -129,20 +128,20 @@ def self_ensemble(
   Args:
     enlarge: (LR image, its offset, see `turned_offset`) -> SR image.
     lr: the LR image.
-    kind: its degradation.
+    degradation: its degradation.
     scale: scale factor, or a pair.
     restore: done to each SR image, turned back, and to the median.
   """
-  srs = [restore(sr) for sr in each_turn(enlarge, lr, kind, scale)]
+  srs = [restore(sr) for sr in each_turn(enlarge, lr, degradation, scale)]
   return restore(jnp.median(jnp.stack(srs), axis=0))
 
 
 def each_turn(
     enlarge: Callable[[np.ndarray, tuple[float, float]], Array],
     lr: Float[np.ndarray, "h w c"],
-    kind: Degradation,
+    degradation: Degradation,
     scale: Factors,
 ) -> Iterator[Float[Array, "p q c"]]:
   """What a network makes of each of the turned images, turned back. Args: see `self_ensemble`."""
-  for turn in turns(kind, scale):
-    yield turn.undo(enlarge(np.ascontiguousarray(turn.apply(lr)), turned_offset(turn, kind, lr.shape[:2], scale)))
+  for turn in turns(degradation, scale):
+    yield turn.undo(enlarge(np.ascontiguousarray(turn.apply(lr)), turned_offset(turn, degradation, lr.shape[:2], scale)))

@@ -1,5 +1,7 @@
 """What every training config starts from; the files in `configs/` change the few lines in which they differ."""
 
+from typing import Any, NamedTuple
+
 import flax.traverse_util
 import ml_collections
 
@@ -11,75 +13,114 @@ MANY_SCALES = tuple(2 + i / 5 for i in range(11))  # of the paper's multi-scale 
 DIRECT_X2_INNER_LRS = (0.02,) + 3 * (0.01,) + 6 * (0.005,)
 
 
-def _base() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict()
-  c.seed = 0
-  c.init_weights = ""  # shipped name or path of a .safetensors file; "" starts from random parameters
+class Range(NamedTuple):
+  """Numbers that a field may have."""
 
-  c.data = ml_collections.ConfigDict()
-  c.data.root = ""  # folder of HR images, searched recursively; "" takes scikit-image's sample photos
-  c.data.patch_size = 64  # pixels, HR
-  c.data.cache_mb = 1000  # decoded images kept in memory, 10^6 bytes; DIV2K needs 7000 to fit
-  c.data.num_threads = 4  # that decode and crop
-  c.data.prefetch = 4  # batches made ahead
+  low: float
+  high: float = 2.0**40
 
-  c.degradation = ml_collections.ConfigDict()
-  c.degradation.scales = (2.0,)  # one is drawn for each task
-  c.degradation.subsample = "direct"  # or "bicubic"
-  c.degradation.kernels = "gaussian"  # or "bicubic": no blur
-  c.degradation.min_variance = 1.0  # of "gaussian" kernels, pixels^2; the largest is 2.5 times the scale
-  c.degradation.noise_std = 0.0  # of the LR patches, in [0, 1] units
-  c.degradation.max_noise_std = 0.0  # where above that, half of the tasks have noise of a level between the two
 
-  c.model = ml_collections.ConfigDict()
-  c.model.depth = 8
-  c.model.features = 64
-  c.model.conditioned = False  # parameters depend on the degradation that the meta-test is told (mzsr_jax/core/conditioning.py)
-  c.model.convolution = "closed"  # or "xla", "im2col": the same function, other derivatives (mzsr_jax/core/conv.py)
-  c.model.precision = "float32"  # of the products in convolutions; or "tf32" (GPU), "bfloat16". All else is float32
+class Field(NamedTuple):
+  """One field of a config.
 
-  c.optimizer = ml_collections.ConfigDict()
-  # "adam", the paper's; or "muon", which makes orthogonal matrices of the convolutions' updates, with Adam for biases and
-  # rates. Its updates are scaled to be as large as Adam's, so that learning rates mean the same.
-  c.optimizer.algorithm = "adam"
-  c.optimizer.learning_rate = 1e-4
-  c.optimizer.inner_lrs_factor = 1.0  # times that, for learned inner rates
-  c.optimizer.halve_every = 0  # steps; 0 keeps the rate
-  c.optimizer.min_learning_rate = 0.0
-  c.optimizer.clip_norm = 0.0  # global gradient norm; 0 does not clip
-  # Of a moving average of the parameters, which then is the result; 0 keeps none. It starts as the initial parameters, and
-  # is mostly those for the first 1 / (1 - decay) steps.
-  c.optimizer.average_decay = 0.0
+  Attributes:
+    default: where a config says nothing else.
+    about: unit and meaning.
+    allowed: a range, or all values that it may have; None for those that `check` sees to.
+    free: whether it may change from one start to the next in the same workdir: it has no part in what is computed, but for
+      rounding.
+  """
 
-  # How the run is watched and kept. These may change from one start to the next in the same workdir: they have no part in
-  # what is computed.
-  c.run = ml_collections.ConfigDict()
-  c.run.num_steps = 100_000
-  c.run.log_every = 50  # steps
-  c.run.checkpoint_every = 500  # steps
-  c.run.keep = 3  # checkpoints
-  c.run.eval_every = 2000  # steps; 0 never validates
-  c.run.eval_root = ""  # held-out HR images; "" takes scikit-image's sample photos
-  c.run.eval_size = 160  # validation images are cut to their middle, pixels
-  c.run.eval_images = 5
-  return c
+  default: Any
+  about: str
+  allowed: Range | tuple | None = None
+  free: bool = False
+
+
+_BOOL = (False, True)
+FIELDS = {
+    "seed": Field(0, "of all that is random", Range(0, 2**32 - 1)),
+    "init_weights": Field("", 'shipped name or path of a .safetensors file; "" starts from random parameters'),
+    "data.root": Field("", 'folder of HR images, searched recursively; "" takes scikit-image\'s sample photos'),
+    "data.patch_size": Field(64, "pixels, HR", Range(8, 2**12)),
+    "data.cache_mb": Field(1000, "decoded images kept in memory, 10^6 bytes; DIV2K needs 7000 to fit", Range(0), True),
+    "data.num_threads": Field(4, "threads that decode and crop", Range(0), True),
+    "data.prefetch": Field(4, "batches made ahead", Range(1), True),
+    "degradation.scales": Field((2.0,), "scale factors from 1 to 8; one is drawn for each task"),
+    "degradation.subsample": Field("direct", "how LR pixels are taken", kernels.SUBSAMPLINGS),
+    "degradation.kernels": Field("gaussian", '"bicubic": no blur', tasks.KERNEL_FAMILIES),
+    "degradation.min_variance": Field(1.0, "pixels^2, of Gaussians; the largest is 2.5 times the scale", Range(0.01, 2.5)),
+    "degradation.noise_std": Field(0.0, "of the LR patches, in [0, 1] units", Range(0)),
+    "degradation.max_noise_std": Field(0.0, "where above that, half of the tasks have noise between the two", Range(0)),
+    "model.depth": Field(8, "convolutions", Range(2)),
+    "model.features": Field(64, "channels between them", Range(1)),
+    "model.conditioned": Field(False, "parameters depend on the degradation, see core/conditioning.py", _BOOL),
+    "model.convolution": Field("closed", "same function, other derivatives, see core/conv.py", tuple(conv.CONVOLUTIONS), True),
+    "model.precision": Field("float32", "of the products in convolutions; all else is float32", conv.PRECISIONS),
+    # Muon makes orthogonal matrices of the convolutions' updates, with Adam for biases and rates. Its updates are scaled to be
+    # as large as Adam's, so that learning rates mean the same.
+    "optimizer.algorithm": Field("adam", "the paper's; or muon", ("adam", "muon")),
+    "optimizer.learning_rate": Field(1e-4, "beta", Range(0)),
+    "optimizer.halve_every": Field(0, "steps; 0 keeps the learning rate", Range(0)),
+    "optimizer.min_learning_rate": Field(0.0, "where halving ends", Range(0)),
+    "optimizer.clip_norm": Field(0.0, "global gradient norm; 0 does not clip", Range(0)),
+    # The average starts as the initial parameters, and is mostly those for the first 1 / (1 - decay) steps.
+    "optimizer.average_decay": Field(0.0, "of a moving average, which then is the result; 0 keeps none", Range(0, 0.99999)),
+    "run.num_steps": Field(100_000, "updates in all", Range(1), True),
+    "run.log_every": Field(50, "steps", Range(1), True),
+    "run.checkpoint_every": Field(500, "steps", Range(1), True),
+    "run.keep": Field(3, "checkpoints", Range(1), True),
+    "run.eval_every": Field(2000, "steps; 0 never validates", Range(0), True),
+    "run.eval_root": Field("", 'held-out HR images; "" takes scikit-image\'s sample photos', None, True),
+    "run.eval_size": Field(160, "pixels, side of what validation images are cut to", Range(32), True),
+    "run.eval_images": Field(5, "validation images", Range(1), True),
+    "meta_test.inner_lrs": Field((0.01,), "saved with the weights, the default of evaluate and upscale"),
+}
+PRETRAIN_FIELDS = {"batch_size": Field(32, "patches", Range(1))}
+META_FIELDS = {
+    # Reptile steps towards the adapted parameters: no gradient of gradients, and none of the query loss, so that loss_weights
+    # and first_order_until_step mean nothing and inner rates cannot be learned.
+    "meta.algorithm": Field("maml", "how the outer gradient is made", maml.ALGORITHMS),
+    "meta.tasks": Field(5, "per meta-step", Range(1)),
+    "meta.support_patches": Field(8, "per task, D_tr", Range(1)),
+    "meta.query_patches": Field(8, "per task, D_te", Range(1)),
+    # "patches": HR patches of other images, as the paper's code has it. "lr_sons", as at meta-test: the LR patches of the
+    # query's own images, made of their sons. The query then is a part of them as large.
+    "meta.support": Field("patches", "what the inner steps learn from", tasks.SUPPORTS),
+    "meta.num_inner_steps": Field(5, "n", Range(1)),
+    "meta.inner_rule": Field("gradient", "how the inner loop steps, see core/inner_rules.py", inner_rules.RULES),
+    "meta.inner_lr": Field(0.01, "alpha", Range(0)),
+    "meta.learn_inner_lrs": Field(False, "learn a rate for each layer's weights and biases and each step", _BOOL),
+    "meta.init_inner_lrs": Field(False, "learn them from those that init_weights come with, instead of from inner_lr", _BOOL),
+    "meta.first_order_until_step": Field(0, "first-order MAML before this meta-step; beyond num_steps: throughout", Range(0)),
+    "meta.task_batching": Field(
+        "auto", '"map" on a CPU, else "vmap", see core/maml.py', ("auto", *maml.TASK_BATCHINGS), True
+    ),
+    "meta.inner_loop": Field("scan", "see core/maml.py", maml.INNER_LOOPS, True),
+    "meta.remat": Field(False, "half the memory, a quarter more time", _BOOL, True),
+    "meta.loss_weights": Field("annealed", "of the query losses after each inner step", maml.WEIGHT_SCHEDULES),
+    "meta.anneal_steps": Field(3300, "meta-steps until all weights but the last have reached the floor", Range(1)),
+    "meta.weight_floor": Field(0.03, "times 1 / num_inner_steps", Range(0, 1)),
+}
+
+
+def _config(stage: str, fields: dict[str, Field]) -> ml_collections.ConfigDict:
+  """The defaults of the given fields and of those of both stages."""
+  flat = {name: field.default for name, field in (FIELDS | fields).items()}
+  return ml_collections.ConfigDict(flax.traverse_util.unflatten_dict(flat, sep=".") | {"stage": stage})
 
 
 def pretrain(scale: float = 2.0) -> ml_collections.ConfigDict:
   """Stage 1, large-scale training on bicubic pairs, as the released code ran it: 800,000 steps, batch 32, 96x96 patches."""
-  c = _base()
-  c.stage = "pretrain"
+  c = _config("pretrain", PRETRAIN_FIELDS)
   c.data.patch_size = 96
   c.degradation.scales = (scale,)
   c.degradation.subsample = "bicubic"
   c.degradation.kernels = "bicubic"
-  c.batch_size = 32  # patches
   c.optimizer.learning_rate = 4e-4
   c.optimizer.halve_every = 100_000
   c.optimizer.min_learning_rate = 1e-4
   c.run.num_steps = 800_000
-  c.meta_test = ml_collections.ConfigDict()
-  c.meta_test.inner_lrs = (0.01,)
   return c
 
 
@@ -99,46 +140,17 @@ def conditioned(scale: float = 2.0) -> ml_collections.ConfigDict:
   """
   c = all_kernels(scale)
   c.degradation.min_variance = 0.1
-  c.degradation.max_noise_std = conditioning.MOST_NOISE
+  c.degradation.max_noise_std = conditioning.MAX_NOISE
   c.model.conditioned = True
   return c
 
 
 def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   """Stage 2, meta-transfer learning, as the paper and its code state it: 5 tasks of 8 + 8 patches, 5 inner steps."""
-  c = _base()
-  c.stage = "meta"
+  c = _config("meta", META_FIELDS)
   c.init_weights = f"pretrain_x{scale:g}"
   c.degradation.scales = (scale,)
-  c.run.num_steps = 100_000
-
-  c.meta = ml_collections.ConfigDict()
-  # "maml", or "reptile", which steps towards the adapted parameters: no gradient of gradients, and none of the query loss,
-  # so that loss_weights and first_order_until_step mean nothing and inner rates cannot be learned.
-  c.meta.algorithm = "maml"
-  c.meta.tasks = 5  # per meta-step
-  c.meta.support_patches = 8  # per task, D_tr
-  c.meta.query_patches = 8  # per task, D_te
-  # What the inner steps learn from: "patches", HR patches of other images, as the paper's code has it; or "sons", as at
-  # meta-test: the LR patches of the query's own images, made of their sons. The query then is a part of them as large.
-  c.meta.support = "patches"
-  c.meta.num_inner_steps = 5
-  # "gradient", plain gradient steps, as in the paper; or "spectral", conjugate gradients under the spectral norm, with a
-  # line search (mzsr_jax/core/inner_rules.py).
-  c.meta.inner_rule = "gradient"
-  c.meta.inner_lr = 0.01  # alpha
-  c.meta.learn_inner_lrs = False  # learn a rate for each layer's weights and biases and each step
-  c.meta.init_inner_lrs = False  # learn them from those that init_weights come with, instead of from inner_lr
-  c.meta.first_order_until_step = 0  # first-order MAML before this meta-step; a number beyond num_steps: throughout
-  c.meta.task_batching = "auto"  # "vmap", "map", "chunks", "unroll", or "auto": "map" on a CPU, else "vmap" (core/maml.py)
-  c.meta.chunk = 2  # tasks at once, for "chunks"
-  c.meta.inner_loop = "scan"  # or "unroll"
-  c.meta.remat = False  # half the memory, a quarter more time
-  c.meta.loss_weights = "annealed"  # of the query losses after each inner step; or "constant", "last"
-  c.meta.anneal_steps = 3300  # meta-steps until all weights but the last have reached the floor
-  c.meta.weight_floor = 0.03  # times 1 / num_inner_steps
-  c.meta_test = ml_collections.ConfigDict()
-  c.meta_test.inner_lrs = DIRECT_X2_INNER_LRS  # saved with the weights, the default of evaluate and upscale
+  c.meta_test.inner_lrs = DIRECT_X2_INNER_LRS
   return c
 
 
@@ -207,7 +219,7 @@ def meta_like_meta_test(c: ml_collections.ConfigDict) -> ml_collections.ConfigDi
 
   `init_weights`, `optimizer.halve_every` and `run.num_steps` are left to the config.
   """
-  c.meta.support = "sons"
+  c.meta.support = "lr_sons"
   c.data.patch_size = round(80 * c.degradation.scales[0])
   c.meta.tasks = 2
   c.meta.support_patches = 1
@@ -246,74 +258,31 @@ def variant(c: ml_collections.ConfigDict, name: str | None, **others) -> ml_coll
   return known[name](c) if name else c
 
 
-_CHOICES = {
-    "stage": ("pretrain", "meta"),
-    "degradation.subsample": kernels.SUBSAMPLINGS,
-    "degradation.kernels": tasks.KERNEL_FAMILIES,
-    "model.convolution": tuple(conv.CONVOLUTIONS),
-    "model.precision": conv.PRECISIONS,
-    "model.conditioned": (False, True),
-    "optimizer.algorithm": ("adam", "muon"),
-    "meta.algorithm": maml.ALGORITHMS,
-    "meta.support": tasks.SUPPORTS,
-    "meta.task_batching": ("auto", *maml.TASK_BATCHINGS),
-    "meta.inner_loop": maml.INNER_LOOPS,
-    "meta.remat": (False, True),
-    "meta.init_inner_lrs": (False, True),
-    "meta.inner_rule": inner_rules.RULES,
-    "meta.loss_weights": maml.WEIGHT_SCHEDULES,
-}
-_LARGEST = {"seed": 2**32 - 1, "degradation.min_variance": 2.5, "meta.weight_floor": 1.0, "data.patch_size": 2**12}
-_LARGEST["optimizer.average_decay"] = 0.99999
-_RANGES = {
-    name: (low, _LARGEST.get(name, 2.0**40))
-    for low, names in {
-        0.01: "degradation.min_variance",
-        0: "seed data.cache_mb data.num_threads degradation.noise_std degradation.max_noise_std "
-        "optimizer.learning_rate optimizer.halve_every "
-        "optimizer.inner_lrs_factor "
-        "optimizer.min_learning_rate optimizer.clip_norm optimizer.average_decay meta.inner_lr meta.first_order_until_step "
-        "meta.weight_floor run.eval_every",
-        1: "batch_size data.prefetch model.features meta.tasks meta.support_patches meta.query_patches "
-        "meta.num_inner_steps meta.chunk meta.anneal_steps run.num_steps run.log_every run.checkpoint_every run.keep "
-        "run.eval_images",
-        2: "model.depth",
-        8: "data.patch_size",
-        32: "run.eval_size",
-    }.items()
-    for name in names.split()
-}
+def may_change(name: str) -> bool:
+  """Whether a field may change from one start to the next in the same workdir."""
+  return name in _ALL and _ALL[name].free
 
 
-# Fields that came later, and what a config without them means.
-_LATER = {"degradation.min_variance": 1.0, "model.precision": "float32", "model.conditioned": False}
-_LATER |= {"degradation.max_noise_std": 0.0}
-_LATER |= {"optimizer.algorithm": "adam", "optimizer.inner_lrs_factor": 1.0}
-_LATER |= {"meta.init_inner_lrs": False, "meta.inner_rule": "gradient"}
-_LATER |= {"optimizer.average_decay": 0.0, "meta.support": "patches"}
-_LATER |= {"meta.algorithm": "maml", "meta.chunk": 2, "meta.inner_loop": "scan", "meta.remat": False}
-
-
-def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """A config written by an earlier version, with the fields that it lacks."""
-  for name, value in _LATER.items():
-    section, field = name.split(".")
-    if section in config and field not in config[section]:
-      config[section][field] = value
-  return config
+_ALL = FIELDS | PRETRAIN_FIELDS | META_FIELDS
 
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises UserError for the first value that no training can be run with."""
   flat = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
-  if not {"stage", "init_weights", config.stage if config.stage == "meta" else "batch_size"} <= set(config.keys()):
-    raise UserError(f"this config lacks what stage '{config.stage}' needs: start from pretrain() or meta() of default_config")
+  stages = {"pretrain": PRETRAIN_FIELDS, "meta": META_FIELDS}
+  if flat.get("stage") not in stages:
+    raise UserError(f"config.stage is '{flat.get('stage')}': it must be one of {', '.join(stages)}")
+  if missing := sorted((FIELDS | stages[flat["stage"]]).keys() - flat.keys()):
+    raise UserError(f"this config lacks {', '.join(missing)}: start from pretrain() or meta() of training/config.py")
+  if unknown := sorted(flat.keys() - (FIELDS | stages[flat["stage"]]).keys() - {"stage"}):
+    raise UserError(f"this config has {', '.join(unknown)}, which this version does not know")
   for name, value in flat.items():
-    if name in _CHOICES and value not in _CHOICES[name]:
-      raise UserError(f"config.{name} is '{value}': it must be one of {', '.join(_CHOICES[name])}")
-    low, high = _RANGES.get(name, (None, None))
-    if low is not None and not low <= value <= high:
-      raise UserError(f"config.{name} is {value}: it must be a number from {low} to {high:g}")
+    allowed = _ALL[name].allowed if name in _ALL else None
+    if isinstance(allowed, Range):
+      if not allowed.low <= value <= allowed.high:
+        raise UserError(f"config.{name} is {value}: it must be a number from {allowed.low} to {allowed.high:g}")
+    elif allowed is not None and value not in allowed:
+      raise UserError(f"config.{name} is '{value}': it must be one of {', '.join(map(str, allowed))}")
   if flat.get("meta.algorithm") == "reptile" and flat["meta.learn_inner_lrs"]:
     raise UserError("config.meta.learn_inner_lrs is True: Reptile has no gradient of the inner rates: set it to False")
   if flat.get("meta.init_inner_lrs") and not (flat["meta.learn_inner_lrs"] and flat["init_weights"]):

@@ -22,17 +22,13 @@ from mzsr_jax.errors import UserError
 from mzsr_jax.training import config as config_lib
 from mzsr_jax.training import mesh as mesh_lib
 from mzsr_jax.training import step as step_lib
-from mzsr_jax.training import validate
+from mzsr_jax.training import tensorboard, validate
 from mzsr_jax.training.checkpoint import Checkpoints
 from mzsr_jax.training.data import PatchIterator, make_patch_iterator
 from mzsr_jax.training.step import TrainState
-from mzsr_jax.training.tensorboard import Board
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "weights.safetensors"
-# Config fields that have no part in what is computed, but for rounding.
-_FREE = ("run.", "data.cache_mb", "data.num_threads", "data.prefetch", "model.convolution")
-_FREE += ("meta.task_batching", "meta.chunk", "meta.inner_loop", "meta.remat")
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
@@ -98,11 +94,11 @@ def _run(config, workdir: pathlib.Path, mesh: Mesh, state: TrainState, batches: 
     batches.set_state(data_state)
     logging.info("Going on from step %d of %s", state.step, workdir)
   # What was logged beyond the checkpoint will be logged again.
-  board = Board(workdir / "tensorboard", int(state.step) + 1, writes)
+  writer = tensorboard.Writer(workdir / "tensorboard", int(state.step) + 1, writes)
   try:
-    state = _loop(config, mesh, state, batches, checkpoints, board)
+    state = _loop(config, mesh, state, batches, checkpoints, writer)
   finally:
-    board.close()
+    writer.close()
     checkpoints.close()
     if batches.skipped:
       logging.warning("%d image files were skipped; each is named above.", len(batches.skipped))
@@ -114,13 +110,20 @@ def _run(config, workdir: pathlib.Path, mesh: Mesh, state: TrainState, batches: 
   return state
 
 
-def _loop(config, mesh: Mesh, state: TrainState, batches: PatchIterator, checkpoints: Checkpoints, board: Board) -> TrainState:
+def _loop(
+    config,
+    mesh: Mesh,
+    state: TrainState,
+    batches: PatchIterator,
+    checkpoints: Checkpoints,
+    writer: tensorboard.Writer,
+) -> TrainState:
   run = config.run
   first_order_until = config.meta.first_order_until_step if config.stage == "meta" else 0
   steps = {first: step_lib.make_step(config, first, mesh) for first in (False, True)}  # compiled when first used
   validator = validate.make_validator(config) if run.eval_every else None
   key = jax.random.key(config.seed)
-  progress = _Progress(config, board, checkpoints)
+  progress = _Progress(config, writer, checkpoints)
 
   agreed = _Agreement(mesh)
 
@@ -163,8 +166,8 @@ class _Agreement:
 class _Progress:
   """Watches the metrics, one step behind the device: stops at what is not finite, logs lines and scalars."""
 
-  def __init__(self, config, board: Board, checkpoints: Checkpoints):
-    self._config, self._board, self._checkpoints = config, board, checkpoints
+  def __init__(self, config, writer: tensorboard.Writer, checkpoints: Checkpoints):
+    self._config, self._writer, self._checkpoints = config, writer, checkpoints
     self._pending: tuple[int, step_lib.Metrics] | None = None
     self._recent: collections.deque = collections.deque(maxlen=config.run.log_every)
     self._since = (time.monotonic(), None)
@@ -201,24 +204,24 @@ class _Progress:
       rate = (number - before) / (now - then)
       seconds_left = (self._config.run.num_steps - number) / rate
       speed = f" | {rate:.3g} steps/s | {_duration(seconds_left)} left"
-      self._board.scalar("throughput/steps_per_second", rate, number)
+      self._writer.scalar("throughput/steps_per_second", rate, number)
     for name in ("loss", "grad_norm", "param_norm", "update_norm", "learning_rate"):
-      self._board.scalar(f"train/{name}", mean[name], number)
+      self._writer.scalar(f"train/{name}", mean[name], number)
     losses = f"loss {mean['loss']:.5f}"
     if "query_losses" in mean:
-      for kind in ("query_losses", "support_losses"):
-        for i, value in enumerate(mean[kind]):
-          self._board.scalar(f"{kind}/{i}_steps", value, number)
+      for name in ("query_losses", "support_losses"):
+        for i, value in enumerate(mean[name]):
+          self._writer.scalar(f"{name}/{i}_steps", value, number)
       for i, value in enumerate(mean["inner_lrs"]):
-        self._board.scalar(f"inner_lrs/step_{i + 1}", value, number)
+        self._writer.scalar(f"inner_lrs/step_{i + 1}", value, number)
       losses += f" | query before {mean['query_losses'][0]:.5f}, after {mean['query_losses'][-1]:.5f}"
     logging.info("step %d/%d | %s%s", number, self._config.run.num_steps, losses, speed)
 
   def validated(self, number: int, result: validate.Validation) -> None:
     """Logs a validation."""
     for name, value in result.scalars.items():
-      self._board.scalar(f"validation/{name}", value, number)
-    self._board.image("validation/bicubic_output_truth", result.strip, number)
+      self._writer.scalar(f"validation/{name}", value, number)
+    self._writer.image("validation/bicubic_output_truth", result.strip, number)
     scalars = ", ".join(f"{name} {value:.2f}" for name, value in result.scalars.items())
     logging.info("step %d validation: %s", number, scalars)
     self._since = time.monotonic(), number
@@ -260,7 +263,8 @@ def _duration(seconds: float) -> str:
 def _initial_state(config) -> TrainState:
   if not config.init_weights:
     return step_lib.init_state(config, step_lib.init_params(config))
-  params = weights.load_weights(config.init_weights)
+  loaded = weights.load(config.init_weights)
+  params, rule = loaded.params, loaded.inner_rule
   weights.check_network(params, step_lib.network(config))
   if conditioning.is_conditioned(params) and not config.model.conditioned:
     raise UserError(f"the weights '{config.init_weights}' are conditioned: set config.model.conditioned to True")
@@ -268,11 +272,10 @@ def _initial_state(config) -> TrainState:
     params = step_lib.condition(config, params)
   if config.stage != "meta" or not config.meta.init_inner_lrs:
     return step_lib.init_state(config, params)
-  rule = weights.inner_rule(weights.read_metadata(config.init_weights))
   if rule != config.meta.inner_rule:
     raise UserError(f"config.meta.init_inner_lrs is True, but the rates of '{config.init_weights}' are of the rule '{rule}', "
                     f"and config.meta.inner_rule is '{config.meta.inner_rule}': set one of the two")
-  rates = inner_rules.bare(weights.load_inner_lrs(config.init_weights, config.meta.num_inner_steps))
+  rates = inner_rules.bare(loaded.inner_lrs(config.meta.num_inner_steps))
   if not isinstance(rates, dict):
     raise UserError(f"config.meta.init_inner_lrs is True, but the weights '{config.init_weights}' come without learned rates")
   return step_lib.init_state(config, params, rates)
@@ -284,11 +287,11 @@ def plain(config: ml_collections.ConfigDict) -> dict:
 
 
 def _check_workdir(config, workdir: pathlib.Path) -> None:
-  """Raises UserError when `workdir` was begun with a config that differs in more than `_FREE`."""
+  """Raises UserError when `workdir` was begun with a config that differs in what may not change."""
   if not (workdir / CONFIG_NAME).is_file():
     return
   old, new = (flax.traverse_util.flatten_dict(c, sep=".") for c in (plain(read_config(workdir)), plain(config)))
-  differing = sorted(k for k in old.keys() | new.keys() if not k.startswith(_FREE) and old.get(k) != new.get(k))
+  differing = sorted(k for k in old.keys() | new.keys() if not config_lib.may_change(k) and old.get(k) != new.get(k))
   if differing:
     changes = ", ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differing)
     raise UserError(f"workdir '{workdir}' belongs to another config ({changes}): choose another --workdir or that config")
@@ -298,7 +301,7 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   """The config that a workdir was begun with. Raises UserError where there is none that this version understands."""
   path = workdir / CONFIG_NAME
   try:
-    config = config_lib.complete(ml_collections.ConfigDict(json.loads(path.read_text())["config"]))
+    config = ml_collections.ConfigDict(json.loads(path.read_text())["config"])
     config_lib.check(config)
   except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
     raise UserError(f"'{path}' is not the config of a run: {' '.join(str(e).split())}. Choose another --workdir") from e

@@ -22,7 +22,7 @@ REPLICATED = PartitionSpec()
 def patches_per_task(config: ml_collections.ConfigDict) -> int:
   """HR patches of a task of stage 2: where the inner steps learn from LR sons, support and query are of the same patches."""
   c = config.meta
-  return max(c.support_patches, c.query_patches) if c.support == "sons" else c.support_patches + c.query_patches
+  return max(c.support_patches, c.query_patches) if c.support == "lr_sons" else c.support_patches + c.query_patches
 
 
 def rows(config: ml_collections.ConfigDict) -> PyTree[Int[np.ndarray, "..."]]:

@@ -68,11 +68,7 @@ def _optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformatio
     optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
   else:
     optimizer = optax.contrib.muon(rate, consistent_rms=0.2, muon_weight_dimension_numbers=_as_matrices)
-  factor = config.optimizer.inner_lrs_factor
-  if factor == 1:
-    return optax.chain(*clip, optimizer)
-  scaled = optax.masked(optax.scale(factor), lambda learned: {k: k == "inner_lrs" for k in learned})
-  return optax.chain(*clip, optimizer, scaled)
+  return optax.chain(*clip, optimizer)
 
 
 def _as_matrices(learned: PyTree) -> PyTree:
@@ -204,7 +200,7 @@ def _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, 
   c, distribution = config.degradation, _distribution(config)
   size = distribution.degrader.least_size
   son_degrader = Degrader(size, c.scales, c.subsample)
-  support = tasks.sample_sons(key, patches[0], distribution, task_numbers, support_numbers, son_degrader=son_degrader)
+  support = tasks.sample_lr_sons(key, patches[0], distribution, task_numbers, support_numbers, son_degrader=son_degrader)
   return support, tasks.sample(key, patches[1], distribution, task_numbers, query_numbers, size)
 
 
@@ -231,15 +227,15 @@ def _conditioned_gradient(config, platform: str, state: TrainState, patches, key
   axes, net, distribution = mesh_lib.AXES, network(config), _distribution(config)
   numbers = _numbers(axes, patches.shape[0])
   pairs = tasks.sample(key, patches[:, None], distribution, numbers, jnp.arange(1))
-  kinds = tasks.sample_kinds(key, distribution, numbers)
+  drawn = tasks.sample_degradations(key, distribution, numbers)
   learned = sharding.vary(state.learned, axes)
 
   def patch_gradient(task):
-    pair, kind = task
-    loss = lambda learned: adapt_lib.l1(conditioning.start(learned["params"], *kind), *pair, net)
+    pair, drawn = task
+    loss = lambda learned: adapt_lib.l1(conditioning.start(learned["params"], *drawn), *pair, net)
     return jax.value_and_grad(loss)(learned)
 
-  value, grads = lax.pmean(maml.mean_over_tasks(patch_gradient, (pairs, kinds), _best_batching(platform)), axes)
+  value, grads = lax.pmean(maml.mean_over_tasks(patch_gradient, (pairs, drawn), _best_batching(platform)), axes)
   return (value, {}), grads
 
 
@@ -256,7 +252,7 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
   support_numbers = _numbers("patches", num_support)
   query_numbers = mesh_lib.patches_per_task(config) - c.query_patches + _numbers("patches", num_query)
   task_numbers = _numbers("tasks", num_tasks)
-  if c.support == "sons":
+  if c.support == "lr_sons":
     pairs = _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers)
   else:
     numbers = jnp.concatenate([support_numbers, query_numbers])
@@ -269,8 +265,8 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
     return lambda params: lax.pmean(adapt_lib.l1(sharding.vary(params, "patches"), *pair, net), "patches")
 
   def task_gradient(task):
-    (support, query), kind = task
-    start = lambda params: conditioning.start(params, *kind)
+    (support, query), drawn = task
+    start = lambda params: conditioning.start(params, *drawn)
     if c.algorithm == "reptile":
       losses = shared_loss(support), shared_loss(query)
       params, pull_back = jax.vjp(start, learned["params"])
@@ -292,8 +288,8 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
     return jax.value_and_grad(loss, has_aux=True)(learned)
 
   batching = _best_batching(platform) if c.task_batching == "auto" else c.task_batching
-  kinds = tasks.sample_kinds(key, _distribution(config), task_numbers)
-  out = maml.mean_over_tasks(task_gradient, (pairs, kinds), batching, c.chunk)
+  drawn = tasks.sample_degradations(key, _distribution(config), task_numbers)
+  out = maml.mean_over_tasks(task_gradient, (pairs, drawn), batching)
   (loss, metrics), grads = lax.pmean(out, "tasks")
   rates = jnp.stack(jax.tree.leaves(state.learned.get("inner_lrs", fixed_rates)))
   return (loss, metrics | {"inner_lrs": rates.mean(axis=0)}), grads

@@ -14,7 +14,7 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto import event_pb2
 
 
-class Board:
+class Writer:
   """A file of events in a folder.
 
   tensorboardX's own writer hands events to a thread, which dies of a full disk and then blocks whoever writes on.

@@ -8,9 +8,11 @@ from jaxtyping import PyTree
 
 from mzsr_jax import images, weights
 from mzsr_jax.core import adapt as adapt_lib
-from mzsr_jax.core import degradation, inner_rules
+from mzsr_jax.core import degradation as degradation_lib
+from mzsr_jax.core import inner_rules
 from mzsr_jax.core.kernels import Degradation
-from mzsr_jax.evaluation import benchmark, metrics
+from mzsr_jax.evaluation import metrics
+from mzsr_jax.inference.tiled import make_lr
 from mzsr_jax.photo import kernel_files
 from mzsr_jax.training import data
 from mzsr_jax.training.step import network
@@ -35,7 +37,7 @@ def make_validator(config: ml_collections.ConfigDict):
   or bicubic subsampling. Stage 2 is judged after 0, 1 and all of its inner steps, with its learned rates where it has them.
   A PSNR is NaN where the adaptation diverges, as it may for a while when training begins.
   """
-  kind = _degradation(config)
+  degradation = _degradation(config)
   scale = round(config.degradation.scales[0])
   steps = (0,) if config.stage == "pretrain" else tuple(sorted({0, 1, config.meta.num_inner_steps}))
   paths = images.find_images(config.run.eval_root) if config.run.eval_root else data.sample_photos()
@@ -43,8 +45,8 @@ def make_validator(config: ml_collections.ConfigDict):
       images.crop_to_multiple(images.middle(images.read_image(path), config.run.eval_size), scale)
       for path in paths[: config.run.eval_images]
   ]
-  inputs = [images.to_float(benchmark.make_lr(truth, kind, scale)) for truth in truths]
-  bicubics = [degradation.enlarge(lr, scale) for lr in inputs]
+  inputs = [images.to_float(make_lr(truth, degradation, scale)) for truth in truths]
+  bicubics = [degradation_lib.enlarge(lr, scale) for lr in inputs]
   net = network(config)
   rates = weights.extend_schedule(config.meta_test.inner_lrs, max(steps))
   rule = config.meta.inner_rule if config.stage == "meta" else "gradient"
@@ -59,9 +61,7 @@ def make_validator(config: ml_collections.ConfigDict):
 
   def validate(learned: dict[str, PyTree]) -> Validation:
     inner_lrs = inner_rules.rates_of(rule, learned.get("inner_lrs", rates))
-    adapted = lambda lr: adapt_lib.trajectory(
-        learned["params"], lr, kind.kernel, steps, scale, inner_lrs, kind.subsample, net
-    )
+    adapted = lambda lr: adapt_lib.trajectory(learned["params"], lr, degradation, steps, scale, inner_lrs, net)
     results = [adapted(lr) for lr in inputs]
     scalars = {"psnr_bicubic": psnr_bicubic}
     scalars |= {f"psnr_{n}_steps": mean_psnr([srs[n] for srs in results]) for n in steps}
