@@ -8,8 +8,8 @@ from the LR images alone, and writes PSNR/SSIM of MZSR told each kernel, as JSON
 is told is estimated in any case, as `upscale` does. What `--methods` may name: `bicubic`, plain enlargement;
 `bicubic_weights`, the weights `spectral:x2_bicubic` told that the image was shrunk by bicubic;
 `bicubic_kernel`, the weights of `--weights` told the kernel of antialiased bicubic shrinking; `middle`, told the middle of
-the distribution; `regression` (`mzsr_jax/photo/blind.py`); `kernelgan` (`mzsr_jax/evaluation/kernelgan.py`); `true`. The
-kernels depend on the seed and the number of images alone.
+the distribution; `regression` (`mzsr_jax/photo/blind.py`); `true`. The kernels depend on the
+seed and the number of images alone.
 """
 
 import time
@@ -22,16 +22,17 @@ from absl import flags
 from experiments import camera, outputs
 from experiments.bench import timing
 from mzsr_jax import cli, files, images, weights
+from mzsr_jax.core import resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
-from mzsr_jax.evaluation import benchmark, kernelgan, methods
+from mzsr_jax.evaluation import benchmark, methods
 from mzsr_jax.evaluation.benchmark import Sample
 from mzsr_jax.evaluation.methods import Method
 from mzsr_jax.inference import pool
 from mzsr_jax.photo import blind, enhance, kernel_files, kernel_net
 from mzsr_jax.photo.kernel_net import Gaussian
 
-_METHODS = ("bicubic", "bicubic_weights", "bicubic_kernel", "middle", "regression", "kernelgan", "true")
+_METHODS = ("bicubic", "bicubic_weights", "bicubic_kernel", "middle", "regression", "true")
 
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
 flags.DEFINE_integer("kernels_per_image", 1, "random kernels that each image is degraded by", lower_bound=1)
@@ -51,7 +52,7 @@ def told(name: str, params, rates, steps: int, degradations: Callable[[str], Deg
   """MZSR, told for each image what `kinds` says of its name, whatever is true, and its noise."""
   mzsr = methods.mzsr(params, rates, [steps], name)
   degradation = lambda image: degradations(image).replace(noise_std=noises[image])
-  return mzsr._replace(solve=lambda solver, case: mzsr.solve(solver, case._replace(degradation=degradation(case.image))))
+  return mzsr._replace(solve=lambda adapter, case: mzsr.solve(adapter, case._replace(degradation=degradation(case.image))))
 
 
 def error_of(sigmas: np.ndarray, kernel: np.ndarray, true: Gaussian, true_kernel: np.ndarray) -> dict[str, float]:
@@ -60,6 +61,15 @@ def error_of(sigmas: np.ndarray, kernel: np.ndarray, true: Gaussian, true_kernel
   grown = [np.pad(k, (side - len(k)) // 2) for k in (kernel, true_kernel)]
   distance = np.linalg.norm(grown[0] - grown[1]) / np.linalg.norm(true_kernel)
   return {"kernel error": float(distance), "width error": float(np.abs(sigmas - np.sqrt(true[:2])).mean())}
+
+
+def bicubic_kernel(scale: float, size: int = 13) -> np.ndarray:
+  """Of antialiased bicubic shrinking, with its centre on a pixel, so that direct subsampling may follow."""
+  middle = 2 * size
+  # The offset has the one output pixel look at that pixel.
+  taps = resize.bicubic(2 * middle + 1, 1, 1 / scale, 1 - (middle + 1 - (1 - scale) / 2) / scale)[0]
+  taps = taps[middle - size // 2 :][:size] / taps[middle - size // 2 :][:size].sum()
+  return np.float32(np.outer(taps, taps))
 
 
 def degraded(photos: Sequence[Sample], count: int, seed: int, scale: int, least: float) -> tuple[list[Sample], list[Gaussian]]:
@@ -73,9 +83,9 @@ def degraded(photos: Sequence[Sample], count: int, seed: int, scale: int, least:
 
 
 def estimate(method: str, lr: np.ndarray, scale: int) -> blind.Estimate:
-  """By the shipped network, by KernelGAN, or the middle of the distribution, whatever the image."""
-  if method != "middle":
-    return {"regression": blind.estimate, "kernelgan": kernelgan.estimate}[method](lr, scale)
+  """By the shipped network, or the middle of the distribution, whatever the image."""
+  if method == "regression":
+    return blind.estimate(lr, scale)
   middle = kernel_net.decode(kernel_net.prior(scale).mean, scale)
   return blind.Estimate(kernel_net.kernel(middle), np.sqrt(middle[:2]), 0.0, np.full(2, np.nan), "")
 
@@ -115,8 +125,8 @@ def main(argv: list[str]) -> None:
 
   photos = sorted(benchmark.load_hr(args.hr_dir, scale), key=lambda sample: sample.gt.size)[: args.images or None]
   samples, shapes = degraded(photos, args.kernels_per_image, args.seed, scale, args.least)
-  solvers = pool.make_adapters(len(samples), sizes=benchmark.lr_sizes(samples, scale))
-  made = (benchmark.lr_image(solvers[0], sample, sample.degradation, scale) for sample in samples)
+  adapters = pool.make_adapters(len(samples), sizes=benchmark.lr_sizes(samples, scale))
+  made = (benchmark.lr_image(adapters[0], sample, sample.degradation, scale) for sample in samples)
   taken = [camera.taken(lr, args.noise, args.jpeg) for lr in made]
   lrs = [photo.rgb for photo in taken]
   samples = [sample._replace(lr=images.to_uint8(lr)) for sample, lr in zip(samples, lrs)]
@@ -129,7 +139,7 @@ def main(argv: list[str]) -> None:
       none = kernel_files.load_degradation("bicubic")
       compared.append(told(name, *network("spectral:x2_bicubic"), lambda image, degradation=none: degradation, noises))
     elif name == "bicubic_kernel":
-      bicubic = Degradation(kernelgan.bicubic_kernel(scale), "direct")
+      bicubic = Degradation(bicubic_kernel(scale))
       compared.append(told(name, *network(args.weights), lambda image, degradation=bicubic: degradation, noises))
     elif name == "true":
       compared.append(told(name, *network(args.weights), {s.name: s.degradation for s in samples}.__getitem__, noises))
@@ -138,7 +148,7 @@ def main(argv: list[str]) -> None:
       rows += more
       print(summary(more), flush=True)
       compared.append(told(name, *network(args.weights), degradations.__getitem__, noises))
-  scores = benchmark.run(samples, {"random": None}, compared, scale, solvers)
+  scores = benchmark.run(samples, {"random": None}, compared, scale, adapters)
   results = benchmark.summarise(tqdm.tqdm(scores, total=len(samples) * len(compared), disable=None), scale)
   table = markdown(results, rows)
   print(table)

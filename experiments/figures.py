@@ -48,10 +48,10 @@ METHODS = {
 ASSUMED = ("g02d", "g20d", "gani", "gani5")
 
 
-def adapted(solver: TiledAdapter, method: str, lr: np.ndarray, degradation: Degradation, shown: Sequence[int]) -> list[Pixels]:
+def adapted(adapter: TiledAdapter, method: str, lr: np.ndarray, degradation: Degradation, shown: Sequence[int]) -> list[Pixels]:
   """SR images after those numbers of steps, ascending."""
   case = methods.Case("", "", lr, degradation, SCALE)
-  return [result.sr for result in methods.parse(METHODS[method], shown, SCALE).solve(solver, case)]
+  return [result.sr for result in methods.parse(METHODS[method], shown, SCALE).solve(adapter, case)]
 
 
 def available() -> list[str]:
@@ -67,13 +67,13 @@ def curves(samples: list[Sample], degradation: Degradation, steps: int) -> tuple
   """Figure 3: rows of mean and standard deviation over images, and the plot."""
   from matplotlib import pyplot
 
-  solver = pool.make_adapters(1, sizes=benchmark.lr_sizes(samples, SCALE))[0]
-  lrs = [benchmark.lr_image(solver, sample, degradation, SCALE) for sample in samples]
+  adapter = pool.make_adapters(1, sizes=benchmark.lr_sizes(samples, SCALE))[0]
+  lrs = [benchmark.lr_image(adapter, sample, degradation, SCALE) for sample in samples]
   rows = []
   figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
   for method in available():
     psnrs = np.array([
-        [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(solver, method, lr, degradation, range(steps + 1))]
+        [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(adapter, method, lr, degradation, range(steps + 1))]
         for s, lr in zip(samples, lrs)
     ])  # fmt: skip
     rows += [
@@ -90,28 +90,28 @@ def curves(samples: list[Sample], degradation: Degradation, steps: int) -> tuple
 
 def pictures(figure: str, sample: Sample, degradation: Degradation, steps: int, crop: int) -> tuple[list[dict], Pixels]:
   """Figures 4 to 6: rows of PSNRs, and the picture."""
-  solver = TiledAdapter()
-  lr = benchmark.lr_image(solver, sample, degradation, SCALE)
-  bicubic = solver.super_resolve(None, lr, SCALE)
+  adapter = TiledAdapter()
+  lr = benchmark.lr_image(adapter, sample, degradation, SCALE)
+  bicubic = adapter.super_resolve(None, lr, SCALE)
   strips: list[dict[str, Pixels]] = []
   if figure == "4":
     for method in available():
-      start, one = adapted(solver, method, lr, degradation, [0, 1])
+      start, one = adapted(adapter, method, lr, degradation, [0, 1])
       strips.append({f"{method}, start": start, "1 step": one})
   elif figure == "5":
-    one, all_steps = adapted(solver, "MZSR", lr, degradation, [1, steps])
-    (spectral,) = adapted(solver, "MZSR, spectral steps", lr, degradation, [steps])
+    one, all_steps = adapted(adapter, "MZSR", lr, degradation, [1, steps])
+    (spectral,) = adapted(adapter, "MZSR, spectral steps", lr, degradation, [steps])
     mzsr = {"MZSR, 1 step": one, f"{steps} steps": all_steps, f"{steps} spectral steps": spectral}
     strips.append({"bicubic": bicubic, **mzsr, "truth": sample.gt})
   else:
-    results = {name: adapted(solver, "MZSR", lr, kernel_files.load_degradation(name), [steps])[0] for name in ASSUMED}
+    results = {name: adapted(adapter, "MZSR", lr, kernel_files.load_degradation(name), [steps])[0] for name in ASSUMED}
     strips.append({"bicubic": bicubic, **{f"told {name}": sr for name, sr in results.items()}, "truth": sample.gt})
   rows = []
   for label, sr in itertools.chain.from_iterable(strip.items() for strip in strips):
     psnr = None if label == "truth" else metrics.psnr_y(sr, sample.gt, SCALE)
     rows.append({"picture": label, "psnr": psnr})
     print(f"{label:28}", "" if psnr is None else f"{psnr:.2f}", flush=True)
-  shown = lambda sr: images.middle(sr, crop).repeat(2, 0).repeat(2, 1)  # twice as large for the eye
+  shown = lambda sr: images.center_crop(sr, crop).repeat(2, 0).repeat(2, 1)  # twice as large for the eye
   made = [images.side_by_side([shown(sr) for sr in strip.values()], list(strip)) for strip in strips]
   return rows, np.concatenate(made)
 

@@ -45,17 +45,17 @@ REFINEMENTS = {
 }
 
 
-def measure(solver: TiledAdapter, photo: Photo, gt: np.ndarray, recipe: Recipe) -> list[dict]:
+def measure(adapter: TiledAdapter, photo: Photo, gt: np.ndarray, recipe: Recipe) -> list[dict]:
   """A row for each number of steps and refinement."""
   rows, adapting = [], 0.0
-  states = enhance.adapt(solver, photo.rgb, recipe, STEPS)
+  states = enhance.adapt(adapter, photo.rgb, recipe, STEPS)
   for steps in STEPS:
     start = time.perf_counter()
     params = next(states)
     adapting += time.perf_counter() - start
     for name, fields in REFINEMENTS.items():
       start = time.perf_counter()
-      sr = photo_file.on_white(enhance.enlarge(solver, params, photo, recipe._replace(**fields)))
+      sr = photo_file.on_white(enhance.enlarge(adapter, params, photo, recipe._replace(**fields)))
       seconds = adapting + time.perf_counter() - start
       scores = {"psnr": metrics.psnr_y(sr, gt, flags.FLAGS.scale), "ssim": metrics.ssim_y(sr, gt, flags.FLAGS.scale)}
       rows.append({"steps": steps, "refinement": name, **scores, "seconds": seconds})
@@ -94,18 +94,18 @@ def main(argv: list[str]) -> None:
   params, rates = loaded.params, loaded.inner_lrs(STEPS[-1])
   loaded.check_scale(args.scale)
   samples = sorted(benchmark.load_hr(args.hr_dir, args.scale), key=lambda s: s.gt.size)[: args.images or None]
-  solver = TiledAdapter(sizes=benchmark.lr_sizes(samples, args.scale))
+  adapter = TiledAdapter(sizes=benchmark.lr_sizes(samples, args.scale))
   rows = []
   for kernel in args.kernels:
     degradation = kernel_files.load_degradation(kernel)
     for sample in samples:
-      photo = camera.taken(benchmark.lr_image(solver, sample, degradation, args.scale), args.noise, args.jpeg)
-      solver.warm_up(params, photo.rgb.shape[:2], degradation, args.scale, rates)
+      photo = camera.taken(benchmark.lr_image(adapter, sample, degradation, args.scale), args.noise, args.jpeg)
+      adapter.warm_up(params, photo.rgb.shape[:2], degradation, args.scale, rates)
       for name, level in levels.items():
         told = enhance.with_noise(degradation, photo, None if level == cli.AUTO else level)
         recipe = Recipe(params, rates, told, args.scale, args.scale)
         shared = {"kernel": kernel, "image": sample.name, "noise_level": name, "noise_told": 255 * told.noise_std}
-        rows += [shared | row for row in measure(solver, photo, sample.gt, recipe)]
+        rows += [shared | row for row in measure(adapter, photo, sample.gt, recipe)]
   timing.report(f"means over {len(samples)} images", means(rows), args.out, images=rows, weights=loaded.digest)
 
 

@@ -57,17 +57,17 @@ def main(argv: list[str]) -> None:
   loaded.check_scale(args.scale)
   samples = benchmark.load_hr(args.hr_dir, args.scale)
   samples = sorted(samples, key=lambda sample: sample.gt.size)[: args.images or None]
-  solver = TiledAdapter(sizes=benchmark.lr_sizes(samples, args.scale))
+  adapter = TiledAdapter(sizes=benchmark.lr_sizes(samples, args.scale))
   rows = []
   for kernel in args.kernels:
     degradation = kernel_files.load_degradation(kernel)
-    lrs = [benchmark.lr_image(solver, sample, degradation, args.scale) for sample in samples]
+    lrs = [benchmark.lr_image(adapter, sample, degradation, args.scale) for sample in samples]
     for factor, factors in schedules.items():
       scaled = jax.tree.map(lambda rate: np.asarray(rate) * factors, rates)  # noqa: B023 (used at once)
       psnrs = []
       for sample, lr in zip(samples, lrs):
         try:
-          srs = solver.trajectory(params, lr, degradation, steps, args.scale, scaled)
+          srs = adapter.trajectory(params, lr, degradation, steps, args.scale, scaled)
         except UserError:  # too large a factor: that is what is being looked for
           psnrs.append([math.nan] * len(steps))
         else:

@@ -116,9 +116,9 @@ def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, A
     unique = {row["method"]: {**row, "steps": 0} for row in rows if row["method"] != "bicubic"}
     return line | {"quoted": True, "results": list(unique.values())}
   scale, degradation = cell["scale"], kernel_files.load_degradation(cell["kernel"])
-  samples, solvers = _samples_and_solvers(folders[cell["set"]], scale, cell["images"])
+  samples, adapters = _samples_and_solvers(folders[cell["set"]], scale, cell["images"])
   method = methods.parse(cell["method"], cell["steps"], scale)
-  scores = list(benchmark.run(samples, {cell["kernel"]: degradation}, [method], scale, solvers, keep_crop))
+  scores = list(benchmark.run(samples, {cell["kernel"]: degradation}, [method], scale, adapters, keep_crop))
   results = benchmark.summarise(scores, scale)
   sizes = {sample.name: size for sample, size in zip(samples, benchmark.lr_sizes(samples, scale))}
   seconds = {(score.steps, score.image): score.seconds for score in scores}
@@ -154,7 +154,7 @@ class Crops:
       self._keep(sample.name, None, sample.gt)
 
   def _keep(self, image: str, steps: int | None, pixels: images.Pixels) -> None:
-    png = images.encode_png(images.middle(pixels, self._side))
+    png = images.encode_png(images.center_crop(pixels, self._side))
     name = f"{hashlib.sha256(png).hexdigest()[:16]}.png"  # equal pictures are one file
     files.write_whole(self._folder / name, png, overwrite=True)
     self._made[image, steps] = f"{self._folder.name}/{name}"

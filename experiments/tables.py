@@ -80,8 +80,8 @@ def run(part: Part, hr_dir: str) -> list[dict[str, Any]]:
   compared += [methods.parse(f"mzsr:{name}", steps, part.scale)._replace(name=name) for name, steps in part.steps.items()]
   degradations = {name: kernel_files.load_degradation(name) for name in part.kernels}
   samples = benchmark.load_hr(hr_dir, part.scale)
-  solvers = pool.make_adapters(len(samples), sizes=benchmark.lr_sizes(samples, part.scale))
-  scores = benchmark.run(samples, degradations, compared, part.scale, solvers)
+  adapters = pool.make_adapters(len(samples), sizes=benchmark.lr_sizes(samples, part.scale))
+  scores = benchmark.run(samples, degradations, compared, part.scale, adapters)
   total = len(samples) * len(degradations) * sum(len(method.steps) for method in compared)
   return benchmark.summarise(tqdm.tqdm(scores, total=total, disable=None), part.scale)
 

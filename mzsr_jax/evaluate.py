@@ -87,8 +87,8 @@ def main(argv: list[str]) -> None:
 
   sizes = benchmark.lr_sizes(samples, args.scale)
   limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale, pictures=9)  # one of them as float64
-  solvers = pool.make_adapters(len(samples), limit, sizes=sizes)
-  scores = benchmark.run(samples, degradations, chosen, args.scale, solvers)
+  adapters = pool.make_adapters(len(samples), limit, sizes=sizes)
+  scores = benchmark.run(samples, degradations, chosen, args.scale, adapters)
   results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(labels)), args.scale)
   print(benchmark.table(results, args.metrics))
   differences = benchmark.differences(results, args.compare_with, args.metrics[0]) if args.compare_with else []

@@ -97,7 +97,7 @@ def crop_to_multiple(image: Pixels, scale: int) -> Pixels:
   return image[: height - height % scale, : width - width % scale]
 
 
-def middle(image: Pixels, side: int) -> Pixels:
+def center_crop(image: Pixels, side: int) -> Pixels:
   """The square in the middle, or what there is of it."""
   top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
   return image[top : top + side, left : left + side]

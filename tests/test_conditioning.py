@@ -82,15 +82,15 @@ def test_sharp_and_round_kernels_have_finite_derivatives(kernel):
 
 @pytest.mark.parametrize("rates", [np.float32([0.02, 0.01]), Spectral(np.float32([0.04, 0.04]))])
 def test_all_of_the_meta_test_begins_at_what_they_are_for_the_kernel(conditioned, rates):
-  begun, solver = conditioning.start(conditioned, KIND.kernel, 2), TiledAdapter()
+  begun, adapter = conditioning.start(conditioned, KIND.kernel, 2), TiledAdapter()
   jax.tree.map(np.testing.assert_array_equal, adapt_lib.adapt(conditioned, LR, KIND, 2, num_steps=0), begun)
   expected = adapt_lib.adapt(begun, LR, KIND, 2, rates)
   assert gap(adapt_lib.adapt(conditioned, LR, KIND, 2, rates), expected) < 1e-6
-  assert gap(solver.adapt(conditioned, LR, KIND, 2, rates), expected) < 1e-4
-  assert solver.error(conditioned, LR, KIND, 2) == pytest.approx(solver.error(begun, LR, KIND, 2), rel=1e-5)
-  solver.warm_up(conditioned, LR.shape[:2], KIND, 2, rates)
+  assert gap(adapter.adapt(conditioned, LR, KIND, 2, rates), expected) < 1e-4
+  assert adapter.error(conditioned, LR, KIND, 2) == pytest.approx(adapter.error(begun, LR, KIND, 2), rel=1e-5)
+  adapter.warm_up(conditioned, LR.shape[:2], KIND, 2, rates)
   recipe = enhance.Recipe(conditioned, rates, KIND, 2, 2)
-  none, two = enhance.adapt(solver, LR, recipe, [0, 2])
+  none, two = enhance.adapt(adapter, LR, recipe, [0, 2])
   assert gap(none, begun) < 1e-6 and gap(two, expected) < 1e-4
 
 
@@ -165,7 +165,7 @@ def test_a_blind_step_is_the_mean_over_patches_of_each_ones_gradient():
   patches = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
   _, metrics = step_lib.make_step(config)(step_lib.init_state(config, params), patches, jax.random.key(0))
   key, numbers = jax.random.fold_in(jax.random.key(0), 1), jnp.arange(4)
-  distribution = step_lib._distribution(config)
+  distribution = step_lib._problem(config, False, "cpu").distribution
   pairs = tasks.sample(key, patches[:, None], distribution, numbers)
   drawn = tasks.sample_degradations(key, distribution, numbers)
   own = lambda i: jax.tree.map(lambda x: x[i], drawn)

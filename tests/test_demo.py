@@ -85,10 +85,10 @@ def test_a_job_from_photo_to_file(manager):
   rates = weights.load_inner_lrs(CHOSEN, 2)
   degradation = kernel_files.load_degradation("g20d").replace(noise_std=1 / 255)
   recipe = enhance.Recipe(params, rates, degradation, 2.0, 2.0)
-  solver = TiledAdapter()
-  (adapted,) = enhance.adapt(solver, photo.rgb, recipe, [2])
+  adapter = TiledAdapter()
+  (adapted,) = enhance.adapt(adapter, photo.rgb, recipe, [2])
   assert seen[-1].result.name == "photo_x2.png"
-  assert seen[-1].result.read_bytes() == photo_file.encode(enhance.enlarge(solver, adapted, photo, recipe), "PNG")
+  assert seen[-1].result.read_bytes() == photo_file.encode(enhance.enlarge(adapter, adapted, photo, recipe), "PNG")
   result = photo_file.read(seen[-1].result)
   assert result.bits == 16 and result.alpha is not None and result.metadata.texts == metadata.texts
   assert left(manager) == ["bicubic.png", "kernel.png", "photo.png", "photo.png", "photo_x2.png", "step_1.png", "step_2.png"]

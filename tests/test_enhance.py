@@ -21,7 +21,7 @@ RATES = np.float32([0.05, 0.05])
 
 
 @pytest.fixture(scope="module")
-def solver():
+def adapter():
   return TiledAdapter(net=NET)
 
 
@@ -35,30 +35,30 @@ def recipe(**fields):
   return Recipe(params, RATES, KIND, 2.0, 2.0)._replace(**fields)
 
 
-def test_plain_enlargement_is_the_networks(solver):
+def test_plain_enlargement_is_the_networks(adapter):
   lr, plain = smooth(14, 17), recipe()
-  states = list(enhance.adapt(solver, lr, plain, [0, 2]))
-  each = [params for params, _ in solver.iterate(plain.params, lr, KIND, 2.0, RATES)]
+  states = list(enhance.adapt(adapter, lr, plain, [0, 2]))
+  each = [params for params, _ in adapter.iterate(plain.params, lr, KIND, 2.0, RATES)]
   for params, expected in zip(states, each[::2]):
-    made = enhance.enlarge(solver, params, photo_file.Photo(lr), plain).rgb
+    made = enhance.enlarge(adapter, params, photo_file.Photo(lr), plain).rgb
     assert made.dtype == np.uint8
-    np.testing.assert_array_equal(made, solver.super_resolve(expected, lr, 2.0))
-  deep = enhance.enlarge(solver, states[1], photo_file.Photo(lr, bits=16), plain).rgb
+    np.testing.assert_array_equal(made, adapter.super_resolve(expected, lr, 2.0))
+  deep = enhance.enlarge(adapter, states[1], photo_file.Photo(lr, bits=16), plain).rgb
   assert deep.dtype == np.uint16 and np.abs(deep / 257 - made).max() < 0.51
 
 
 @pytest.mark.parametrize("scale,net_scale", [(1, 2.0), (1.5, 2.0), (2.7, 2.0), (3, 2.0), (8, 4.0), (2.5, 2.5)])
-def test_any_scale_is_reached_and_lies_where_bicubic_does(solver, scale, net_scale):
+def test_any_scale_is_reached_and_lies_where_bicubic_does(adapter, scale, net_scale):
   lr = smooth(13, 18)
   wanted = recipe(scale=scale, net_scale=net_scale, second_stage=recipe().params)
-  made = enhance.enlarge(solver, None, photo_file.Photo(lr), wanted).rgb
+  made = enhance.enlarge(adapter, None, photo_file.Photo(lr), wanted).rgb
   size = tuple(int(np.ceil(n * scale - 1e-9)) for n in lr.shape[:2])
   assert made.shape == (*size, 3)
   made = made / 255 if made.dtype == np.uint8 else made
   expected = np.clip(degradation_lib.enlarge(lr, scale), 0, 1)
   if scale >= 2:
     assert np.abs(made - expected).mean() < 0.01
-  with_network = enhance.enlarge(solver, wanted.params, photo_file.Photo(lr), wanted).rgb
+  with_network = enhance.enlarge(adapter, wanted.params, photo_file.Photo(lr), wanted).rgb
   assert with_network.shape == made.shape
 
 
@@ -79,23 +79,23 @@ def test_scales_and_weights_that_fit():
 
 @pytest.mark.parametrize("scale", [2.0, 1.5])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_transparency_stays_beside_colour(solver, scale, bits):
+def test_transparency_stays_beside_colour(adapter, scale, bits):
   """Where all is opaque it stays so, where all is hidden too; the edge lies where the colours' edge does."""
   alpha = np.zeros((16, 16), np.float32)
   alpha[:, 8:] = 1
   photo = photo_file.Photo(smooth(16, 16), alpha, bits=bits)
-  made = enhance.enlarge(solver, recipe().params, photo, recipe(scale=scale))
+  made = enhance.enlarge(adapter, recipe().params, photo, recipe(scale=scale))
   side = int(16 * scale)
   assert made.alpha.shape == made.rgb.shape[:2] == (side, side)
   assert (made.alpha[:, : int(6.5 * scale)] == 0).all() and (made.alpha[:, int(9.5 * scale) :] == 1).all()
-  opaque = enhance.enlarge(solver, recipe().params, photo._replace(alpha=np.ones_like(alpha)), recipe(scale=scale))
+  opaque = enhance.enlarge(adapter, recipe().params, photo._replace(alpha=np.ones_like(alpha)), recipe(scale=scale))
   assert (opaque.alpha == 1).all()
   np.testing.assert_array_equal(opaque.rgb, made.rgb)
   pixels = images.to_float(photo_file.on_white(opaque))
   np.testing.assert_allclose(pixels, photo_file._as_float(opaque.rgb), atol=0.51 / 255)
 
 
-def test_no_dark_fringe_around_what_is_cut_out(solver, tmp_path):
+def test_no_dark_fringe_around_what_is_cut_out(adapter, tmp_path):
   """A bright disk on nothing, which its file holds as black: over white, no pixel is darker than the disk."""
   y, x = np.mgrid[:24, :24] - 11.5
   pixels = np.zeros((24, 24, 4), np.uint8)
@@ -105,52 +105,52 @@ def test_no_dark_fringe_around_what_is_cut_out(solver, tmp_path):
   Image.fromarray(pixels).save(tmp_path / "disk.png")
   photo = photo_file.read(tmp_path / "disk.png")
   params = jax.tree.map(lambda p: 0 * p, recipe().params)  # bicubic enlargement by way of the network
-  seen = photo_file.on_white(enhance.enlarge(solver, params, photo, recipe()))
+  seen = photo_file.on_white(enhance.enlarge(adapter, params, photo, recipe()))
   assert seen.min(axis=(0, 1)).tolist() == [200, 180, 220]
 
 
-def test_self_ensemble_is_the_mean_over_turns(solver):
+def test_self_ensemble_is_the_mean_over_turns(adapter):
   lr, photo = smooth(12, 15), photo_file.Photo(smooth(12, 15))
-  made = enhance.enlarge(solver, recipe().params, photo, recipe(self_ensemble=True)).rgb
-  one = lambda image, offset: solver.super_resolve(recipe().params, image, 2.0, KIND.replace(offset=offset), np.float32)
+  made = enhance.enlarge(adapter, recipe().params, photo, recipe(self_ensemble=True)).rgb
+  one = lambda image, offset: adapter.super_resolve(recipe().params, image, 2.0, KIND.replace(offset=offset), np.float32)
   expected = np.mean(list(refine.each_turn(one, lr, KIND, 2.0)), axis=0)
   np.testing.assert_allclose(made, expected, atol=1e-6)
 
 
-def test_back_projection_makes_the_result_agree_with_the_photo(solver):
+def test_back_projection_makes_the_result_agree_with_the_photo(adapter):
   lr = smooth(16, 18)
   shrunk = lambda sr: np.asarray(degradation_lib.degrade(photo_file._as_float(sr), KIND.kernel, 2, "direct"))
   misfit = lambda sr: np.abs(shrunk(sr) - lr).mean()
-  results = [enhance.enlarge(solver, recipe().params, photo_file.Photo(lr), recipe(back_projection=n)).rgb for n in (0, 10)]
+  results = [enhance.enlarge(adapter, recipe().params, photo_file.Photo(lr), recipe(back_projection=n)).rgb for n in (0, 10)]
   assert misfit(results[1]) < 0.5 * misfit(results[0])
 
 
-def test_noise_is_that_of_the_sons_and_the_same_in_parts(solver):
+def test_noise_is_that_of_the_sons_and_the_same_in_parts(adapter):
   lr = smooth(20, 20)
   noisy = recipe(degradation=KIND.replace(noise_std=0.1))
-  clean, whole = ([*enhance.adapt(solver, lr, r, [2])][0] for r in (recipe(), noisy))
-  parts = [*enhance.adapt(solver, lr, noisy, [1, 2])][1]
+  clean, whole = ([*enhance.adapt(adapter, lr, r, [2])][0] for r in (recipe(), noisy))
+  parts = [*enhance.adapt(adapter, lr, noisy, [1, 2])][1]
   leaves = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
   assert np.abs(leaves(clean) - leaves(whole)).max() > 1e-5
   np.testing.assert_array_equal(leaves(parts), leaves(whole))
 
 
-def test_steps_that_are_too_long_are_told_and_the_best_state_before_is_kept(solver, caplog):
+def test_steps_that_are_too_long_are_told_and_the_best_state_before_is_kept(adapter, caplog):
   lr, plain = smooth(20, 20), recipe()
   finite = lambda tree: all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
-  error = lambda params: solver.error(params, lr, KIND, 2.0)
-  good = solver.adapt(plain.params, lr, KIND, 2.0, RATES)
+  error = lambda params: adapter.error(params, lr, KIND, 2.0)
+  good = adapter.adapt(plain.params, lr, KIND, 2.0, RATES)
   assert error(good) < error(plain.params)
   for rates in ([0.05, 0.05, 1e6], [0.05, 0.05, np.inf, 1.0], [1e3, 1e30, 1e38]):
     rates = np.float32(rates)
     caplog.clear()
-    (kept,) = enhance.adapt(solver, lr, recipe(inner_lrs=rates), [len(rates)])
+    (kept,) = enhance.adapt(adapter, lr, recipe(inner_lrs=rates), [len(rates)])
     assert "diverged" in caplog.text and finite(kept)
     expected = plain.params if rates[0] > 1 else good
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(expected)):
       np.testing.assert_array_equal(a, b)
   caplog.clear()
-  list(enhance.adapt(solver, lr, plain, [0, 1, 2]))
+  list(enhance.adapt(adapter, lr, plain, [0, 1, 2]))
   assert not caplog.text
 
 
@@ -169,7 +169,7 @@ def test_windows_of_a_limited_side_make_the_same_picture():
   assert cut._tile_size((150, 90))[0] < whole._tile_size((150, 90))[0]
   plain = recipe()
   results = []
-  for solver in (whole, cut):
-    (params,) = enhance.adapt(solver, lr, plain, [2])
-    results.append(enhance.enlarge(solver, params, photo_file.Photo(lr), plain).rgb.astype(int))
+  for adapter in (whole, cut):
+    (params,) = enhance.adapt(adapter, lr, plain, [2])
+    results.append(enhance.enlarge(adapter, params, photo_file.Photo(lr), plain).rgb.astype(int))
   assert np.abs(results[0] - results[1]).max() <= 1

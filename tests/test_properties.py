@@ -174,9 +174,9 @@ def test_a_self_ensemble_commutes_with_flips_of_the_image(size, subsample, seed)
 def test_adaptation_in_windows_equals_that_on_the_whole(limit, size, scale, seed):
   lr, degradation = image_of("noise", size, seed).astype(np.float32), kernel_files.load_degradation("gani")
   params = model.init(jax.random.key(1), NET)
-  solver = TiledAdapter(net=NET)
-  solver.limit_tiles(limit)
-  adapted = solver.adapt(params, lr, degradation, scale, RATES)
+  adapter = TiledAdapter(net=NET)
+  adapter.limit_tiles(limit)
+  adapted = adapter.adapt(params, lr, degradation, scale, RATES)
   expected = adapt_lib.adapt(params, lr, degradation, scale, RATES, model=NET)
   for a, b in zip(jax.tree.leaves(adapted), jax.tree.leaves(expected)):
     np.testing.assert_allclose(a, b, atol=1e-6)
@@ -201,10 +201,10 @@ def test_psnr_and_ssim_are_scikit_images(height, width, border, seed):
 def test_no_image_and_no_rate_make_the_output_anything_but_numbers(kind, rate, seed):
   lr = image_of(kind, (12, 13), seed).astype(np.float32)
   params, degraded = model.init(jax.random.key(2), NET), kernel_files.load_degradation("g20d")
-  solver = TiledAdapter(net=NET)
+  adapter = TiledAdapter(net=NET)
   recipe = enhance.Recipe(params, np.float32([rate, rate]), degraded, 2.0, 2.0)
-  for adapted in enhance.adapt(solver, lr, recipe, [0, 2]):
-    made = enhance.enlarge(solver, adapted, photo_file.Photo(lr, bits=16), recipe).rgb
+  for adapted in enhance.adapt(adapter, lr, recipe, [0, 2]):
+    made = enhance.enlarge(adapter, adapted, photo_file.Photo(lr, bits=16), recipe).rgb
     assert made.shape == (24, 26, 3) and made.dtype == np.uint16  # NaN would have been refused
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted))
 
@@ -218,8 +218,8 @@ def test_same_input_same_bytes(seed):
   recipe = enhance.Recipe(params, RATES, degradation, 2.0, 2.0, self_ensemble=True, back_projection=2)
 
   def run():
-    solver = TiledAdapter(net=NET)
-    (params,) = enhance.adapt(solver, lr, recipe, [2])
-    return photo_file.encode(enhance.enlarge(solver, params, photo_file.Photo(lr), recipe), "PNG")
+    adapter = TiledAdapter(net=NET)
+    (params,) = enhance.adapt(adapter, lr, recipe, [2])
+    return photo_file.encode(enhance.enlarge(adapter, params, photo_file.Photo(lr), recipe), "PNG")
 
   assert run() == run()

@@ -40,18 +40,18 @@ def test_conditioned_parameters_begin_where_adaptation_ends(data_dir):
 
 
 def test_conditioned_parameters_know_noise_before_any_step(data_dir):
-  gt = images.middle(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
-  solver, degradation, params = TiledAdapter(), kernel_files.load_degradation("g20d"), weights.load_weights("conditioned_x2")
+  gt = images.center_crop(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
+  adapter, degradation, params = TiledAdapter(), kernel_files.load_degradation("g20d"), weights.load_weights("conditioned_x2")
   clean = degrade(images.to_float(gt), degradation, 2)
   lr = images.to_float(images.to_uint8(clean + np.random.default_rng(0).normal(0, 5 / 255, clean.shape)))
   none = np.zeros(0, np.float32)
-  told = lambda std: solver.super_resolve(solver.adapt(params, lr, degradation.replace(noise_std=std), 2, none), lr, 2)
+  told = lambda std: adapter.super_resolve(adapter.adapt(params, lr, degradation.replace(noise_std=std), 2, none), lr, 2)
   assert metrics.psnr_y(told(5 / 255), gt, 2) > metrics.psnr_y(told(0.0), gt, 2) + 3
 
 
 def test_a_noisy_photo_is_not_made_worse_where_its_noise_is_estimated(data_dir):
-  gt = images.middle(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
-  solver, degradation = TiledAdapter(), kernel_files.load_degradation("g20d")
+  gt = images.center_crop(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
+  adapter, degradation = TiledAdapter(), kernel_files.load_degradation("g20d")
   lr = degrade(images.to_float(gt), degradation, 2)
   lr = images.to_float(images.to_uint8(lr + np.random.default_rng(0).normal(0, 5 / 255, lr.shape)))
   name = enhance.choose_weights(2, "g20d", "direct")
@@ -59,7 +59,7 @@ def test_a_noisy_photo_is_not_made_worse_where_its_noise_is_estimated(data_dir):
 
   def psnrs(noise_std, steps):
     recipe = enhance.Recipe(params, rates, degradation.replace(noise_std=noise_std), 2, 2)
-    return [metrics.psnr_y(solver.super_resolve(p, lr, 2), gt, 2) for p in enhance.adapt(solver, lr, recipe, steps)]
+    return [metrics.psnr_y(adapter.super_resolve(p, lr, 2), gt, 2) for p in enhance.adapt(adapter, lr, recipe, steps)]
 
   before, blindly = psnrs(0.0, [0, 10])
   (told,) = psnrs(noise.estimate(lr), [10])

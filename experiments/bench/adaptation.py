@@ -78,8 +78,8 @@ def main(_):
   for steps in map(int, _STEPS.value):
     rates = np.full(steps, 0.01, np.float32)
 
-    def with_solver(solver, rates=rates):
-      return lambda: solver.super_resolve(solver.adapt(params, lr, degradation, SCALE, rates), lr, SCALE)
+    def with_solver(adapter, rates=rates):
+      return lambda: adapter.super_resolve(adapter.adapt(params, lr, degradation, SCALE, rates), lr, SCALE)
 
     def plain(rates=rates, steps=steps):
       return images.to_uint8(mz.super_resolve(mz.adapt(params, lr, degradation, SCALE, rates, steps), lr, SCALE))

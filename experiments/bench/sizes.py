@@ -45,7 +45,7 @@ def one_way(way: str) -> dict[str, float]:
   params, degradation = weights.load_weights("x2_direct"), kernel_files.load_degradation("g20d")
   rates = np.full(_STEPS.value, 0.01, np.float32)
   sizes = [tuple(map(int, size.split("x"))) for size in _SIZES.value]
-  solver = TiledAdapter(sizes=sizes)
+  adapter = TiledAdapter(sizes=sizes)
   rng = np.random.default_rng(0)
   seconds = []
   for _ in range(2):
@@ -53,11 +53,11 @@ def one_way(way: str) -> dict[str, float]:
     for size in sizes:
       lr = rng.random((*size, 3), np.float32)
       if way == "buckets":
-        solver.super_resolve(solver.adapt(params, lr, degradation, SCALE, rates), lr, SCALE)
+        adapter.super_resolve(adapter.adapt(params, lr, degradation, SCALE, rates), lr, SCALE)
       else:
         images.to_uint8(mz.super_resolve(mz.adapt(params, lr, degradation, SCALE, rates), lr, SCALE))
     seconds.append(time.perf_counter() - start)
-  buckets = {solver.bucket(size) for size in sizes} if way == "buckets" else set(sizes)
+  buckets = {adapter.bucket(size) for size in sizes} if way == "buckets" else set(sizes)
   figures = {"sizes": len(buckets), "programs": len(compiled), "compiling s": sum(compiled)}
   return figures | {"first pass s": seconds[0], "second pass s": seconds[1]}
 

@@ -51,6 +51,11 @@ class Distribution(NamedTuple):
     """Whether any task has noise."""
     return self.noise_std > 0 or self.max_noise_std > 0
 
+  @property
+  def is_one_degradation(self) -> bool:
+    """Whether all tasks have the same kernel, scale and level of noise."""
+    return self.kernel_family == "bicubic" and len(self.degrader.scales) == 1 and self.max_noise_std <= self.noise_std
+
 
 class Task(NamedTuple):
   """What is drawn for a task, or for each of several."""

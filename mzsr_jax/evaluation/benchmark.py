@@ -81,7 +81,7 @@ def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Seq
         raise UserError(f"'{path}' {found}: its truth has {sizes[image][1]}x{sizes[image][0]} pixels")
       paths[kernel, image] = path
 
-  def solve(solver: TiledAdapter, case: Case):
+  def solve(adapter: TiledAdapter, case: Case):
     yield Result(0, images.read_image(paths[case.kernel, case.image]), None)
 
   return Method(name, (0,), solve)
@@ -186,12 +186,12 @@ def _check_size(path: pathlib.Path, gt: images.Pixels, scale: int) -> None:
     raise UserError(f"'{path}' is too small to be scored at scale {scale}: both sides need at least {least} pixels")
 
 
-def lr_image(solver: TiledAdapter, sample: Sample, degradation: Degradation, scale: int) -> np.ndarray:
+def lr_image(adapter: TiledAdapter, sample: Sample, degradation: Degradation, scale: int) -> np.ndarray:
   """The LR image of a sample, given or made with `make_lr`, as float32 in [0, 1]."""
   if sample.lr is not None:
     return images.to_float(sample.lr)
   (size,) = lr_sizes([sample], scale)
-  return images.to_float(make_lr(sample.gt, degradation, scale, solver.bucket(size), solver.devices[0]))
+  return images.to_float(make_lr(sample.gt, degradation, scale, adapter.bucket(size), adapter.devices[0]))
 
 
 def lr_sizes(samples: Iterable[Sample], scale: int) -> list[Size]:
@@ -204,7 +204,7 @@ def run(
     degradations: dict[str, Degradation | None],
     methods: Sequence[Method],
     scale: int,
-    solvers: Sequence[TiledAdapter] | None = None,
+    adapters: Sequence[TiledAdapter] | None = None,
     observe: Callable[[Sample, Case, str, Result], None] | None = None,
 ) -> Iterator[Score]:
   """Scores every method on every image under every degradation, images outermost.
@@ -218,30 +218,30 @@ def run(
       again.
     methods: see `methods.parse` and `outside`.
     scale: whole number.
-    solvers: images are spread over them; default: see `pool.make_adapters`.
+    adapters: images are spread over them; default: see `pool.make_adapters`.
     observe: called with each sample, what a method was given of it, the method's name and its result.
 
   Raises:
     UserError: an adaptation diverged.
   """
-  solvers = solvers or pool.make_adapters(len(samples), sizes=lr_sizes(samples, scale))
+  adapters = adapters or pool.make_adapters(len(samples), sizes=lr_sizes(samples, scale))
   score = functools.partial(_scores, degradations=degradations, methods=methods, scale=scale, observe=observe)
-  for scores in pool.map_images(score, samples, solvers):
+  for scores in pool.map_images(score, samples, adapters):
     yield from scores
 
 
-def _scores(solver: TiledAdapter, sample: Sample, degradations, methods, scale, observe) -> list[Score]:
+def _scores(adapter: TiledAdapter, sample: Sample, degradations, methods, scale, observe) -> list[Score]:
   """All scores of one image."""
   scores = []
   for kernel_name, degradation in degradations.items():
     degradation = degradation or sample.degradation
-    lr = lr_image(solver, sample, degradation, scale)
+    lr = lr_image(adapter, sample, degradation, scale)
     case = Case(sample.name, kernel_name, lr, degradation, scale)
     for method in methods:
-      method.warm_up(solver, case)
+      method.warm_up(adapter, case)
     for method in methods:
       try:
-        for result in method.solve(solver, case):
+        for result in method.solve(adapter, case):
           values = {name: metric(result.sr, sample.gt, scale) for name, metric in metrics.METRICS.items()}
           scores.append(Score(method.name, result.steps, kernel_name, sample.name, values, result.seconds))
           if observe:

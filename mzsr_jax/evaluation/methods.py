@@ -72,14 +72,14 @@ class Method(NamedTuple):
   Attributes:
     name: what it is called.
     steps: numbers of adaptation steps, ascending; (0,) where there is no adaptation.
-    solve: (solver, case) -> a result for each of `steps`.
-    warm_up: (solver, case) compiles what `solve` would have to, so that no result's time holds it.
+    solve: (adapter, case) -> a result for each of `steps`.
+    warm_up: (adapter, case) compiles what `solve` would have to, so that no result's time holds it.
   """
 
   name: str
   steps: tuple[int, ...]
   solve: Callable[[TiledAdapter, Case], Iterator[Result]]
-  warm_up: Callable[[TiledAdapter, Case], None] = lambda solver, case: None
+  warm_up: Callable[[TiledAdapter, Case], None] = lambda adapter, case: None
 
 
 def label(method: str, steps: int) -> str:
@@ -124,12 +124,12 @@ def parse(name: str, steps: Sequence[int], scale: float) -> Method:
 def bicubic() -> Method:
   """Plain bicubic enlargement."""
 
-  def solve(solver: TiledAdapter, case: Case):
+  def solve(adapter: TiledAdapter, case: Case):
     start = time.perf_counter()
-    yield Result(0, solver.super_resolve(None, case.lr, case.scale), time.perf_counter() - start)
+    yield Result(0, adapter.super_resolve(None, case.lr, case.scale), time.perf_counter() - start)
 
-  def warm_up(solver: TiledAdapter, case: Case):
-    solver.warm_up(None, case.lr.shape[:2], case.degradation, case.scale)
+  def warm_up(adapter: TiledAdapter, case: Case):
+    adapter.warm_up(None, case.lr.shape[:2], case.degradation, case.scale)
 
   return Method("bicubic", (0,), solve, warm_up)
 
@@ -148,8 +148,8 @@ def mzsr(
   """
   steps = tuple(sorted(set(steps)))
 
-  def adapted(solver: TiledAdapter, case: Case):
-    states = solver.iterate(params, case.lr, case.degradation, case.scale, inner_lrs, steps[-1])
+  def adapted(adapter: TiledAdapter, case: Case):
+    states = adapter.iterate(params, case.lr, case.degradation, case.scale, inner_lrs, steps[-1])
     return (state for i, (state, _) in enumerate(states) if i in steps)
 
   return _stepping(name, params, steps, adapted, back_projection, inner_lrs)
@@ -161,8 +161,8 @@ def fine_tune(
   """Pretrained parameters, fine-tuned on LR son -> LR image by an optimizer; see `mzsr`."""
   steps = tuple(sorted(set(steps)))
 
-  def adapted(solver: TiledAdapter, case: Case):
-    tuned = itertools.chain([params], solver.fine_tune(params, case.lr, case.degradation, case.scale, optimizer))
+  def adapted(adapter: TiledAdapter, case: Case):
+    tuned = itertools.chain([params], adapter.fine_tune(params, case.lr, case.degradation, case.scale, optimizer))
     for done, wanted in itertools.pairwise([-1, *steps]):
       yield next(itertools.islice(tuned, wanted - done - 1, None))
 
@@ -179,8 +179,8 @@ def _stepping(
 ) -> Method:
   """A method whose network is adapted further and further; each result's time is as if it had been the only one."""
 
-  def solve(solver: TiledAdapter, case: Case):
-    states, adapting = adapted(solver, case), 0.0
+  def solve(adapter: TiledAdapter, case: Case):
+    states, adapting = adapted(adapter, case), 0.0
     for number in steps:
       start = time.perf_counter()
       state = jax.block_until_ready(next(states))
@@ -188,15 +188,15 @@ def _stepping(
       start = time.perf_counter()
       dtype = np.float32 if back_projection else np.uint8
       try:
-        sr = solver.super_resolve(state, case.lr, case.scale, case.degradation, dtype)
+        sr = adapter.super_resolve(state, case.lr, case.scale, case.degradation, dtype)
         if back_projection:
           sr = images.to_uint8(refine.back_project(sr, case.lr, case.degradation, case.scale, back_projection))
       except UserError as e:
         raise UserError(f"after {number} steps, {e}") from e
       yield Result(number, sr, adapting + time.perf_counter() - start)
 
-  def warm_up(solver: TiledAdapter, case: Case):
-    solver.warm_up(params, case.lr.shape[:2], case.degradation, case.scale, inner_lrs)
+  def warm_up(adapter: TiledAdapter, case: Case):
+    adapter.warm_up(params, case.lr.shape[:2], case.degradation, case.scale, inner_lrs)
 
   return Method(name, steps, solve, warm_up)
 
@@ -205,11 +205,11 @@ def _zssr(name: str, options: zssr.Options) -> Method:
   def sr(case: Case, options: zssr.Options) -> images.Pixels:
     return images.to_uint8(zssr.super_resolve(case.lr, case.degradation, case.scale, options=options))
 
-  def solve(solver: TiledAdapter, case: Case):
+  def solve(adapter: TiledAdapter, case: Case):
     start = time.perf_counter()
     yield Result(0, sr(case, options), time.perf_counter() - start)
 
-  def warm_up(solver: TiledAdapter, case: Case):
+  def warm_up(adapter: TiledAdapter, case: Case):
     sr(case, options._replace(max_steps=1))
 
   return Method(name, (0,), solve, warm_up)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -18,7 +18,8 @@ from jaxtyping import Array, Int, PyTree, UInt8
 from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import conditioning, inner_rules, maml, model, sharding, tasks
 from mzsr_jax.core.degradation import Degrader
-from mzsr_jax.core.model import MZSRNet, Params
+from mzsr_jax.core.model import MZSRNet
+from mzsr_jax.core.network import Network, Params
 from mzsr_jax.training import mesh as mesh_lib
 
 Metrics = dict[str, jax.Array]
@@ -126,11 +127,49 @@ def make_step(config: ml_collections.ConfigDict, first_order: bool = False, mesh
   return lambda state, patches, key: jitted(state, place(patches), np.asarray(jax.random.key_data(key)))
 
 
+class _Problem(NamedTuple):
+  """What a config describes, resolved once.
+
+  Attributes:
+    config: see `config`.
+    network: that is trained.
+    distribution: of the tasks.
+    son_degrader: of LR patches, where the inner steps learn from LR sons.
+    batching: of tasks, see `maml.mean_over_tasks`.
+    first_order: drop the gradients of gradients.
+  """
+
+  config: ml_collections.ConfigDict
+  network: Network
+  distribution: tasks.Distribution
+  son_degrader: Degrader | None
+  batching: str
+  first_order: bool
+
+
+def _problem(config: ml_collections.ConfigDict, first_order: bool, platform: str) -> _Problem:
+  c = config.degradation
+  degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
+  distribution = tasks.Distribution(degrader, c.kernels, c.min_variance, c.noise_std, c.max_noise_std)
+  meta = config.stage == "meta"
+  son_degrader = None
+  if meta and config.meta.support == "lr_sons":
+    son_degrader = Degrader(degrader.least_size, c.scales, c.subsample)
+  batching = config.meta.task_batching if meta else "auto"
+  if batching == "auto":
+    batching = "map" if platform == "cpu" else "vmap"
+  return _Problem(config, network(config), distribution, son_degrader, batching, first_order)
+
+
 def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
   """The jitted part of `make_step`, of (state, patches placed by `mesh.patch_placer`, key data)."""
-  local = {"pretrain": _pretrain_gradient, "meta": _meta_gradient}[config.stage]
+  problem = _problem(config, first_order, mesh.devices.flat[0].platform)
+  if config.stage == "meta":
+    local = _meta_gradient
+  else:
+    local = _conditioned_gradient if config.model.conditioned else _pretrain_gradient
   gradient = jax.shard_map(
-      functools.partial(local, config, first_order, mesh.devices.flat[0].platform),
+      functools.partial(local, problem),
       mesh=mesh,
       in_specs=(mesh_lib.REPLICATED, mesh_lib.spec(config), mesh_lib.REPLICATED),
       out_specs=mesh_lib.REPLICATED,
@@ -189,80 +228,66 @@ def _numbers(axes, count: int) -> Int[Array, " count"]:
   return lax.axis_index(axes) * count + jnp.arange(count)
 
 
-def _distribution(config) -> tasks.Distribution:
-  c = config.degradation
-  degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
-  return tasks.Distribution(degrader, c.kernels, c.min_variance, c.noise_std, c.max_noise_std)
-
-
-def _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers):
-  """Support and query of the same patches: LR patches with their sons, and as large a part of the HR patches."""
-  c, distribution = config.degradation, _distribution(config)
-  size = distribution.degrader.least_size
-  son_degrader = Degrader(size, c.scales, c.subsample)
-  support = tasks.sample_lr_sons(key, patches[0], distribution, task_numbers, support_numbers, son_degrader=son_degrader)
-  return support, tasks.sample(key, patches[1], distribution, task_numbers, query_numbers, size)
-
-
-def _pretrain_gradient(config, first_order, platform: str, state: TrainState, patches, key):
+def _pretrain_gradient(problem: _Problem, state: TrainState, patches, key):
   """Gradient of the L1 loss over all patches (Eq. 4)."""
-  del first_order
-  if config.model.conditioned:
-    return _conditioned_gradient(config, platform, state, patches, key)
-  axes, net, c = mesh_lib.AXES, network(config), config.degradation
+  axes, distribution = mesh_lib.AXES, problem.distribution
   numbers = _numbers(axes, patches.shape[0])
-  # Each patch is a task of its own where there is more than one degradation to draw from.
-  if c.kernels != "bicubic" or len(c.scales) > 1 or c.max_noise_std > c.noise_std:
-    pairs = tasks.sample(key, patches[:, None], _distribution(config), numbers, jnp.arange(1))
-  else:
-    pairs = tasks.sample(key, patches[None], _distribution(config), jnp.arange(1), numbers)
+  if distribution.is_one_degradation:
+    pairs = tasks.sample(key, patches[None], distribution, jnp.arange(1), numbers)
+  else:  # each patch is a task of its own
+    pairs = tasks.sample(key, patches[:, None], distribution, numbers, jnp.arange(1))
   inputs, targets = (x.reshape(patches.shape) for x in pairs)
-  loss = lambda learned: lax.pmean(adapt_lib.l1(sharding.vary(learned["params"], axes), inputs, targets, net), axes)
-  value, grads = jax.value_and_grad(loss)(state.learned)
+  loss = lambda learned: adapt_lib.l1(sharding.vary(learned["params"], axes), inputs, targets, problem.network)
+  value, grads = jax.value_and_grad(lambda learned: lax.pmean(loss(learned), axes))(state.learned)
   return (value, {}), grads
 
 
-def _conditioned_gradient(config, platform: str, state: TrainState, patches, key):
+def _conditioned_gradient(problem: _Problem, state: TrainState, patches, key):
   """The same where each patch is a task of its own, with parameters for its own degradation."""
-  axes, net, distribution = mesh_lib.AXES, network(config), _distribution(config)
+  axes = mesh_lib.AXES
   numbers = _numbers(axes, patches.shape[0])
-  pairs = tasks.sample(key, patches[:, None], distribution, numbers, jnp.arange(1))
-  drawn = tasks.sample_degradations(key, distribution, numbers)
+  pairs = tasks.sample(key, patches[:, None], problem.distribution, numbers, jnp.arange(1))
+  drawn = tasks.sample_degradations(key, problem.distribution, numbers)
   learned = sharding.vary(state.learned, axes)
 
   def patch_gradient(task):
     pair, drawn = task
-    loss = lambda learned: adapt_lib.l1(conditioning.start(learned["params"], *drawn), *pair, net)
+    loss = lambda learned: adapt_lib.l1(conditioning.start(learned["params"], *drawn), *pair, problem.network)
     return jax.value_and_grad(loss)(learned)
 
-  value, grads = lax.pmean(maml.mean_over_tasks(patch_gradient, (pairs, drawn), _best_batching(platform)), axes)
+  value, grads = lax.pmean(maml.mean_over_tasks(patch_gradient, (pairs, drawn), problem.batching), axes)
   return (value, {}), grads
 
 
-def _best_batching(platform: str) -> str:
-  return "map" if platform == "cpu" else "vmap"
+def _sample(problem: _Problem, key, patches, task_numbers) -> tuple[tasks.Pairs, tasks.Pairs]:
+  """Support and query. Where the support is of LR sons, both are of the same patches, and the query is cut to their size."""
+  c = problem.config.meta
+  num_support, num_query = (p.shape[1] for p in patches)
+  support_numbers = _numbers("patches", num_support)
+  query_numbers = mesh_lib.patches_per_task(problem.config) - c.query_patches + _numbers("patches", num_query)
+  if problem.son_degrader:
+    support = tasks.sample_lr_sons(
+        key, patches[0], problem.distribution, task_numbers, support_numbers, son_degrader=problem.son_degrader
+    )
+    size = problem.distribution.degrader.least_size
+    return support, tasks.sample(key, patches[1], problem.distribution, task_numbers, query_numbers, size)
+  numbers = jnp.concatenate([support_numbers, query_numbers])
+  both = tasks.sample(key, jnp.concatenate(patches, axis=1), problem.distribution, task_numbers, numbers)
+  return jax.tree.map(lambda x: x[:, :num_support], both), jax.tree.map(lambda x: x[:, num_support:], both)
 
 
-def _meta_gradient(config, first_order, platform: str, state: TrainState, patches, key):
+def _meta_gradient(problem: _Problem, state: TrainState, patches, key):
   """Gradient of the multi-step meta-loss, mean over tasks (Eq. 7); or what Reptile takes for it."""
-  c, net = config.meta, network(config)
+  c = problem.config.meta
   weights = maml.loss_weights(state.step, c.num_inner_steps, c.loss_weights, c.anneal_steps, c.weight_floor)
   fixed_rates = jnp.full((c.num_inner_steps,), c.inner_lr)
-  (num_tasks, num_support), num_query = patches[0].shape[:2], patches[1].shape[1]
-  support_numbers = _numbers("patches", num_support)
-  query_numbers = mesh_lib.patches_per_task(config) - c.query_patches + _numbers("patches", num_query)
-  task_numbers = _numbers("tasks", num_tasks)
-  if c.support == "lr_sons":
-    pairs = _sample_like_meta_test(config, key, patches, task_numbers, support_numbers, query_numbers)
-  else:
-    numbers = jnp.concatenate([support_numbers, query_numbers])
-    both = tasks.sample(key, jnp.concatenate(patches, axis=1), _distribution(config), task_numbers, numbers)
-    pairs = jax.tree.map(lambda x: x[:, :num_support], both), jax.tree.map(lambda x: x[:, num_support:], both)
+  task_numbers = _numbers("tasks", patches[0].shape[0])
+  pairs = _sample(problem, key, patches, task_numbers)
   learned = sharding.vary(state.learned, "tasks")
   inner_lrs = lambda learned: inner_rules.rates_of(c.inner_rule, learned.get("inner_lrs", fixed_rates))
 
   def shared_loss(pair):
-    return lambda params: lax.pmean(adapt_lib.l1(sharding.vary(params, "patches"), *pair, net), "patches")
+    return lambda params: lax.pmean(adapt_lib.l1(sharding.vary(params, "patches"), *pair, problem.network), "patches")
 
   def task_gradient(task):
     (support, query), drawn = task
@@ -280,16 +305,15 @@ def _meta_gradient(config, first_order, platform: str, state: TrainState, patche
           shared_loss(query),
           inner_lrs(learned),
           weights,
-          first_order=first_order,
+          first_order=problem.first_order,
           inner_loop=c.inner_loop,
           remat=c.remat,
       )
 
     return jax.value_and_grad(loss, has_aux=True)(learned)
 
-  batching = _best_batching(platform) if c.task_batching == "auto" else c.task_batching
-  drawn = tasks.sample_degradations(key, _distribution(config), task_numbers)
-  out = maml.mean_over_tasks(task_gradient, (pairs, drawn), batching)
+  drawn = tasks.sample_degradations(key, problem.distribution, task_numbers)
+  out = maml.mean_over_tasks(task_gradient, (pairs, drawn), problem.batching)
   (loss, metrics), grads = lax.pmean(out, "tasks")
   rates = jnp.stack(jax.tree.leaves(state.learned.get("inner_lrs", fixed_rates)))
   return (loss, metrics | {"inner_lrs": rates.mean(axis=0)}), grads

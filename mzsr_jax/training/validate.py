@@ -1,5 +1,6 @@
 """PSNR on held-out images while training goes on."""
 
+import math
 from typing import NamedTuple
 
 import ml_collections
@@ -38,11 +39,12 @@ def make_validator(config: ml_collections.ConfigDict):
   A PSNR is NaN where the adaptation diverges, as it may for a while when training begins.
   """
   degradation = _degradation(config)
-  scale = round(config.degradation.scales[0])
+  scale = config.degradation.scales[0]
+  border = math.ceil(scale)
   steps = (0,) if config.stage == "pretrain" else tuple(sorted({0, 1, config.meta.num_inner_steps}))
   paths = images.find_images(config.run.eval_root) if config.run.eval_root else data.sample_photos()
   truths = [
-      images.crop_to_multiple(images.middle(images.read_image(path), config.run.eval_size), scale)
+      images.crop_to_multiple(images.center_crop(images.read_image(path), config.run.eval_size), border)
       for path in paths[: config.run.eval_images]
   ]
   inputs = [images.to_float(make_lr(truth, degradation, scale)) for truth in truths]
@@ -52,10 +54,11 @@ def make_validator(config: ml_collections.ConfigDict):
   rule = config.meta.inner_rule if config.stage == "meta" else "gradient"
 
   def mean_psnr(srs) -> float:
-    """Of float SR images."""
+    """Of float SR images, which at fractional scales may be larger than the truth by a row or column."""
     if not all(np.isfinite(sr).all() for sr in srs):
       return float("nan")
-    return float(np.mean([metrics.psnr_y(images.to_uint8(sr), gt, scale) for sr, gt in zip(srs, truths)]))
+    pairs = ((images.to_uint8(sr)[: len(gt), : gt.shape[1]], gt) for sr, gt in zip(srs, truths))
+    return float(np.mean([metrics.psnr_y(sr, gt, border) for sr, gt in pairs]))
 
   psnr_bicubic = mean_psnr(bicubics)
 
@@ -66,7 +69,8 @@ def make_validator(config: ml_collections.ConfigDict):
     scalars = {"psnr_bicubic": psnr_bicubic}
     scalars |= {f"psnr_{n}_steps": mean_psnr([srs[n] for srs in results]) for n in steps}
     shown = [images.to_uint8(np.nan_to_num(image)) for image in (bicubics[0], results[0][steps[-1]])]
-    return Validation(scalars, np.concatenate([*shown, truths[0]], axis=1))
+    height, width = truths[0].shape[:2]
+    return Validation(scalars, np.concatenate([*(image[:height, :width] for image in shown), truths[0]], axis=1))
 
   return validate
 

@@ -106,14 +106,14 @@ def test_the_second_step_turns_as_polak_and_ribiere_say_and_downhill_where_that_
 
 def test_an_adaptation_in_stages_remembers_as_one_in_a_whole_does():
   lr = scipy.ndimage.gaussian_filter(np.random.default_rng(0).random((24, 24, 3), np.float32), (1, 1, 0))
-  degradation, params, solver = kernel_files.load_degradation("g20d"), random_params(), TiledAdapter(net=TINY)
+  degradation, params, adapter = kernel_files.load_degradation("g20d"), random_params(), TiledAdapter(net=TINY)
   rates = np.full(4, 0.05, np.float32)
-  whole = solver.adapt(params, lr, degradation, 2, Spectral(rates))
-  *_, (last, _) = solver.iterate(params, lr, degradation, 2, Spectral(rates))
+  whole = adapter.adapt(params, lr, degradation, 2, Spectral(rates))
+  *_, (last, _) = adapter.iterate(params, lr, degradation, 2, Spectral(rates))
   jax.tree.map(np.testing.assert_array_equal, last, whole)
   forgetful = params
   for step in range(4):
-    forgetful = solver.adapt(forgetful, lr, degradation, 2, Spectral(rates[step : step + 1]))
+    forgetful = adapter.adapt(forgetful, lr, degradation, 2, Spectral(rates[step : step + 1]))
   assert max(np.linalg.norm(a - b) for a, b in zip(*map(jax.tree.leaves, (whole, forgetful)))) > 1e-3
 
 
@@ -128,10 +128,10 @@ def test_of_rates_that_are_far_too_large_a_step_still_lowers_the_loss():
 def test_windows_step_as_the_whole_image_does():
   lr, degradation, net = RNG.random((70, 90, 3), np.float32), kernel_files.load_degradation("g20d"), TINY
   params, rates = model.init(jax.random.key(0), net), Spectral(np.float32([0.05, 0.1]))
-  solver = TiledAdapter(net=net)
-  solver.limit_tiles(40)
+  adapter = TiledAdapter(net=net)
+  adapter.limit_tiles(40)
   expected = adapt_lib.adapt(params, lr, degradation, 2, rates, model=net)
-  adapted = solver.adapt(params, lr, degradation, 2, rates)
+  adapted = adapter.adapt(params, lr, degradation, 2, rates)
   for a, b, start in zip(*map(jax.tree.leaves, (adapted, expected, params)), strict=True):
     assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b - start)
 

@@ -42,9 +42,9 @@ def noise(height, width):
   return np.random.default_rng(0).random((height, width, 3), np.float32)
 
 
-def assembled(solver_, params, lr, scale, degradation=None):
+def assembled(adapter, params, lr, scale, degradation=None):
   sr = np.full((*mz.enlarge(lr, scale).shape[:2], 3), np.nan, np.float32)
-  for rows, columns, window in solver_.enlarge(params, lr, scale, degradation):
+  for rows, columns, window in adapter.enlarge(params, lr, scale, degradation):
     assert np.isnan(sr[rows, columns]).all(), "cores overlap"
     sr[rows, columns] = window
   return sr
@@ -116,14 +116,14 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   assert len(set(BENCHMARK_SIZES)) > 10
   programs = (tiled._add, tiled._run, tiled._degrade)
   before = [program._cache_size() for program in programs]
-  solver_ = TiledAdapter(sizes=BENCHMARK_SIZES, net=tiny)
+  adapter = TiledAdapter(sizes=BENCHMARK_SIZES, net=tiny)
   for i, size in enumerate(BENCHMARK_SIZES):
     degradation = kernel_files.load_degradation(kernel_files.NAMES[i % len(kernel_files.NAMES)], "direct")
     rates = np.linspace(0.01, 0.02 + i, 4, dtype=np.float32) / 9
-    solver_.trajectory(params, noise(*size), degradation, [i % 2, 2 + i % 3], 2, rates)
+    adapter.trajectory(params, noise(*size), degradation, [i % 2, 2 + i % 3], 2, rates)
   compiled = [program._cache_size() - n for program, n in zip(programs, before)]
   assert all(0 < n <= 4 for n in compiled), compiled
-  padded = sum(np.prod(solver_.bucket(size)) for size in BENCHMARK_SIZES) / sum(np.prod(size) for size in BENCHMARK_SIZES)
+  padded = sum(np.prod(adapter.bucket(size)) for size in BENCHMARK_SIZES) / sum(np.prod(size) for size in BENCHMARK_SIZES)
   assert padded < 1.25
 
 
@@ -174,19 +174,19 @@ def test_a_limit_below_the_smallest_window_is_refused():
 def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
   busy, lock = set(), threading.Lock()
 
-  def work(solver_, item):
+  def work(adapter, item):
     with lock:
-      assert solver_ not in busy
-      busy.add(solver_)
+      assert adapter not in busy
+      busy.add(adapter)
     threading.Event().wait(0.01 * (item % 3))
     with lock:
-      busy.remove(solver_)
-    return solver_, item
+      busy.remove(adapter)
+    return adapter, item
 
   results = list(pool.map_images(work, range(12), ["a", "b", "c"]))
   assert [item for _, item in results] == list(range(12)) and {s for s, _ in results} == {"a", "b", "c"}
 
-  def fails(solver_, item):
+  def fails(adapter, item):
     raise UserError(str(item))
 
   with pytest.raises(UserError, match="0"):
@@ -196,7 +196,7 @@ def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
 def test_a_solver_for_each_device_gives_the_same(params):
   lr, degradation = noise(20, 24), kernel_files.load_degradation("g20d")
   each = [TiledAdapter([device], net=NET) for device in jax.devices()[:2]]
-  work = lambda solver_, lr: solver_.trajectory(params, lr, degradation, [2], 2, RATES)[2]
+  work = lambda adapter, lr: adapter.trajectory(params, lr, degradation, [2], 2, RATES)[2]
   first, second = pool.map_images(work, [lr, lr], each)
   np.testing.assert_array_equal(first, second)
 
