@@ -70,6 +70,16 @@ def test_noise_of_the_lr_patches_is_the_same_for_support_and_query():
   assert float(np.abs(lr - sons((2.0,), "direct", family="bicubic")[1].targets).mean()) > 0.03
 
 
+def test_sons_are_as_noisy_as_their_fathers_with_noise_of_their_own():
+  options = dict(noise=0.1, family="bicubic")
+  _, noisy = sons((2.0,), "direct", **options)
+  size = noisy.targets.shape[2]
+  without = [np.clip(degradation.degrade(lr, np.ones((1, 1)), 2, "direct"), 0, 1) for lr in noisy.targets]
+  without = np.stack([degradation.enlarge(son, 2, (size, size)) for son in without])
+  # Interpolation and clipping take some of the noise away.
+  assert 0.05 < float((noisy.inputs - without).std()) < 0.1
+
+
 def test_parts_are_cut_from_input_and_target_alike_and_anywhere():
   hr, whole = draw(tasks.sample, (2.0,), "direct")
   _, parts = draw(tasks.sample, (2.0,), "direct", None, None, 8)

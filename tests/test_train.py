@@ -64,7 +64,7 @@ def leaves(state):
 
 @pytest.mark.parametrize("module", CONFIGS, ids=lambda m: m.__name__.split(".")[-1])
 def test_every_config_makes_steps(module, tmp_path):
-  """At the network's real size, full and smoke variants being the same code; one tiny step of each."""
+  """One tiny step of each; full and smoke variants are the same code."""
   config = tiny(module)
   state = step_lib.init_state(config, step_lib.init_params(config))
   patches = jnp.asarray(np.random.default_rng(0).integers(0, 256, (step_lib.patches_per_step(config), 16, 16, 3)), jnp.uint8)
