@@ -159,7 +159,7 @@ def define_memory_flag() -> None:
   """Defines the flag that `memory_limit` reads."""
   flags.DEFINE_float(
       "memory_limit", None, "GiB that the program may use on a CPU, or on all accelerators together; large images are worked "
-      "on in smaller windows (default: 4 on a CPU, half of an accelerator's memory)", lower_bound=0,
+      "on in smaller tiles (default: 4 on a CPU, half of an accelerator's memory)", lower_bound=0,
   )
 
 
@@ -198,7 +198,7 @@ def use_compilation_cache() -> None:
 
 
 def memory_limit(lr_pixels: int, scale: float, pictures: int = 1) -> float | None:
-  """--memory_limit as `TiledAdapter` takes it, in bytes for windows; None leaves the choice to it.
+  """--memory_limit as `TiledAdapter` takes it, in bytes for tiles; None leaves the choice to it.
 
   Args:
     lr_pixels: of the largest LR image.

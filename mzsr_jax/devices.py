@@ -1,4 +1,4 @@
-"""What must be said to JAX before it starts: CPU cores as devices, and several processes as one program."""
+"""Settings that JAX needs before it starts: CPU cores as devices, several processes as one program."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Finding files by extension; writing them whole or not at all, never over what is there unless told to; locking folders."""
+"""Finding files by extension; writing them whole or not at all, never over an existing file unasked; locking folders."""
 
 import contextlib
 import os

@@ -98,7 +98,7 @@ def crop_to_multiple(image: Pixels, scale: int) -> Pixels:
 
 
 def center_crop(image: Pixels, side: int) -> Pixels:
-  """The square in the middle, or what there is of it."""
+  """The square in the middle; a shorter side is kept whole."""
   top, left = (max(length - side, 0) // 2 for length in image.shape[:2])
   return image[top : top + side, left : left + side]
 

@@ -42,7 +42,7 @@ def is_shipped(name: str) -> bool:
 
 
 def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
-  """The file behind a shipped name or a path, after `SPECTRAL` or not. Raises UserError where there is none."""
+  """The file behind a shipped name or a path, after `SPECTRAL` or not. Raises UserError where it is missing."""
   name = os.fspath(name_or_path).removeprefix(SPECTRAL)
   shipped = SHIPPED / f"{name}{SUFFIX}"
   if shipped.is_file():
@@ -146,7 +146,7 @@ def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
 
 
 def load_arrays(name_or_path: str | os.PathLike) -> dict:
-  """All that a file holds, of whatever network, as a nested dict. Raises UserError where there is none, or it is damaged."""
+  """All that a file holds, of whatever network, as a nested dict. Raises UserError where it is missing or damaged."""
   return _nest(_read(resolve(name_or_path))[0])
 
 

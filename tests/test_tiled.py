@@ -156,6 +156,13 @@ def test_fine_tuning_by_sgd_is_adaptation_and_by_adam_is_optax(windowed, params)
   assert difference(tuned, params) > 1e-2
 
 
+def test_without_steps_there_is_nothing_to_adapt(windowed, params):
+  degradation = kernel_files.load_degradation("g20d")
+  windowed.warm_up(params, (20, 24), degradation, 2, np.zeros(0, np.float32))
+  adapted = windowed.adapt(params, noise(20, 24), degradation, 2, RATES, 0)
+  assert difference(adapted, params) == 0
+
+
 def test_progress_adds_up_to_the_work(windowed, params):
   passes = []
   windowed.on_progress = passes.append

@@ -1,9 +1,8 @@
-"""A start for each degradation: parameters that depend on what the meta-test is told of an image (beyond the paper).
+"""Parameters that depend on the degradation: a start of its own for each (beyond the paper).
 
 Conditioned parameters are those of the network with one more entry, `KEY`, which says how its convolutions change with
 kernel, scale and noise: their weights are multiplied for each place and channel that they see and for each output, their
-biases moved. What `start` makes of them has the shape of the network's own parameters, so that nothing after it knows of
-this. Pure functions.
+biases moved. `start` makes parameters of the network's own shape: no code after it knows of conditioning. Pure functions.
 """
 
 import jax
@@ -82,7 +81,7 @@ def _start(params: Params, kernel: Float[Array, "k k"], scale: Float[Array, ""],
 def describe(
     kernel: Float[Array, "k k"], scale: Float[ArrayLike, ""], noise_std: Float[ArrayLike, ""] = 0.0
 ) -> Float[Array, " 5"]:
-  """What the parameters depend on: the square root of the kernel's covariance matrix, the scale factor and the noise.
+  """What the parameters depend on: square root of the kernel's covariance matrix, scale factor and noise.
 
   Returns:
     (horizontal, vertical, mixed, scale, noise), the first two in HR pixels less `_MIDDLE`, the scale less 2, the noise from 0

@@ -1,7 +1,7 @@
 """The one degradation model, I_LR = (I_HR * k) down_s + n (Eq. 1), and the bicubic enlargement that precedes the network.
 
 Training pairs, LR sons and synthesised benchmarks all come from here. Images are (..., H, W, C) float in [0, 1];
-nothing is clipped unless said. All functions are linear in the image, differentiable in image and kernel, and may be
+nothing is clipped unless stated. All functions are linear in the image, differentiable in image and kernel, and may be
 jitted and vmapped; sizes, scales and subsampling are static.
 """
 

@@ -1,6 +1,6 @@
-"""How the inner loop steps: along the gradient, or by conjugate gradients under the spectral norm with a line search.
+"""Inner rules: gradient steps, or conjugate gradients under the spectral norm with a line search.
 
-Wherever learning rates are taken, plain ones ask for gradient steps, and `Spectral` ones for the other kind.
+Wherever learning rates are taken, plain ones ask for gradient steps, and `Spectral` ones for the other rule.
 """
 
 from collections.abc import Callable
@@ -140,7 +140,7 @@ def parabolic_line_search(change: PyTree, gradient: PyTree, value: Float[ArrayLi
   """
   slope = _dot(gradient, change)  # by which the loss would fall along a straight line
   bend = tried - value + slope
-  long = bend <= slope / (2 * MAX_STEP_SCALE)  # NaN makes NaN, which is told from a step that came to nothing
+  long = bend <= slope / (2 * MAX_STEP_SCALE)  # NaN stays NaN, so that it is not taken for a step of length 0
   length = jnp.where(long, MAX_STEP_SCALE, slope / (2 * jnp.where(long, 1, bend)))
   return jax.tree.map(lambda c: length * c, change)
 

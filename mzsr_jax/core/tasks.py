@@ -88,8 +88,8 @@ def sample(
     key: jax.random key.
     patches: uint8 HR patches; the N of a task share one kernel and one scale.
     distribution: of the tasks.
-    task_numbers: of the tasks, where these are a part of all: what is drawn depends on key and numbers alone.
-    patch_numbers: of the patches within their task, likewise.
+    task_numbers: of the tasks, where these are a part of all. The draws depend on key and numbers alone.
+    patch_numbers: of the patches within their task, where these are a part of all.
     size: keep a random square of that many pixels of each pair; None keeps all.
   """
 

@@ -112,7 +112,7 @@ def free_port(host: str, port: int) -> int:
   """`port`, or the next one that is free; any free one for 0.
 
   Raises:
-    UserError: there is none, or `host` is no address of this machine.
+    UserError: no port is free, or `host` is not an address of this machine.
   """
   for candidate in range(port, min(port + _TRIED_PORTS, 65536)) if port else [0]:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as attempt:

@@ -42,7 +42,7 @@ _GAUSSIAN = "gaussian:"
 EXAMPLE_KERNEL = "g20d"
 _MAX_KERNEL = 101  # pixels a side: a job can be stopped between pieces of work alone, and each grows with the kernel
 _PREVIEW_SIDE = 1000  # pixels
-_SLOW_PICTURE = 4.0  # seconds: where the picture of a step takes longer, the next steps are told of without one
+_SLOW_PICTURE = 4.0  # seconds: where the picture of a step takes longer, later steps get none
 MAX_WAITING = 8  # jobs
 _LOST = 0.2  # mean difference from the bicubic picture that no result has which still shows the photo
 
@@ -91,7 +91,7 @@ class JobRequest(NamedTuple):
 
 
 class JobStatus(NamedTuple):
-  """What there is to see at some time of a job. Files are those of the visit, and pictures are PNG files.
+  """What a page shows of a job. Files are those of the visit, and pictures are PNG files.
 
   Attributes:
     status: a line.
@@ -158,7 +158,7 @@ class JobManager:
     """A line about a photo, and a picture of it; in place of those that the page gave before.
 
     Raises:
-      UserError: the photo is none, or too large.
+      UserError: the file is not a photo, or too large.
     """
     visit = self._visit(visit_id)
     self._keep(visit, path, "photo")
@@ -226,19 +226,19 @@ class JobManager:
         done = view.result is not None
         yield view
     except UserError as e:
-      said = str(e).replace(f"{wanted.photo}", getattr(wanted.photo, "name", ""))
-      said = said.replace(f"{wanted.kernel_file}", getattr(wanted.kernel_file, "name", ""))
+      reason = str(e).replace(f"{wanted.photo}", getattr(wanted.photo, "name", ""))
+      reason = reason.replace(f"{wanted.kernel_file}", getattr(wanted.kernel_file, "name", ""))
     except _Stopped as e:
-      said = str(e)
-    except Exception:  # the page goes on, and whoever runs it reads the rest
+      reason = str(e)
+    except Exception:  # the page goes on; the log has the rest
       logging.exception("a job failed")
-      said = "the program failed at this photo: its log says more"
+      reason = "the program failed at this photo: its log says more"
     finally:
       if self._visits.get(visit_id) is not visit:
         self._delete(visit)
       elif not done:
         shutil.rmtree(job, ignore_errors=True)
-    yield JobStatus(said, failed=True)
+    yield JobStatus(reason, failed=True)
 
   @contextlib.contextmanager
   def _turn(self, visit: _Visit) -> Iterator[None]:

@@ -62,7 +62,7 @@ def _page(manager: JobManager) -> gr.Blocks:
       with gr.Column(scale=2, min_width=320):
         photo = gr.File(label="Photo", file_types=list(images.FORMATS), height=130, elem_id="photo")
         example = gr.Button("Try an example", size="sm", elem_id="example")
-        choices = [(told, name) for name, told in jobs.KERNELS.items()]
+        choices = [(label, name) for name, label in jobs.KERNELS.items()]
         kernel = gr.Dropdown(choices, value=jobs.AUTO, label="Kernel: the photo's blur", elem_id="kernel_name")
         gaussian = gr.Textbox(
             label="Variance, in pixels² of the result", placeholder="2.5, or 4x1x-0.5 with an angle", visible=False
@@ -149,15 +149,15 @@ def _page(manager: JobManager) -> gr.Blocks:
       except UserError as e:
         yield {status: _status(str(e), True)}
         return
-      for told in manager.run(request.session_hash, wanted):
-        changes = {status: _status(told.status, told.failed), result: update(told.result)}
-        if told.pair:
+      for job_status in manager.run(request.session_hash, wanted):
+        changes = {status: _status(job_status.status, job_status.failed), result: update(job_status.result)}
+        if job_status.pair:
           changes |= {nothing: gr.update(visible=False), preview: hidden}
-          changes |= {slider: gr.update(value=tuple(map(str, told.pair)), visible=True)}
-          changes |= {about: gr.update(visible=True), picture: str(told.kernel), matrix: update(told.kernel_file)}
-          facts = {"Kernel": told.kernel_text, "Noise": told.noise_text}
+          changes |= {slider: gr.update(value=tuple(map(str, job_status.pair)), visible=True)}
+          changes |= {about: gr.update(visible=True), picture: str(job_status.kernel), matrix: update(job_status.kernel_file)}
+          facts = {"Kernel": job_status.kernel_text, "Noise": job_status.noise_text}
           changes |= {text: "".join(f"<p><b>{name}</b><br>{html.escape(fact)}</p>" for name, fact in facts.items())}
-        elif told.failed:
+        elif job_status.failed:
           changes |= nothing_made
         yield changes
 

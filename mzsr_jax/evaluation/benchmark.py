@@ -148,7 +148,7 @@ _MAY_DIFFER = "names may differ in their extension and an end such as _GT, _HR, 
 
 
 def _by_name(folder: str | pathlib.Path, results: bool = False, find=images.find_images) -> dict[str, pathlib.Path]:
-  """What `find` finds under a folder, by `Sample.name`; with `results`, a scale at its end (_x2) is none of the name either."""
+  """The files that `find` finds, by `Sample.name`; with `results`, a scale at the end (_x2) does not belong to the name."""
   end = rf"{'(_x[0-9]+)?' if results else ''}(_(gt|hr|lr|sr))?$"
   files: dict[str, pathlib.Path] = {}
   for path in find(folder):
@@ -306,7 +306,7 @@ def differences(results: Sequence[dict[str, Any]], reference: str, metric: str) 
 
   Returns:
     Dictionaries of label, kernel, metric, the mean difference over images, and low and high, the ends of its 95% interval by
-    bootstrap over images (percentiles, which few images do not make undefined). None stands for what there is not: the
+    bootstrap over images (percentiles, which few images do not make undefined). None stands for what is undefined: the
     interval of one image, a difference of infinite values.
   """
   import scipy.stats  # here, since it takes a second that few need
@@ -329,7 +329,7 @@ def differences(results: Sequence[dict[str, Any]], reference: str, metric: str) 
 
 
 def difference_text(row: dict[str, Any]) -> str:
-  """One of `differences` as text: "+0.12 [-0.03, +0.30]"; "?" for what there is not."""
+  """One of `differences` as text: "+0.12 [-0.03, +0.30]"; "?" for what is undefined."""
   digits = 4 if row["metric"] in _FINE else 2
   show = lambda value: "?" if value is None else f"{value:+.{digits}f}"
   return f"{show(row['mean'])} [{show(row['low'])}, {show(row['high'])}]"

@@ -2,7 +2,7 @@
 
 A random part of the image, turned, flipped and resized, is a father; degraded by the image's own kernel it gives a son; the
 network learns son -> father by Adam. The learning rate falls when the error of making the image from its own son stops
-falling. Settings are those of the authors' code; what differs is said where it does.
+falling. Settings are those of the authors' code; comments name each difference.
 """
 
 import functools

@@ -159,8 +159,8 @@ def _run(params, batch, *, mesh: Mesh, net: MZSRNet):
 
 
 @jax.jit
-def _degrade(window, kernel, rows, columns):
-  return degradation.resample(degradation.correlate(window, kernel), rows, columns)
+def _degrade(tile, kernel, rows, columns):
+  return degradation.resample(degradation.correlate(tile, kernel), rows, columns)
 
 
 def degrade(
@@ -196,8 +196,8 @@ def degrade(
           resize.mirror(np.arange(b.start - reach, b.start + b.matrix.shape[1] + reach), length)
           for b, length in zip(blocks, image.shape)
       ]
-      window = image[np.ix_(*taken)].astype(dtype)
-      made = _degrade(window, kernel, *(b.matrix.astype(dtype) for b in blocks))
+      tile = image[np.ix_(*taken)].astype(dtype)
+      made = _degrade(tile, kernel, *(b.matrix.astype(dtype) for b in blocks))
       (top, bottom), (left, right) = ((s.first, s.stop) for s in spans)
       out[top:bottom, left:right] = np.asarray(made)[: bottom - top, : right - left]
   return out
@@ -440,7 +440,7 @@ class TiledAdapter:
   ) -> None:
     """Compiles what LR images of `size` and a degradation need, where it is not yet; without `params`, to enlarge alone.
 
-    Of the rates it matters only which kind of step they ask for.
+    Of the rates, only the rule matters: gradient steps or `Spectral`.
     """
     side = max(len(degradation.kernel), EVALUATION_SIZE)
     key = (params is None, self.bucket(size), degradation.subsample, side, scale, isinstance(inner_lrs, Spectral))
@@ -448,7 +448,8 @@ class TiledAdapter:
       self._warm.add(key)
       lr = np.zeros((*size, 3), np.float32)
       if params is not None:
-        params = self.adapt(params, lr, degradation, scale, inner_lrs, 1)
+        steps = min(1, np.size(jax.tree.leaves(inner_lrs)[0]))
+        params = self.adapt(params, lr, degradation, scale, inner_lrs, steps)
       collections.deque(self.enlarge(params, lr, scale), maxlen=0)
 
   def limit_tiles(self, side: int) -> None:

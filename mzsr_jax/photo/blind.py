@@ -21,7 +21,7 @@ from mzsr_jax.photo import kernel_net
 from mzsr_jax.photo.kernel_net import Gaussian, Prediction
 
 _UNSURE = 0.25  # relative error of a width from which on the text says so
-_UNTOLD = 0.5  # radians, error of the angle likewise
+_UNTOLD = 0.5  # radians, error of the angle from which on the text gives no angle
 _SHOWN = 200  # pixels, side of the picture of a kernel
 
 
@@ -62,7 +62,7 @@ def estimate(lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str = "dir
   if not low <= scale <= high:
     raise UserError(f"scale {scale:g}: the kernel can be estimated for scales from {low:g} to {high:g} only")
   if subsample not in kernels.SUBSAMPLINGS:
-    raise UserError(f"'{subsample}' is none of {', '.join(kernels.SUBSAMPLINGS)}")
+    raise UserError(f"unknown subsampling '{subsample}': use one of {', '.join(kernels.SUBSAMPLINGS)}")
   lr = lr.astype(np.float32)
   if not len(kernel_net.patches(kernel_net.luma(lr), most=1)):
     return _regressed(kernel_net.prior(scale), scale, "the image has no edges to tell its blur by, so a likely one: ")

@@ -174,7 +174,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     try:
       source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
       return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):  # a profile that is none: as programs do that know no profiles
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile is ignored, as by programs that know no profiles
       pass
   return image.convert("RGB")
 

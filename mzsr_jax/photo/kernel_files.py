@@ -152,7 +152,7 @@ def _warn(line: str) -> None:
 
 
 def _picture(path: pathlib.Path) -> Float[np.ndarray, "h w"]:
-  """Gray levels of an image of a kernel, in [0, 1]. Raises UserError for what is none."""
+  """Gray levels of an image of a kernel, in [0, 1]. Raises UserError where it is not one."""
   height, width = images.image_size(path) or (0, 0)
   if max(height, width) > _MAX_PICTURE:
     raise UserError(f"'{path}' is {width}x{height}: a picture of a kernel may have at most {_MAX_PICTURE} pixels a side, each "

@@ -121,7 +121,7 @@ def _gradients(luma: Float[Array, "n p p"]) -> tuple[Float[Array, "n p p 2"], Fl
 
 
 def condition(scale: float, subsample: str) -> Float[np.ndarray, "2"]:
-  """What the network is told of how an image was subsampled; scales beyond `SCALES` as the nearest of them."""
+  """Scale and subsampling as the network takes them; scales beyond `SCALES` count as the nearest of them."""
   sign = {"direct": -1.0, "bicubic": 1.0}[subsample]
   return np.float32([np.clip(scale, SCALES[0], SCALES[-1]) - 3, sign])
 
@@ -140,7 +140,7 @@ _apply = jax.jit(apply)
 
 
 def luma(rgb: Float[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w"]:
-  """Full-range luma, or of a device's array likewise."""
+  """Full-range luma of an array on the host or on a device."""
   return rgb @ _LUMA
 
 

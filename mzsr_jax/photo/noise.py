@@ -14,7 +14,7 @@ from mzsr_jax import images
 
 _SIDE = 8  # pixels of a patch
 _MOST = 30_000  # patches
-_LEAST = 500  # patches: a covariance of 64 numbers is not told by many fewer
+_LEAST = 500  # patches: fewer do not determine a covariance of 64 numbers
 _ROUNDING = (1 / 255) ** 2 / 12  # variance of what 8 bits take off
 _BLOCK = 8  # pixels, side of what JPEG transforms
 _BLOCKS = 10_000  # at most

@@ -85,7 +85,7 @@ class Turn(NamedTuple):
 
 
 def turns(degradation: Degradation, scale: Factors) -> Iterator[Turn]:
-  """The symmetries that leave kernel and scale as they are: a network for this degradation is none for others."""
+  """The symmetries that do not change kernel and scale: the network was adapted to this degradation alone."""
   factors = per_axis(scale)
   for transposed, *flipped in itertools.product((False, True), repeat=3):
     turn = Turn(transposed, tuple(flipped))
@@ -95,7 +95,7 @@ def turns(degradation: Degradation, scale: Factors) -> Iterator[Turn]:
 
 
 def turned_offset(turn: Turn, degradation: Degradation, size: tuple[int, int], scale: Factors) -> tuple[float, float]:
-  """Where a turned LR image lies on its turned HR image: what `degradation.enlarge` has to be told, HR pixels.
+  """Where a turned LR image lies on its turned HR image: the `offset` for `degradation.enlarge`, HR pixels.
 
   Direct subsampling takes the first of every s pixels, so the last one of the flipped image.
 

@@ -118,7 +118,7 @@ class Checkpoints:
         self._unwritten = self._failure = None
 
   def _report(self, error: Exception) -> None:
-    shutil.rmtree(self.directory / f"{self._unwritten}.orbax-checkpoint-tmp", ignore_errors=True)  # what there is of it
+    shutil.rmtree(self.directory / f"{self._unwritten}.orbax-checkpoint-tmp", ignore_errors=True)  # a part of it
     reason = " ".join(str(error).split())[:200]
     kept = f"the newest one is of step {self.latest}" if self.latest is not None else "there is none yet"
     self._failure = f"the checkpoint of step {self._unwritten} could not be written to '{self.directory}' ({reason}); {kept}"

@@ -298,7 +298,7 @@ def _check_workdir(config, workdir: pathlib.Path) -> None:
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """The config that a workdir was begun with. Raises UserError where there is none that this version understands."""
+  """The config that a workdir was begun with. Raises UserError where it is missing or of another version."""
   path = workdir / CONFIG_NAME
   try:
     config = ml_collections.ConfigDict(json.loads(path.read_text())["config"])

@@ -219,8 +219,8 @@ def _compiler_options(platform: str) -> dict[str, str]:
 
 
 # The functions below run on every device, on its share of the patches, under jax.shard_map. A loss is made the mean over an
-# axis of devices inside the function that is differentiated, as lax.pmean of a loss of parameters that were told to vary
-# along it: the derivatives of that, of every order, are then sums over devices where they have to be.
+# axis of devices inside the function that is differentiated, as lax.pmean of a loss of parameters that vary along it
+# (`sharding.vary`): derivatives of every order are then summed over devices.
 
 
 def _numbers(axes, count: int) -> Int[Array, " count"]:
