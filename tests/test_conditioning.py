@@ -153,10 +153,17 @@ def test_all_ways_of_training_move_what_depends_on_the_kernel(name):
   module, changes = CASES[name]
   config = tiny(module, **{"model.conditioned": True, "optimizer.learning_rate": 1e-3, **changes})
   state = step_lib.init_state(config, step_lib.init_params(config))
+  before = jax.device_get(state.learned["params"])  # steps use up arrays
   patches = np.random.default_rng(0).integers(0, 256, (step_lib.patches_per_step(config), 16, 16, 3), np.uint8)
   state, metrics = step_lib.make_step(config)(state, patches, jax.random.key(0))
-  changes = state.learned["params"][conditioning.KEY]["changes"]
-  assert all(np.abs(change).max() > 0 for change in jax.tree.leaves(changes)) and np.isfinite(metrics["loss"])
+  learned = jax.device_get(state.learned["params"])
+  changes = learned[conditioning.KEY]["changes"]
+  rate = 1e-3  # an update of Adam, and as large a one of Muon, is about its rate
+  assert all(0.01 * rate < np.abs(change).max() < 20 * rate for change in jax.tree.leaves(changes))
+  wide, narrow = (kernel_files.load_degradation(kernel) for kernel in ("g20d", "g02d"))
+  starts = [conditioning.start(learned, kernel, 2) for kernel in (wide, narrow)]
+  assert gap(*starts) > 0.1 * rate and gap(starts[0], conditioning.network(before)) > 0.1 * rate
+  assert np.isfinite(metrics["loss"])
 
 
 def test_a_blind_step_is_the_mean_over_patches_of_each_ones_gradient():

@@ -262,7 +262,7 @@ def _main(monkeypatch, *args):
 
 def test_steps_that_are_proposed_with_a_kernel():
   choices = [("bicubic", 10), ("bicubic", 3), ("g20d", 0), ("g20d", 3), ("auto", 10)]
-  assert [jobs.steps_for(*choice) for choice in choices] == [0, 0, 10, 3, 10]
+  assert [jobs.steps_for(name, 2, count) for name, count in choices] == [0, 0, 10, 3, 10]
 
 
 def test_wrong_flags_and_no_gradio(monkeypatch, capsys):
@@ -295,6 +295,14 @@ def test_a_port_that_is_taken():
     assert demo.free_port("127.0.0.1", port) > port
   with pytest.raises(ValueError, match="no address of this machine"):
     demo.free_port("192.0.2.1", 7860)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "bicubic", "g20d", "g13b"])
+def test_steps_are_proposed_where_the_weights_of_any_scale_gain_by_them(kernel):
+  subsample = "direct" if kernel == "auto" else kernel_files.load_degradation(kernel).subsample
+  for scale in (1.5, 2, 2.5, 3, 3.1, 4):
+    loaded = weights.load(enhance.choose_weights(scale, kernel, subsample))
+    assert (jobs.steps_for(kernel, scale, 0) > 0) == enhance.benefits_from_adaptation(loaded), scale
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,13 @@ def test_a_table_stands_beside_the_papers(folder, tmp_path):
   done = run("tables", folder, out, "--table=5", "--set=Set5")
   assert done.returncode == 0, done.stderr
   report = json.loads(out.read_text())
-  assert {r["method"] for r in report["results"]} >= {"bicubic"} and len(report["results"][0]["images"]) == 2
+  lines = [(r["method"], r["steps"]) for r in report["results"]]
+  assert {("bicubic", 0), ("x4_direct", 1), ("spectral:multiscale", 10)} <= set(lines)
+  assert {("spectral:conditioned_multiscale", steps) for steps in (0, 1)} <= set(lines)
+  assert all(len(r["images"]) == 2 for r in report["results"])
   table = out.with_suffix(".md").read_text()
-  assert "| paper: MZSR (10) | 30.50 / 0.8704 |" in table and f"{report['results'][0]['psnr']:.2f}" in table
+  assert "| paper: MZSR (10) | 30.50 / 0.8704 |" in table
+  assert all(f"{r['psnr']:.2f} / {r['ssim']:.4f}" in table for r in report["results"])
   again = run("tables", folder, out, "--table=5")
   assert again.returncode == 2 and "--overwrite" in again.stderr
 

@@ -1,5 +1,8 @@
 """What the shipped weights are worth, on the authors' own LR images."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,17 @@ from mzsr_jax import images, weights
 from mzsr_jax.evaluation import benchmark, methods, metrics
 from mzsr_jax.inference.tiled import TiledAdapter, degrade
 from mzsr_jax.photo import enhance, kernel_files, noise
+
+CELLS = json.loads((pathlib.Path(__file__).parent / "shipped.json").read_text())
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell['method']}-{cell['kernel']}-x{cell['scale']}")
+def test_headline_results_are_what_they_were(data_dir, optimised, cell):
+  samples = [s for s in benchmark.load_hr(data_dir / "Set5" / "GT", cell["scale"]) if s.name == cell["image"]]
+  method = methods.parse(cell["method"], (cell["steps"],), cell["scale"])
+  degradations = {cell["kernel"]: kernel_files.load_degradation(cell["kernel"])}
+  (result,) = benchmark.summarise(benchmark.run(samples, degradations, [method], cell["scale"]), cell["scale"])
+  assert result["psnr"] == pytest.approx(cell["psnr"], abs=0.05)
 
 
 def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):

@@ -15,6 +15,8 @@ from mzsr_jax import images, upscale, weights
 from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import degradation, model
 from mzsr_jax.core.kernels import Degradation
+from mzsr_jax.evaluation import benchmark, metrics
+from mzsr_jax.inference.tiled import make_lr
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo import kernel_files, noise
 
@@ -73,6 +75,20 @@ def test_the_shift_of_the_kernel_is_made_up_for_where_asked(monkeypatch, small, 
     assert np.abs(read(shift) - expected).max() < 0.51
   left = slice(-24, None), slice(28)
   np.testing.assert_array_equal(read("ignore_side")[left], read("centre_of_mass_side")[left])  # bicubic knows no kernel
+
+
+def test_the_default_command_restores_what_was_blurred(monkeypatch, capsys, data_dir, tmp_path, optimised):
+  """Kernel and noise estimated, weights and steps by default."""
+  (gt,) = (s.gt for s in benchmark.load_hr(data_dir / "Set5" / "GT", 2) if s.name == "butterfly")
+  gt = images.center_crop(gt, 192)
+  lr = make_lr(gt, kernel_files.load_degradation("g20d"), 2)
+  images.write_png(tmp_path / "photo.png", lr)
+  args = ["-i", tmp_path / "photo.png", "-o", tmp_path / "out.png"]
+  assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *args, arguments=10**6) == 0
+  assert "10 steps" in capsys.readouterr().out
+  psnr = metrics.psnr_y(images.read_image(tmp_path / "out.png"), gt, 2)
+  bicubic = metrics.psnr_y(images.to_uint8(np.asarray(degradation.enlarge(images.to_float(lr), 2))), gt, 2)
+  assert psnr > bicubic + 8
 
 
 def test_a_folder_with_a_broken_file(monkeypatch, capsys, small, tmp_path):

@@ -377,9 +377,11 @@ def _spec(wanted: JobRequest) -> str:
   return _GAUSSIAN + wanted.gaussian.strip().removeprefix(_GAUSSIAN)
 
 
-def steps_for(kernel: object, chosen: object) -> object:
-  """Steps to propose with a kernel of `KERNELS` where `chosen` were asked for; 0 where the network gains nothing."""
-  if not enhance.benefits_from_adaptation(weights.load(enhance.choose_weights(2, str(kernel), "direct"))):
+def steps_for(kernel: object, scale: object, chosen: object) -> object:
+  """Steps to propose with a kernel of `KERNELS` at a scale where `chosen` were asked for; 0 where the network gains nothing."""
+  subsample = kernel_files.load_degradation(kernel).subsample if kernel in kernel_files.NAMES else "direct"
+  number = scale if isinstance(scale, (int, float)) else MIN_SCALE  # a page may send anything
+  if not enhance.benefits_from_adaptation(weights.load(enhance.choose_weights(number, str(kernel), subsample))):
     return 0
   return MAX_STEPS if chosen == 0 else chosen
 

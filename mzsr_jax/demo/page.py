@@ -132,8 +132,8 @@ def _page(manager: JobManager) -> gr.Blocks:
     def fields(name) -> dict:
       return {gaussian: gr.update(visible=name == jobs.CUSTOM), kernel_file: gr.update(visible=name == jobs.FILE)}
 
-    def choose(name, count) -> dict:
-      return {**fields(name), steps: jobs.steps_for(name, count)}
+    def choose(name, factor, count) -> dict:
+      return {**fields(name), steps: jobs.steps_for(name, factor, count)}
 
     def begin(request: gr.Request) -> Iterator[dict]:
       try:
@@ -170,7 +170,7 @@ def _page(manager: JobManager) -> gr.Blocks:
 
     gr.on([photo.upload, photo.clear], look, photo, shown, **quick)
     unknown_noise.input(lambda unknown: gr.update(visible=unknown is not True), unknown_noise, noise, **quick)
-    kernel.input(choose, [kernel, steps], {gaussian, kernel_file, steps}, **quick)
+    kernel.input(choose, [kernel, scale, steps], {gaussian, kernel_file, steps}, **quick)
     loaded = example.click(load_example, None, {*shown, photo, kernel, gaussian, kernel_file, scale}, **quick)
     queued = {**quick, "queue": True}
     for click in (run.click, loaded.success):
@@ -178,6 +178,7 @@ def _page(manager: JobManager) -> gr.Blocks:
       ended = begun.success(work, ordered, shown, **queued, concurrency_limit=1, concurrency_id="job")
       ended.then(lambda: buttons(False), None, {run, cancel}, **quick)
     cancel.click(stop, None, shown, **quick)
+    scale.release(jobs.steps_for, [kernel, scale, steps], steps, **quick)
     page.unload(leave)
   return page
 
