@@ -48,7 +48,9 @@ def centre_of_mass(kernel: Float[np.ndarray, "k k"]) -> tuple[float, float]:
   return tuple(float(np.round(axis @ mass.sum(1 - i), 6) + 0) for i in range(2))
 
 
-def gaussian(lambda1: Scalar, lambda2: Scalar, theta: Scalar, size: int) -> Float[Array, "size size"]:
+def gaussian(
+    lambda1: Scalar, lambda2: Scalar, theta: Scalar, size: int, centre: tuple[float, float] = (0.0, 0.0)
+) -> Float[Array, "size size"]:
   """Anisotropic Gaussian kernel, k(x) ~ exp(-x' inv(Sigma) x / 2), Sigma = R(theta) diag(lambda1, lambda2) R(theta)' (Eq. 3).
 
   Args:
@@ -56,13 +58,14 @@ def gaussian(lambda1: Scalar, lambda2: Scalar, theta: Scalar, size: int) -> Floa
     lambda2: variance along the second.
     theta: angle of the first axis, radians, from x (rightwards) towards y (downwards).
     size: odd side length, pixels.
+    centre: (dy, dx) of its centre from the middle pixel, downwards and to the right.
 
   Returns:
     (size, size) kernel with sum 1, rows y, columns x.
   """
   radius = (size - 1) / 2
   axis = jnp.linspace(-radius, radius, size)
-  x, y = jnp.meshgrid(axis, axis)
+  x, y = jnp.meshgrid(axis - centre[1], axis - centre[0])
   c, s = jnp.cos(theta), jnp.sin(theta)
   along, across = c * x + s * y, c * y - s * x
   k = jnp.exp(-0.5 * (along**2 / lambda1 + across**2 / lambda2))

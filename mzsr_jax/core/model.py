@@ -5,9 +5,10 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
-from mzsr_jax.core import conv, degradation
+from mzsr_jax.core import conv, degradation, resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.network import Params
 
@@ -71,6 +72,11 @@ class MZSRNet(nn.Module):
     """Pixels: one for each convolution."""
     return self.depth
 
+  @property
+  def activations(self) -> int:
+    """Numbers kept for an HR pixel."""
+    return self.depth * self.features
+
   @nn.nowrap
   def init_params(self, key: Key[Array, ""]) -> Params:
     """Random parameters: variance scaling (scale 1, fan-in, truncated normal), zero biases."""
@@ -90,6 +96,26 @@ class MZSRNet(nn.Module):
     """SR images of enlarged ones, see `__call__`; without an axis of images for one."""
     batch = lambda x: None if x is None else x.reshape(-1, *x.shape[-3:])
     return self.apply({"params": params}, batch(enlarged), batch(mask)).reshape(enlarged.shape)
+
+  @nn.nowrap
+  def tell(self, of: Degradation, scale: float) -> tuple[()]:
+    """See `network.Network`: tiles are told nothing."""
+    return ()
+
+  @nn.nowrap
+  def tile_axis(
+      self, of: Degradation, scale: float, axis: int, lr_length: int, length: int, start: int, side: int
+  ) -> tuple[int, int, Float[np.ndarray, "side n"]]:
+    """See `network.Network`: a matrix of the enlargement, zero beyond the image."""
+    block = resize.enlarge_block(lr_length, scale, start, min(side, length - start), side, of.offset[axis])
+    return block.start, block.matrix.shape[1], block.matrix
+
+  @nn.nowrap
+  def observe_tile(
+      self, lr: Float[Array, "h w c"], rows: Float[Array, "p h"], columns: Float[Array, "q w"], told: tuple[()]
+  ) -> Float[Array, "p q c"]:
+    """See `network.Network`."""
+    return degradation.resample(lr, rows, columns)
 
 
 NET = MZSRNet()  # the paper's

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from mzsr_jax.core.kernels import Degradation
@@ -15,9 +16,11 @@ class Network(Protocol):
 
   Attributes:
     reach: how far away, in HR pixels, an output pixel sees its observation.
+    activations: numbers that a gradient keeps for each HR pixel.
   """
 
   reach: int
+  activations: int
 
   def init_params(self, key: Key[Array, ""]) -> Params:
     """Random parameters."""
@@ -34,5 +37,45 @@ class Network(Protocol):
       size: height and width of the HR images; None for all, ceil(H * scale) x ceil(W * scale).
     """
 
-  def reconstruct(self, params: Params, observation: Observation) -> Float[Array, "*n p q c"]:
-    """HR images, not clipped. Differentiable to any order in the parameters."""
+  def reconstruct(
+      self, params: Params, observation: Observation, mask: Float[Array, "*n p q 1"] | None = None
+  ) -> Float[Array, "*n p q c"]:
+    """HR images, not clipped. Differentiable to any order in the parameters.
+
+    Args:
+      params: parameters.
+      observation: see `observe`.
+      mask: 1 where there is an image, 0 in what pads it; None for no padding.
+    """
+
+  # A large image is worked on in tiles: the host plans them, then a device observes each.
+
+  def tell(self, of: Degradation, scale: float) -> PyTree[np.ndarray]:
+    """What all tiles of an image are told of its degradation, as arrays."""
+
+  def tile_axis(
+      self, of: Degradation, scale: float, axis: int, lr_length: int, length: int, start: int, side: int
+  ) -> tuple[int, int, PyTree[np.ndarray]]:
+    """One axis of a tile.
+
+    Args:
+      of, scale: the image's degradation.
+      axis: 0 is the vertical one.
+      lr_length: of the LR image, pixels.
+      length: of the HR image.
+      start: first HR pixel of the tile.
+      side: its HR pixels; it may reach beyond the end of the image.
+
+    Returns:
+      (first LR pixel that the tile needs, how many it needs, arrays that `observe_tile` needs). Shapes depend on `side`,
+      `scale` and the subsampling alone.
+    """
+
+  def observe_tile(self, lr: Float[Array, "h w c"], rows: PyTree, columns: PyTree, told: PyTree) -> Observation:
+    """The observation of a tile.
+
+    Args:
+      lr: the LR pixels that the tile needs, zeros beyond the image.
+      rows, columns: see `tile_axis`.
+      told: see `tell`.
+    """

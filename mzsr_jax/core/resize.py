@@ -12,12 +12,12 @@ import scipy.sparse
 from jaxtyping import Float
 
 
-def _cubic(x: np.ndarray) -> np.ndarray:
-  """Keys' cubic convolution kernel with a = -0.5."""
-  x = np.abs(x)
+def cubic(x, xp=np):
+  """Keys' cubic convolution kernel with a = -0.5, of an array of the module `xp` (NumPy or jax.numpy)."""
+  x = xp.abs(x)
   near = 1.5 * x**3 - 2.5 * x**2 + 1
   far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-  return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+  return xp.where(x <= 1, near, xp.where(x < 2, far, 0.0))
 
 
 def shrunk_size(size: int, scale: float) -> int:
@@ -56,7 +56,7 @@ def _bicubic_taps(in_size: int, factor: float, outputs: np.ndarray, offset: floa
   centre = (outputs + 1 - offset) / factor + 0.5 * (1 - 1 / factor)  # 1-based, as MATLAB's
   first = np.floor(centre - width / 2)
   index = first[:, None] + np.arange(math.ceil(width) + 2)
-  weight = _cubic(antialias * (centre[:, None] - index))
+  weight = cubic(antialias * (centre[:, None] - index))
   weight /= weight.sum(axis=1, keepdims=True)
   return Taps(mirror(index.astype(np.int64) - 1, in_size), weight)
 

@@ -1,0 +1,23 @@
+"""Which network parameters are of."""
+
+from mzsr_jax.core import conditioning
+from mzsr_jax.core.model import MZSRNet
+from mzsr_jax.core.network import Network, Params
+from mzsr_jax.core.unrolled import UnrolledNet
+
+
+def of(params: Params) -> Network:
+  """The network that parameters are of, by their names and shapes: the paper's or an unrolled one, of any size.
+
+  Raises:
+    ValueError: they are of neither.
+  """
+  params = conditioning.network(params)
+  names = set(params)
+  if "log_mu" in names:
+    passes, one = len(params["log_mu"]) - 1, params["pass1"]
+    return UnrolledNet(passes, one["first"].shape[-1], sum(name.endswith("a") and name[:5] == "block" for name in one))
+  depth = sum(name.startswith("conv") for name in names)
+  if depth < 2 or not {f"conv{i + 1}" for i in range(depth)} <= names:
+    raise ValueError(f"these are no parameters of a network: {', '.join(sorted(names)[:5])}")
+  return MZSRNet(depth, params["conv1"]["kernel"].shape[-1], params["conv1"]["kernel"].shape[-2])

@@ -1,0 +1,265 @@
+"""The unrolled network: data steps and passes of a small CNN in turn (beyond the paper). Pure: parameters in, image out.
+
+The degradation is known and linear, so what it leaves of the image is put right in closed form (`data_step`), and the CNN has
+to know natural images alone. One set of parameters serves every kernel, scale, subsampling and noise.
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+from mzsr_jax.core import conv, forward_operator, resize
+from mzsr_jax.core.data_step import data_step, preconditioner
+from mzsr_jax.core.forward_operator import Axis, ForwardOperator, Taps
+from mzsr_jax.core.kernels import Degradation, padded
+from mzsr_jax.core.network import Params
+
+_FREQUENCIES = (np.pi * np.arange(-4, 5) / 4).astype(np.float32)  # radians per HR pixel, of `describe`
+_HIDDEN = 32  # of the layer between a degradation and the biases
+_INITIAL_MU = 2e-3, 200.0  # without noise, and times its variance
+
+
+class Observation(NamedTuple):
+  """What the network is told of an image, or, with one more axis, of each of several.
+
+  Attributes:
+    lr: LR image, RGB in [0, 1].
+    operator: how it came from the HR image.
+    spectrum: `data_step.preconditioner` of that.
+    start: the LR image enlarged by bicubic, put where the operator has it.
+    coverage: how much of the LR image each HR pixel is seen in, about 1.
+    code: see `describe`.
+    noise_std: in [0, 1] units.
+  """
+
+  lr: Float[Array, "*n p q 3"]
+  operator: ForwardOperator
+  spectrum: Float[Array, "*n p f"]
+  start: Float[Array, "*n h w 3"]
+  coverage: Float[Array, "*n h w 1"]
+  code: Float[Array, "*n d"]
+  noise_std: Float[Array, "*n"]
+
+
+class Told(NamedTuple):
+  """A degradation as arrays.
+
+  Attributes:
+    kernel: (k, k).
+    taps: of the kernel.
+    scale: s.
+    is_bicubic: 1 where the subsampling is bicubic, 0 where it is direct.
+    noise_std: in [0, 1] units.
+  """
+
+  kernel: Float[ArrayLike, "k k"]
+  taps: Taps
+  scale: Float[ArrayLike, ""]
+  is_bicubic: Float[ArrayLike, ""]
+  noise_std: Float[ArrayLike, ""]
+
+
+def observe(lr: Float[Array, "p q 3"], rows: Axis, columns: Axis, told: Told) -> Observation:
+  """The observation of one image, or of a tile of it, by its axes. All arguments may be traced."""
+  operator = forward_operator.make(told.taps, rows, columns)
+  ones = jnp.ones((*lr.shape[:2], 1), lr.dtype)
+  coverage = told.scale * jnp.sqrt(jnp.maximum(forward_operator.adjoint(operator, ones), 0))
+  # Direct subsampling keeps the first pixel of each cell, not its middle.
+  shift = (1 - told.is_bicubic) * (told.scale - 1) / 2
+  centre = _centre_of_mass(jnp.asarray(told.kernel))
+  up = [_enlargement(axis, told.scale, c - shift) for axis, c in zip((rows, columns), centre)]
+  start = jnp.einsum("hp,pqc,wq->hwc", up[0], lr, up[1], precision="highest")
+  noise_std = jnp.asarray(told.noise_std, lr.dtype)
+  return Observation(lr, operator, preconditioner(operator), start, coverage, describe(told), noise_std)
+
+
+def _centre_of_mass(kernel: Float[Array, "k k"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """(dy, dx) of a kernel's centre of mass from its middle pixel, downwards and to the right; as `kernels` has it, traced."""
+  axis = jnp.arange(kernel.shape[0], dtype=kernel.dtype) - kernel.shape[0] // 2
+  return (kernel.sum(1) * axis).sum(), (kernel.sum(0) * axis).sum()
+
+
+def _enlargement(axis: Axis, scale, offset) -> Float[Array, "h p"]:
+  """Bicubic enlargement of an axis to HR pixels that are `offset` further: as `resize.enlarge`, of traced arguments."""
+  (p, h), count = axis.down.shape, axis.lr_length
+  u = (axis.hr_start + jnp.arange(h, dtype=jnp.float32) + 0.5 - offset) / scale - 0.5
+  u = jnp.clip(u, -1.5, count + 0.5)[:, None]
+  i = axis.lr_start + jnp.arange(p, dtype=jnp.float32)
+  weights = sum(resize.cubic(u - m[None], jnp) for m in (i, -1 - i, 2 * count - 1 - i))
+  weights = jnp.where((i < count)[None], weights, 0)
+  return weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
+
+
+def describe(told: Told) -> Float[Array, " d"]:
+  """A degradation in numbers of about 1: the kernel's absolute response at a grid of frequencies, scale, subsampling, noise."""
+  kernel = jnp.asarray(told.kernel)
+  axis = jnp.arange(kernel.shape[0], dtype=kernel.dtype) - kernel.shape[0] // 2
+  phase = _FREQUENCIES[:, None] * axis[None]
+  waves = jax.lax.complex(jnp.cos(phase), jnp.sin(phase))
+  kernel = kernel.astype(waves.dtype)
+  response = jnp.abs(jnp.matmul(jnp.matmul(waves[4:], kernel, precision="highest"), waves.T, precision="highest")).ravel()
+  level = jnp.asarray(told.noise_std, response.dtype) * 255
+  others = [jnp.log2(told.scale), told.is_bicubic, level / 25, jnp.log(level + 0.3) / 3]
+  return jnp.concatenate([response - 0.5, jnp.stack([jnp.asarray(x, response.dtype) for x in others])])
+
+
+class UnrolledNet(nn.Module):
+  """A data step, then passes of a CNN of its own each, with a data step after each.
+
+  Attributes:
+    passes: of the CNN.
+    features: channels of the CNN.
+    blocks: residual blocks of two convolutions in a pass.
+    iterations: of each data step, see `data_step`.
+    precision: of the convolutions between the first and the last of a pass, "float32" or "bfloat16"; all else is float32.
+  """
+
+  passes: int = 4
+  features: int = 32
+  blocks: int = 2
+  iterations: int = 6
+  precision: str = "float32"
+
+  @nn.compact
+  def __call__(
+      self, groups: tuple[Observation, ...], mask: Float[Array, "n h w 1"] | None = None
+  ) -> Float[Array, "n h w 3"]:
+    """Runs the network.
+
+    Args:
+      groups: observations of several images each. All HR images have one size, and the LR images of a group.
+      mask: see `MZSRNet.__call__`.
+
+    Returns:
+      HR images of all groups, not clipped.
+    """
+    join = lambda field: jnp.concatenate([getattr(group, field) for group in groups])
+    level = self.param("log_mu", _initial_log_mu, self.passes + 1)
+    bias = nn.Dense(self.passes * self.features, kernel_init=nn.initializers.zeros, name="bias")
+    bias = bias(nn.tanh(nn.Dense(_HIDDEN, name="code")(join("code"))))
+    bias = bias.reshape(-1, self.passes, 1, 1, self.features)
+    coverage = join("coverage")
+
+    def data_steps(z, i):
+      ends = np.cumsum([len(group.lr) for group in groups])[:-1]
+      parts = []
+      for group, own in zip(groups, jnp.split(z, ends)):
+        mu = jnp.exp(level[i, 0]) + jnp.exp(level[i, 1]) * group.noise_std**2
+        step = lambda z, y, a, mu, spectrum: data_step(z, y, a, mu, self.iterations, spectrum)
+        parts.append(jax.vmap(step)(own, group.lr, group.operator, mu, group.spectrum))
+      return jnp.concatenate(parts)
+
+    z, memory = data_steps(join("start"), 0), jnp.zeros((*coverage.shape[:3], self.features))
+    for i in range(self.passes):
+      cnn = _Pass(self.features, self.blocks, self.precision, name=f"pass{i + 1}")
+      change, memory = cnn(z, coverage, bias[:, i], memory, mask)
+      z = data_steps(z + change, i + 1)
+    return z
+
+  # The interface `network.Network`.
+
+  @property
+  def reach(self) -> int:
+    """Pixels: so far from its ends, a tile is as the image is, nearly (see experiments/docs/notes.md)."""
+    return 48
+
+  @property
+  def activations(self) -> int:
+    """Numbers kept for an HR pixel."""
+    return self.passes * (2 * self.blocks + 3) * self.features
+
+  @nn.nowrap
+  def init_params(self, key: Key[Array, ""]) -> Params:
+    """Random parameters: variance scaling; the first result is that of the data steps, nearly."""
+    observation = self.observe(jnp.zeros((8, 8, 3)), Degradation(jnp.ones((1, 1))), 1)
+    return self.init(key, (jax.tree.map(lambda x: x[None], observation),))["params"]
+
+  @nn.nowrap
+  def observe(
+      self, lr: Float[Array, "*n p q 3"], of: Degradation, scale: float, size: tuple[int, int] | None = None
+  ) -> Observation:
+    """See `network.Network`. The kernel's own centre counts, not the offset of the degradation."""
+    if lr.ndim > 3:
+      return jax.vmap(lambda lr: self.observe(lr, of, scale, size))(lr)
+    size = size or tuple(resize.enlarged_size(length, scale) for length in lr.shape[:2])
+    kernel = jnp.asarray(of.kernel, lr.dtype)
+    told = Told(kernel, forward_operator.separable(kernel), *_numbers(of, scale))
+    whole = lambda length, given: forward_operator.whole_axis(length, given, scale, of.subsample, kernel.shape[-1])
+    return observe(lr, *(whole(*lengths) for lengths in zip(size, lr.shape)), told)
+
+  @nn.nowrap
+  def reconstruct(
+      self, params: Params, observation: Observation, mask: Float[Array, "*n h w 1"] | None = None
+  ) -> Float[Array, "*n h w 3"]:
+    """See `network.Network`."""
+    if observation.lr.ndim > 3:
+      return self.apply({"params": params}, (observation,), mask)
+    one = lambda tree: jax.tree.map(lambda x: x[None], tree)
+    return self.apply({"params": params}, (one(observation),), one(mask))[0]
+
+  @nn.nowrap
+  def tell(self, of: Degradation, scale: float) -> Told:
+    """See `network.Network`."""
+    kernel = padded(np.asarray(of.kernel, np.float32))
+    return Told(kernel, forward_operator.numerically_separable(kernel), *_numbers(of, scale))
+
+  @nn.nowrap
+  def tile_axis(
+      self, of: Degradation, scale: float, axis: int, lr_length: int, length: int, start: int, side: int
+  ) -> tuple[int, int, Axis]:
+    """See `network.Network`."""
+    lr_side = math.ceil(side / scale) + 6
+    kernel_size = padded(np.asarray(of.kernel)).shape[axis]
+    made = forward_operator.tile_axis(length, lr_length, scale, of.subsample, kernel_size, start, side, lr_side)
+    return int(made.lr_start), lr_side, made
+
+  @nn.nowrap
+  def observe_tile(self, lr: Float[Array, "p q 3"], rows: Axis, columns: Axis, told: Told) -> Observation:
+    """See `network.Network`."""
+    return observe(lr, rows, columns, told)
+
+
+def _numbers(of: Degradation, scale: float) -> tuple:
+  """Scale, kind of subsampling and noise of `Told`."""
+  return np.float32(scale), np.float32(of.subsample == "bicubic"), jnp.asarray(of.noise_std, jnp.float32)
+
+
+def _initial_log_mu(key: Key[Array, ""], steps: int) -> Float[Array, "s 2"]:
+  """Logarithms of mu without noise, and of how it grows with the variance of the noise."""
+  del key
+  return jnp.tile(jnp.log(jnp.array(_INITIAL_MU)), (steps, 1))
+
+
+class _Pass(nn.Module):
+  """What a CNN changes of z, and its features, which the pass after is given."""
+
+  features: int
+  blocks: int
+  precision: str
+
+  @nn.compact
+  def __call__(self, z, coverage, bias, memory, mask):
+    inside = jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32
+
+    def convolve(x, features, name, dtype=inside, scale=1.0):
+      init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+      weights = self.param(name, init, (3, 3, x.shape[-1], features))
+      x = x.astype(dtype)
+      # What pads the image is 0 for each layer, as what lies beyond its edge is. The layers have no biases, but for that of
+      # the degradation: on a CPU, their gradients would cost half as much as the convolutions.
+      return conv.conv(x if mask is None else x * mask.astype(dtype), weights.astype(dtype), jnp.dtype(dtype).name)
+
+    carried = self.param("carried", nn.initializers.variance_scaling(0.25, "fan_in", "truncated_normal"), (self.features,) * 2)
+    first = convolve(jnp.concatenate([z - 0.5, coverage], -1), self.features, "first", jnp.float32) + bias
+    h = first.astype(inside) + jnp.matmul(memory.astype(inside), carried.astype(inside))
+    for i in range(self.blocks):
+      inner = nn.relu(convolve(nn.relu(h), self.features, f"block{i + 1}a", scale=2.0))
+      h = h + convolve(inner, self.features, f"block{i + 1}b", scale=0.5)
+    last = nn.relu(convolve(nn.relu(h), self.features, "last", scale=2.0))
+    return convolve(last, z.shape[-1], "out", jnp.float32, scale=0.02), h

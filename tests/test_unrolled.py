@@ -1,0 +1,106 @@
+"""The unrolled network: what it starts as, tiles and padding, scales, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mzsr_jax.core import degradation, networks, resize
+from mzsr_jax.core.kernels import Degradation
+from mzsr_jax.core.unrolled import UnrolledNet
+from mzsr_jax.photo.kernel_files import load_degradation
+
+SMALL = UnrolledNet(passes=2, features=8, blocks=1)
+
+
+def _image(size, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).random((*size, 3), np.float32))
+
+
+@pytest.fixture(scope="module")
+def params():
+  """Random parameters whose passes change something."""
+  drawn = SMALL.init_params(jax.random.key(0))
+  return jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), drawn)
+
+
+def test_the_default_has_no_more_parameters_than_the_papers_network():
+  shapes = jax.eval_shape(UnrolledNet().init_params, jax.random.key(0))
+  assert sum(np.prod(x.shape) for x in jax.tree.leaves(shapes)) <= 225_091
+
+
+def test_parameters_tell_their_network(params):
+  assert networks.of(params) == SMALL
+  assert networks.of(UnrolledNet().init_params(jax.random.key(0))) == UnrolledNet()
+  with pytest.raises(ValueError, match="no parameters of a network"):
+    networks.of({"dense": jnp.zeros(3)})
+
+
+def test_start_is_the_bicubic_enlargement_on_the_grid_of_the_operator():
+  lr = _image((12, 15))
+  direct = SMALL.observe(lr, Degradation(jnp.ones((1, 1))), 2)
+  np.testing.assert_allclose(direct.start, degradation.enlarge(lr, 2, offset=(-0.5, -0.5)), atol=1e-5)
+  shrunk = SMALL.observe(lr, Degradation(jnp.ones((1, 1)), "bicubic"), 2.5)
+  np.testing.assert_allclose(shrunk.start, degradation.enlarge(lr, 2.5), atol=1e-5)
+  moved = jnp.zeros((5, 5)).at[3, 1].set(1.0)  # one pixel down, one to the left
+  off = SMALL.observe(lr, Degradation(moved, "bicubic"), 2)
+  np.testing.assert_allclose(off.start, degradation.enlarge(lr, 2, offset=(1.0, -1.0)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "subsample"), [(1, "direct"), (2, "direct"), (2.5, "bicubic"), (4, "direct")])
+def test_size_of_the_result(params, scale, subsample):
+  lr = _image((12, 15))
+  of = load_degradation("g20d", subsample)
+  made = SMALL.reconstruct(params, SMALL.observe(lr, of, scale))
+  assert made.shape == (resize.enlarged_size(12, scale), resize.enlarged_size(15, scale), 3)
+  assert np.isfinite(made).all()
+
+
+def test_lr_image_of_the_result_is_the_given_one_where_there_is_no_noise(params):
+  truth = _image((32, 40))
+  of = load_degradation("g20d")
+  lr = degradation.degrade(truth, of.kernel, 2, "direct")
+  trusting = params | {"log_mu": jnp.full_like(params["log_mu"], -12.0)}
+  net = UnrolledNet(passes=2, features=8, blocks=1, iterations=60)
+  made = net.reconstruct(trusting, net.observe(lr, of, 2))
+  assert jnp.abs(degradation.degrade(made, of.kernel, 2, "direct") - lr).max() < 5e-3
+
+
+def test_padding_is_not_seen(params):
+  net = UnrolledNet(passes=2, features=8, blocks=1, iterations=40)  # padding changes the preconditioner
+  lr, of = _image((13, 16)), load_degradation("gani").replace(noise_std=0.05)
+  expected = net.reconstruct(params, net.observe(lr, of, 2))
+  told = net.tell(of, 2)
+  rows, columns = (net.tile_axis(of, 2, i, n, 2 * n, 0, side) for i, (n, side) in enumerate([(13, 40), (16, 48)]))
+  padded = jnp.pad(lr, ((0, rows[1] - 13), (0, columns[1] - 16), (0, 0)))
+  mask = jnp.zeros((40, 48, 1)).at[:26, :32].set(1.0)
+  made = net.reconstruct(params, net.observe_tile(padded, rows[2], columns[2], told), mask)
+  np.testing.assert_allclose(made[:26, :32], expected, atol=2e-3)
+
+
+def test_one_image_is_as_in_a_group_of_several(params):
+  of = load_degradation("g20d")
+  observations = [SMALL.observe(_image((8, 10), seed), of, 2) for seed in (1, 2)]
+  together = SMALL.apply({"params": params}, (jax.tree.map(lambda *x: jnp.stack(x), *observations),))
+  for made, observation in zip(together, observations):
+    np.testing.assert_allclose(made, SMALL.reconstruct(params, observation), atol=1e-3)
+
+
+def test_gradients_of_all_parameters_are_finite_and_not_zero(params):
+  of = load_degradation("gani").replace(noise_std=0.02)
+  observation, target = SMALL.observe(_image((12, 12)), of, 2), _image((24, 24), 1)
+  loss = lambda params: ((SMALL.reconstruct(params, observation) - target) ** 2).mean()
+  for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params)):
+    assert np.isfinite(gradient).all(), path
+    if "pass1']['carried" not in jax.tree_util.keystr(path):  # the first pass is given no features
+      assert jnp.abs(gradient).max() > 0, path
+
+
+def test_a_noisier_image_is_trusted_less(params):
+  """More noise, less of the LR image in the result: the data step's mu grows with the noise."""
+  lr, of = _image((12, 12)), load_degradation("g20d")
+  distance = []
+  for noise_std in (0.0, 0.02, 0.1):
+    made = SMALL.reconstruct(params, SMALL.observe(lr, of.replace(noise_std=noise_std), 2))
+    distance.append(float(jnp.abs(degradation.degrade(made, of.kernel, 2, "direct") - lr).mean()))
+  assert distance[0] < distance[1] < distance[2]
