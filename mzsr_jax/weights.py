@@ -17,14 +17,16 @@ import safetensors.numpy
 from jaxtyping import Float, PyTree
 
 from mzsr_jax import files, provenance
-from mzsr_jax.core import conditioning, inner_rules
+from mzsr_jax.core import conditioning, inner_rules, networks
 from mzsr_jax.core.inner_rules import Rates, Spectral
-from mzsr_jax.core.model import NET, MZSRNet, Params, init
+from mzsr_jax.core.model import NET, MZSRNet
+from mzsr_jax.core.network import Network, Params
 from mzsr_jax.errors import UserError
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
 KERNEL_ESTIMATOR = "kernel_estimator"  # shipped beside the others, but no network that enlarges: see `kernel_net`
+DEFAULT = "universal"  # for every scale, kernel and noise
 SPECTRAL = "spectral:"  # before a name or path: the same parameters, adapted by such steps (`inner_rules.Spectral`)
 SPECTRAL_RATE = 0.04  # of them all, where training learned none of this kind
 _RATES = "inner_lrs."  # before the names of learned rates
@@ -115,9 +117,11 @@ def load(name_or_path: str | os.PathLike) -> Weights:
 def _load(path: pathlib.Path, spectral: bool, *_) -> Weights:
   tensors, metadata, digest = _read(path)
   flat = {key: value for key, value in tensors.items() if not key.startswith(_RATES)}
-  own = [key for key in flat if not key.startswith(f"{conditioning.KEY}.")]
-  if not own or any(key.partition(".")[2] not in ("kernel", "bias") for key in own):
-    raise UserError(f"weights '{path}' do not hold the parameters of this network (names such as conv1.kernel)")
+  params = _nest(flat)
+  try:
+    networks.of(params)
+  except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+    raise UserError(f"weights '{path}' do not hold the parameters of a network (names such as conv1.kernel)") from e
   learned = {key.removeprefix(_RATES): value.tolist() for key, value in tensors.items() if key.startswith(_RATES)}
   rule = metadata.get("inner_rule", "gradient")
   if rule not in inner_rules.RULES:
@@ -127,7 +131,7 @@ def _load(path: pathlib.Path, spectral: bool, *_) -> Weights:
     rule, learned = "spectral", {}
     metadata |= {"inner_rule": rule, "inner_lrs": json.dumps([SPECTRAL_RATE])}
   rates = flax.traverse_util.unflatten_dict(learned, sep=".") if learned else _numbers(metadata, "inner_lrs") or [0.01]
-  return Weights(_nest(flat), rule, rates, metadata, digest)
+  return Weights(params, rule, rates, metadata, digest)
 
 
 def load_weights(name_or_path: str | os.PathLike) -> Params:
@@ -204,11 +208,13 @@ def _numbers(metadata: dict[str, str], key: str) -> list[float]:
   return values
 
 
-def check_network(params: Params, model: MZSRNet = NET) -> None:
-  """Raises UserError where parameters, conditioned or not, are not those of the given network, by default the paper's."""
+def check_network(params: Params, network: Network | None = None) -> None:
+  """Raises UserError where parameters are not those of a network; by default the paper's or an unrolled one."""
+  own = networks.of(params)
+  network = network or (NET if isinstance(own, MZSRNet) else own)
   shapes = lambda tree: jax.tree.map(lambda p: p.shape, tree)
   key = jax.random.key(0)
-  initial = lambda: conditioning.init(key, init(key, model)) if conditioning.is_conditioned(params) else init(key, model)
-  expected = jax.eval_shape(initial)
-  if shapes(params) != shapes(expected):
-    raise UserError(f"the weights have another shape than the network of {model.depth} layers and {model.features} channels")
+  conditioned = conditioning.is_conditioned(params)
+  initial = lambda: conditioning.init(key, network.init_params(key)) if conditioned else network.init_params(key)
+  if shapes(params) != shapes(jax.eval_shape(initial)):
+    raise UserError("the weights have another shape than the network of the config, or than the paper's")

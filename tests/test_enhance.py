@@ -8,6 +8,7 @@ from mzsr_jax import images, weights
 from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core import model
+from mzsr_jax.core.model import NET
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import enhance, kernel_files, refine
@@ -22,7 +23,7 @@ RATES = np.float32([0.05, 0.05])
 
 @pytest.fixture(scope="module")
 def adapter():
-  return TiledAdapter(net=NET)
+  return TiledAdapter()
 
 
 def smooth(height, width):
@@ -71,10 +72,6 @@ def test_scales_and_weights_that_fit():
   for scale in (0.5, 9, float("nan")):
     with pytest.raises(UserError, match="from 1 to 8"):
       enhance.network_scale(two, scale)
-  chosen = [enhance.choose_weights(s, "g20d", "direct") for s in (1.5, 2, 2.5, 3, 3.5, 4, 8)]
-  assert chosen == 2 * ["spectral:conditioned_x2"] + 2 * ["spectral:conditioned_multiscale"] + 3 * ["conditioned_multiscale"]
-  assert enhance.choose_weights(3, "g13b", "bicubic") == "spectral:conditioned_x2_bicubic"
-  assert [enhance.choose_weights(s, "bicubic", "bicubic") for s in (2, 4)] == ["pretrain_x2", "pretrain_x4"]
 
 
 @pytest.mark.parametrize("scale", [2.0, 1.5])
@@ -155,7 +152,7 @@ def test_steps_that_are_too_long_are_told_and_the_best_state_before_is_kept(adap
 
 
 def test_the_error_is_that_of_the_whole_image():
-  lr, cut = smooth(150, 90), TiledAdapter(net=NET)
+  lr, cut = smooth(150, 90), TiledAdapter()
   cut.limit_tiles(64)
   params = recipe().params
   expected = adapt_lib.l1(params, adapt_lib.lr_son(lr, KIND, 2), lr, NET)
@@ -164,9 +161,9 @@ def test_the_error_is_that_of_the_whole_image():
 
 def test_windows_of_a_limited_side_make_the_same_picture():
   lr = smooth(150, 90)
-  whole, cut = TiledAdapter(net=NET), TiledAdapter(net=NET)
+  whole, cut = TiledAdapter(), TiledAdapter()
   cut.limit_tiles(64)
-  assert cut._tile_size((150, 90))[0] < whole._tile_size((150, 90))[0]
+  assert cut._tile_size(NET, (150, 90))[0] < whole._tile_size((150, 90))[0]
   plain = recipe()
   results = []
   for adapter in (whole, cut):

@@ -106,7 +106,7 @@ def test_the_second_step_turns_as_polak_and_ribiere_say_and_downhill_where_that_
 
 def test_an_adaptation_in_stages_remembers_as_one_in_a_whole_does():
   lr = scipy.ndimage.gaussian_filter(np.random.default_rng(0).random((24, 24, 3), np.float32), (1, 1, 0))
-  degradation, params, adapter = kernel_files.load_degradation("g20d"), random_params(), TiledAdapter(net=TINY)
+  degradation, params, adapter = kernel_files.load_degradation("g20d"), random_params(), TiledAdapter()
   rates = np.full(4, 0.05, np.float32)
   whole = adapter.adapt(params, lr, degradation, 2, Spectral(rates))
   *_, (last, _) = adapter.iterate(params, lr, degradation, 2, Spectral(rates))
@@ -128,7 +128,7 @@ def test_of_rates_that_are_far_too_large_a_step_still_lowers_the_loss():
 def test_windows_step_as_the_whole_image_does():
   lr, degradation, net = RNG.random((70, 90, 3), np.float32), kernel_files.load_degradation("g20d"), TINY
   params, rates = model.init(jax.random.key(0), net), Spectral(np.float32([0.05, 0.1]))
-  adapter = TiledAdapter(net=net)
+  adapter = TiledAdapter()
   adapter.limit_tiles(40)
   expected = adapt_lib.adapt(params, lr, degradation, 2, rates, model=net)
   adapted = adapter.adapt(params, lr, degradation, 2, rates)

@@ -174,7 +174,7 @@ def test_a_self_ensemble_commutes_with_flips_of_the_image(size, subsample, seed)
 def test_adaptation_in_windows_equals_that_on_the_whole(limit, size, scale, seed):
   lr, degradation = image_of("noise", size, seed).astype(np.float32), kernel_files.load_degradation("gani")
   params = model.init(jax.random.key(1), NET)
-  adapter = TiledAdapter(net=NET)
+  adapter = TiledAdapter()
   adapter.limit_tiles(limit)
   adapted = adapter.adapt(params, lr, degradation, scale, RATES)
   expected = adapt_lib.adapt(params, lr, degradation, scale, RATES, model=NET)
@@ -201,7 +201,7 @@ def test_psnr_and_ssim_are_scikit_images(height, width, border, seed):
 def test_no_image_and_no_rate_make_the_output_anything_but_numbers(kind, rate, seed):
   lr = image_of(kind, (12, 13), seed).astype(np.float32)
   params, degraded = model.init(jax.random.key(2), NET), kernel_files.load_degradation("g20d")
-  adapter = TiledAdapter(net=NET)
+  adapter = TiledAdapter()
   recipe = enhance.Recipe(params, np.float32([rate, rate]), degraded, 2.0, 2.0)
   for adapted in enhance.adapt(adapter, lr, recipe, [0, 2]):
     made = enhance.enlarge(adapter, adapted, photo_file.Photo(lr, bits=16), recipe).rgb
@@ -218,7 +218,7 @@ def test_same_input_same_bytes(seed):
   recipe = enhance.Recipe(params, RATES, degradation, 2.0, 2.0, self_ensemble=True, back_projection=2)
 
   def run():
-    adapter = TiledAdapter(net=NET)
+    adapter = TiledAdapter()
     (params,) = enhance.adapt(adapter, lr, recipe, [2])
     return photo_file.encode(enhance.enlarge(adapter, params, photo_file.Photo(lr), recipe), "PNG")
 

@@ -18,7 +18,6 @@ from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
 NET = model.MZSRNet(depth=3, features=8)
-SMALLEST = 64 * 64 * 4200 / 8  # bytes a device that allow windows of 64x64 for this network
 RATES = np.float32([0.05, 0.02])
 # LR sizes of Set5 and Set14 at x2.
 BENCHMARK_SIZES = [
@@ -34,8 +33,10 @@ def params():
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one device", "two devices"])
 def windowed(request):
-  """A solver whose windows have at most 64x64 pixels."""
-  return TiledAdapter(jax.devices()[: request.param], SMALLEST * 1.01 * request.param, net=NET)
+  """An adapter whose tiles have no more than 64x64 pixels and their halo."""
+  adapter = TiledAdapter(jax.devices()[: request.param])
+  adapter.limit_tiles(64)
+  return adapter
 
 
 def noise(height, width):
@@ -101,7 +102,7 @@ def test_the_gradient_summed_over_windows_is_that_of_the_whole_image(windowed, p
 
 def test_buckets_pad_without_a_trace(params):
   sizes = [(40, 30), (22, 27), (9, 40)]
-  bucketed, degradation = TiledAdapter(sizes=sizes, max_buckets=1, net=NET), kernel_files.load_degradation("g20d")
+  bucketed, degradation = TiledAdapter(sizes=sizes, max_buckets=1), kernel_files.load_degradation("g20d")
   for size in sizes:
     assert bucketed.bucket(size) == (40, 40)
     lr = noise(*size)
@@ -116,7 +117,7 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   assert len(set(BENCHMARK_SIZES)) > 10
   programs = (tiled._add, tiled._run, tiled._degrade)
   before = [program._cache_size() for program in programs]
-  adapter = TiledAdapter(sizes=BENCHMARK_SIZES, net=tiny)
+  adapter = TiledAdapter(sizes=BENCHMARK_SIZES)
   for i, size in enumerate(BENCHMARK_SIZES):
     degradation = kernel_files.load_degradation(kernel_files.NAMES[i % len(kernel_files.NAMES)], "direct")
     rates = np.linspace(0.01, 0.02 + i, 4, dtype=np.float32) / 9
@@ -175,7 +176,7 @@ def test_progress_adds_up_to_the_work(windowed, params):
 
 def test_a_limit_below_the_smallest_window_is_refused():
   with pytest.raises(UserError, match="MiB higher"):
-    TiledAdapter(jax.devices()[:1], SMALLEST * 0.9, net=NET)
+    TiledAdapter(jax.devices()[:1], 64 * 64 * 1000)
 
 
 def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
@@ -202,7 +203,7 @@ def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
 
 def test_a_solver_for_each_device_gives_the_same(params):
   lr, degradation = noise(20, 24), kernel_files.load_degradation("g20d")
-  each = [TiledAdapter([device], net=NET) for device in jax.devices()[:2]]
+  each = [TiledAdapter([device]) for device in jax.devices()[:2]]
   work = lambda adapter, lr: adapter.trajectory(params, lr, degradation, [2], 2, RATES)[2]
   first, second = pool.map_images(work, [lr, lr], each)
   np.testing.assert_array_equal(first, second)

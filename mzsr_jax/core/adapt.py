@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mzsr_jax.core import conditioning, inner_rules, maml
+from mzsr_jax.core import conditioning, inner_rules, maml, networks
 from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core.inner_rules import Rates, Spectral
 from mzsr_jax.core.kernels import Degradation, as_degradation
@@ -75,7 +75,7 @@ def adapt(
     scale: float = 2,
     inner_lrs: float | Rates | Spectral = 0.01,
     num_steps: int | None = None,
-    model: Network = NET,
+    model: Network | None = None,
 ) -> Params:
   """Gradient steps on LR son -> LR image (Algorithm 2, lines 1 to 6), in one compiled program.
 
@@ -92,7 +92,7 @@ def adapt(
       (see `weights.load`); `Spectral`, for the other steps of `inner_rules`.
     num_steps: gradient steps, at most n; None for all n, or 5 where one rate serves every step. 0 returns `params`, or what
       conditioned ones are for this degradation.
-    model: the network.
+    model: the network; None for that which the parameters are of (`networks.of`).
 
   Returns:
     Parameters adapted to the image.
@@ -110,7 +110,7 @@ def _adapted(params, lr, degradation, scale, inner_lrs, num_steps, network, keep
   rates = jax.tree.map(lambda lrs: jnp.asarray(lrs, lr.dtype), rates)
   if not len(jax.tree.leaves(rates)[0]):
     return params, None
-  return _adapt(params, lr, degradation, rates, scale, network, keep)
+  return _adapt(params, lr, degradation, rates, scale, network or networks.of(params), keep)
 
 
 def super_resolve(
@@ -118,7 +118,7 @@ def super_resolve(
     lr: Float[ArrayLike, "h w c"],
     scale: float = 2,
     degradation: Degradation | Float[ArrayLike, "k k"] | None = None,
-    model: Network = NET,
+    model: Network | None = None,
 ) -> Float[Array, "p q c"]:
   """Enlarges an LR image (Algorithm 2, line 7).
 
@@ -127,7 +127,7 @@ def super_resolve(
     lr: RGB float32 in [0, 1].
     scale: scale factor.
     degradation: see `adapt`; None for no blur. The paper's network uses its offset alone.
-    model: the network.
+    model: the network; None for that which the parameters are of (`networks.of`).
 
   Returns:
     (ceil(H * scale), ceil(W * scale), C) in [0, 1].
@@ -136,7 +136,7 @@ def super_resolve(
     ValueError: the image is no float array of three axes.
   """
   degradation = Degradation(jnp.ones((1, 1))) if degradation is None else as_degradation(degradation)
-  return _super_resolve(params, _image(lr), degradation, scale, model)
+  return _super_resolve(params, _image(lr), degradation, scale, model or networks.of(params))
 
 
 def trajectory(
@@ -146,7 +146,7 @@ def trajectory(
     shown: Sequence[int],
     scale: float,
     inner_lrs: float | Rates | Spectral,
-    model: Network = NET,
+    model: Network | None = None,
 ) -> dict[int, Float[Array, "p q c"]]:
   """SR images after several numbers of steps, in one pass of the adaptation.
 

@@ -22,11 +22,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from mzsr_jax import images
-from mzsr_jax.core import conditioning, degradation, inner_rules, kernels, maml, resize, sharding
+from mzsr_jax.core import conditioning, degradation, inner_rules, kernels, maml, networks, resize, sharding
 from mzsr_jax.core.inner_rules import Rates, Spectral
 from mzsr_jax.core.kernels import EVALUATION_SIZE, Degradation, as_degradation
-from mzsr_jax.core.model import NET, MZSRNet
-from mzsr_jax.core.network import Params
+from mzsr_jax.core.model import NET
+from mzsr_jax.core.network import Network, Params
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference import tiles
 from mzsr_jax.inference.tiles import Size, Span
@@ -35,6 +35,7 @@ ANY_RATES = np.zeros(1, np.float32)  # of a gradient step
 _AXIS = "tiles"
 _BYTES_PER_PIXEL = 4200  # of a tile in a gradient step, with 64 channels: activations, their gradients and copies
 _MIN_TILE = 64  # pixels, side
+_MAX_TILE = 2**15
 _DEGRADED_AREA = 256 * 256  # pixels that are degraded at a time
 
 
@@ -43,28 +44,56 @@ class _Batch(NamedTuple):
 
   Attributes:
     image: what is enlarged: the LR son (to adapt) or the LR image (to enlarge).
-    rows: matrix of the enlargement, vertically; zero beyond the image.
-    columns: horizontally.
-    valid: (d, 2) height and width of what lies inside the image, from the tile's top left.
+    rows: the vertical axis, see `network.Network.tile_axis`.
+    columns: the horizontal one.
+    told: of the degradation, see `network.Network.tell`.
+    inside: which rows and columns of the tile lie inside the image.
     core: (d, 4) first and last row, first and last column of the core, relative to the tile; empty for an idle device.
   """
 
   image: Float[Array, "d h w 3"]
-  rows: Float[Array, "d p h"]
-  columns: Float[Array, "d q w"]
-  valid: Int[Array, "d 2"]
+  rows: PyTree[Array]
+  columns: PyTree[Array]
+  told: PyTree[Array]
+  inside: tuple[Bool[Array, "d p"], Bool[Array, "d q"]]
   core: Int[Array, "d 4"]
 
 
-class _Plan(NamedTuple):
-  """How the enlargement of an image is cut into tiles: spans and matrices of each axis."""
+class _Strip(NamedTuple):
+  """A tile along one axis.
 
+  Attributes:
+    span: where it lies.
+    lr_start: first LR pixel that it needs.
+    lr_side: how many.
+    axis: what the network needs of the axis.
+  """
+
+  span: Span
+  lr_start: int
+  lr_side: int
+  axis: PyTree[np.ndarray]
+
+
+class _Plan(NamedTuple):
+  """How the enlargement of an image is cut into tiles.
+
+  Attributes:
+    full: size of the enlargement.
+    size: of a tile.
+    rows: vertically.
+    columns: horizontally.
+    told: of the degradation, see `network.Network.tell`.
+  """
+
+  full: Size
   size: Size
-  rows: tuple[tuple[Span, resize.Block], ...]
-  columns: tuple[tuple[Span, resize.Block], ...]
+  rows: tuple[_Strip, ...]
+  columns: tuple[_Strip, ...]
+  told: PyTree[np.ndarray]
 
   @property
-  def tiles(self) -> list[tuple[tuple[Span, resize.Block], tuple[Span, resize.Block]]]:
+  def tiles(self) -> list[tuple[_Strip, _Strip]]:
     """(vertical, horizontal) of each tile, row by row."""
     return list(itertools.product(self.rows, self.columns))
 
@@ -83,16 +112,15 @@ class _Support(NamedTuple):
   zeros: tuple[Float[Array, ""], Params]
 
 
-@functools.lru_cache(maxsize=8)  # of an image, the same plan serves the son's steps, and another every enlargement
-def _plan(lr_size: Size, full: Size, scale: float, size: Size, reach: int, offset: tuple[float, float]) -> _Plan:
+def _plan(net: Network, lr_size: Size, full: Size, of: Degradation, scale: float, size: Size) -> _Plan:
   """The tiles, at most of `size`, of the enlargement of an image of `lr_size` to `full`."""
 
-  def axis(length: int, end: int, side: int, moved: float):
-    spans = tiles.spans(end, side, reach)
-    block = lambda s: resize.enlarge_block(length, scale, s.start, min(side, end - s.start), side, moved)
-    return tuple((span, block(span)) for span in spans)
+  def strips(axis: int) -> tuple[_Strip, ...]:
+    spans = tiles.spans(full[axis], size[axis], net.reach)
+    make = lambda span: net.tile_axis(of, scale, axis, lr_size[axis], full[axis], span.start, size[axis])
+    return tuple(_Strip(span, *make(span)) for span in spans)
 
-  return _Plan(size, *(axis(*of) for of in zip(lr_size, full, size, offset)))
+  return _Plan(full, size, strips(0), strips(1), net.tell(of, scale))
 
 
 def _inside(size: Size, bounds: Int[Array, " 4"]) -> Bool[Array, "h w 1"]:
@@ -101,15 +129,20 @@ def _inside(size: Size, bounds: Int[Array, " 4"]) -> Bool[Array, "h w 1"]:
   return (row >= bounds[0]) & (row < bounds[1]) & (column >= bounds[2]) & (column < bounds[3])
 
 
-def _reconstruct(params: Params, batch: _Batch, net: MZSRNet) -> Float[Array, "p q c"]:
+def _observe(batch: _Batch, net: Network) -> PyTree[Array]:
+  """The observation of the one tile of a device."""
+  first = jax.tree.map(operator.itemgetter(0), batch)
+  return net.observe_tile(first.image, first.rows, first.columns, first.told)
+
+
+def _reconstruct(params: Params, batch: _Batch, net: Network) -> Float[Array, "p q c"]:
   """The network's output on the one tile of a device."""
-  x = degradation.resample(batch.image[0], batch.rows[0], batch.columns[0])
-  zero = jnp.zeros_like(batch.valid[0, 0])
-  mask = _inside(x.shape[:2], jnp.stack([zero, batch.valid[0, 0], zero, batch.valid[0, 1]])).astype(x.dtype)
-  return net.reconstruct(params, x, mask)
+  rows, columns = (inside[0] for inside in batch.inside)
+  mask = (rows[:, None, None] & columns[None, :, None]).astype(batch.image.dtype)
+  return net.reconstruct(params, _observe(batch, net), mask)
 
 
-def _share(params: Params, batch: _Batch, targets: Float[Array, "1 p q 3"], weight, net: MZSRNet) -> Float[Array, ""]:
+def _share(params: Params, batch: _Batch, targets: Float[Array, "1 p q 3"], weight, net: Network) -> Float[Array, ""]:
   """The share of a batch of tiles in the mean absolute error; `weight` is 1 / (number of values in the image)."""
   error = jnp.abs(_reconstruct(sharding.vary(params, _AXIS), batch, net) - targets[0])
   return lax.psum(jnp.where(_inside(error.shape[:2], batch.core[0]), error, 0).sum() * weight, _AXIS)
@@ -119,7 +152,7 @@ _ON_EACH, _ON_ALL = PartitionSpec(_AXIS), PartitionSpec()
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
-def _add(total, params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
+def _add(total, params, batch, targets, weight, *, mesh: Mesh, net: Network):
   """Adds a batch of tiles to `total`, the mean absolute error and its gradient; `weight` is 1 / (number of values)."""
 
   def local(total, params, batch, targets, weight):
@@ -130,7 +163,7 @@ def _add(total, params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
-def _error(params, batch, targets, weight, *, mesh: Mesh, net: MZSRNet):
+def _error(params, batch, targets, weight, *, mesh: Mesh, net: Network):
   """`_share` of tiles that lie on the devices."""
   local = functools.partial(_share, net=net)
   specs = (_ON_ALL, _ON_EACH, _ON_EACH, _ON_ALL)
@@ -145,12 +178,12 @@ def _update(params, state, gradient, *, optimizer: optax.GradientTransformation)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "net"))
-def _run(params, batch, *, mesh: Mesh, net: MZSRNet):
-  """SR tiles (d, p, q, 3) in [0, 1]; with `net` None, their bicubic enlargements."""
+def _run(params, batch, *, mesh: Mesh, net: Network):
+  """SR tiles (d, p, q, 3) in [0, 1]; with `params` None, what the paper's network sees, their bicubic enlargements."""
 
   def local(params, batch):
-    if net is None:
-      sr = degradation.resample(batch.image[0], batch.rows[0], batch.columns[0])
+    if params is None:
+      sr = _observe(batch, net)
     else:
       sr = _reconstruct(sharding.vary(params, _AXIS), batch, net)
     return jnp.clip(sr, 0, 1)[None]
@@ -238,7 +271,6 @@ class TiledAdapter:
       devices: Sequence[jax.Device] | None = None,
       memory_limit: float | None = None,
       sizes: Sequence[Size] = (),
-      net: MZSRNet = NET,
       max_buckets: int = 4,
   ):
     """Makes an adapter.
@@ -249,7 +281,6 @@ class TiledAdapter:
         Smaller limits give smaller tiles.
       sizes: heights and widths of the LR images to come, where they are known. Their tiles then have at most `max_buckets`
         sizes; else sides are rounded up.
-      net: the network.
       max_buckets: see `sizes`.
 
     Raises:
@@ -257,18 +288,17 @@ class TiledAdapter:
     """
     devices = list(devices or jax.local_devices())
     limit = default_memory(devices) if memory_limit is None else memory_limit
-    bytes_per_pixel = _BYTES_PER_PIXEL * net.features / 64
-    least = _MIN_TILE**2 * bytes_per_pixel
+    least = _MIN_TILE**2 * _bytes_per_pixel(NET)
     if limit < least:
       missing = (least - limit) / 2**20
       raise UserError(f"the memory limit leaves no room for the smallest tiles: it must be {missing:.0f} MiB higher")
     self.devices = devices[: int(limit // least)]
     self.on_progress: Callable[[float], None] = lambda passes: None
-    self._net = net
     self._mesh = Mesh(np.array(self.devices), (_AXIS,))
     self._buckets = tiles.buckets(sizes, max_buckets) if sizes else {}
     self._warm: set[tuple] = set()
-    self._max_area = int(limit / len(self.devices) / bytes_per_pixel)
+    self._bytes_per_device = limit / len(self.devices)
+    self._max_side = _MAX_TILE
 
   def adapt(
       self,
@@ -344,10 +374,11 @@ class TiledAdapter:
     son = degrade(lr, of, scale, tuple(resize.shrunk_size(length, scale) for length in bucket), device=self.devices[0])
     if of.noise_std:
       son += np.float32(of.noise_std) * degradation.son_noise(son.shape)
-    plan = _plan(son.shape[:2], lr.shape[:2], scale, self._tile_size(bucket), self._net.reach, of.offset)
+    net = networks.of(params)
+    plan = _plan(net, son.shape[:2], lr.shape[:2], of, scale, self._tile_size(net, bucket))
     groups = [
-        (batch, self._stack([_cut(lr, (v.start, h.start), plan.size) for (v, _), (h, _) in some]))
-        for some, batch in self._batches(np.clip(son, 0, 1), lr.shape[:2], plan)
+        (batch, self._stack([_cut(lr, (v.span.start, h.span.start), plan.size) for v, h in some]))
+        for some, batch in self._batches(np.clip(son, 0, 1), plan)
     ]
     if len(groups) == 1:  # kept on the devices from step to step
       groups = [self._shard(groups[0])]
@@ -358,7 +389,7 @@ class TiledAdapter:
     """The mean absolute error over all tiles, and its gradient."""
     total = support.zeros
     for group in support.groups:
-      total = _add(total, params, *self._shard(group), support.weight, mesh=self._mesh, net=self._net)
+      total = _add(total, params, *self._shard(group), support.weight, mesh=self._mesh, net=networks.of(params))
       if len(support.groups) > 1:
         jax.block_until_ready(total)  # no more than one batch lies on the devices
       self.on_progress(network_passes(1, 0, 1) / len(support.groups))
@@ -367,7 +398,8 @@ class TiledAdapter:
   def _error(self, params: Params, support: _Support) -> np.float32:
     """The mean absolute error over all tiles."""
     # Each is fetched before the next is sent: no more than one batch of tiles lies on the devices.
-    error = lambda group: float(_error(params, *self._shard(group), support.weight, mesh=self._mesh, net=self._net))
+    net = networks.of(params)
+    error = lambda group: float(_error(params, *self._shard(group), support.weight, mesh=self._mesh, net=net))
     return np.float32(sum(map(error, support.groups)))
 
   def enlarge(
@@ -384,17 +416,18 @@ class TiledAdapter:
     Yields:
       (rows, columns, tile): slices into the SR image, and its float32 values there, in [0, 1].
     """
-    net = None if params is None else self._net
+    net = NET if params is None else networks.of(params)
+    of = Degradation(np.ones((1, 1), np.float32)) if degradation is None else degradation
     full, bucket = (tuple(resize.enlarged_size(n, scale) for n in size) for size in (lr.shape[:2], self.bucket(lr.shape[:2])))
-    offset = (0.0, 0.0) if degradation is None else degradation.offset
-    plan = _plan(lr.shape[:2], full, scale, self._tile_size(bucket), self._net.reach, offset)
-    params = self._replicate({} if params is None else params)
-    for some, batch in self._batches(lr, full, plan):  # made as needed: of a large image they take much memory
+    plan = _plan(net, lr.shape[:2], full, of, scale, self._tile_size(net, bucket))
+    params = self._replicate(params)
+    for some, batch in self._batches(lr, plan):  # made as needed: of a large image they take much memory
       sr = np.asarray(_run(params, self._shard(batch), mesh=self._mesh, net=net))
-      for ((v, _), (h, _)), tile in zip(some, sr):
+      for (vertical, horizontal), tile in zip(some, sr):
+        v, h = vertical.span, horizontal.span
         core = tile[v.first - v.start : v.stop - v.start, h.first - h.start : h.stop - h.start]
         yield slice(v.first, v.stop), slice(h.first, h.stop), core
-      self.on_progress(network_passes(0, 1, scale) * len(some) / len(plan.tiles) if net else 0)
+      self.on_progress(network_passes(0, 1, scale) * len(some) / len(plan.tiles) if params else 0)
 
   def super_resolve(
       self,
@@ -454,17 +487,18 @@ class TiledAdapter:
 
   def limit_tiles(self, side: int) -> None:
     """Makes tiles no larger than squares of about `side` pixels; at least their halo, and what is then left, is kept."""
-    self._max_area = min(self._max_area, (max(side, _MIN_TILE) + 2 * self._net.reach) ** 2)
+    self._max_side = min(self._max_side, max(side, _MIN_TILE))
 
-  def _tile_size(self, bucket: Size) -> Size:
+  def _tile_size(self, net: Network, bucket: Size) -> Size:
     """The tile size for a bucket."""
-    return tiles.fit(bucket, self._max_area, self._net.reach, len(self.devices), step=8 if self._buckets else 32)
+    area = int(min(self._bytes_per_device / _bytes_per_pixel(net), (self._max_side + 2 * net.reach) ** 2))
+    return tiles.fit(bucket, area, net.reach, len(self.devices), step=8 if self._buckets else 32)
 
-  def _batches(self, image: np.ndarray, full: Size, plan: _Plan) -> Iterator[tuple[list, _Batch]]:
-    """Tiles of the enlargement of `image` to `full`, as many at a time as there are devices."""
+  def _batches(self, image: np.ndarray, plan: _Plan) -> Iterator[tuple[list[tuple[_Strip, _Strip]], _Batch]]:
+    """Tiles of the enlargement of `image`, as many at a time as there are devices."""
     for i in range(0, len(plan.tiles), len(self.devices)):
       some = plan.tiles[i : i + len(self.devices)]
-      yield some, self._stack([_tile(image, full, plan.size, *pair) for pair in some])
+      yield some, self._stack([_tile(image, plan, *pair) for pair in some])
 
   def _stack(self, per_device: list[PyTree]) -> PyTree:
     """Stacks one entry per device; what is missing are zeros, an empty tile."""
@@ -490,12 +524,14 @@ def _cut(image: np.ndarray, start: tuple[int, int], size: Size) -> np.ndarray:
   return np.pad(part, ((0, size[0] - part.shape[0]), (0, size[1] - part.shape[1]), (0, 0)))
 
 
-def _tile(
-    image: np.ndarray, full: Size, size: Size, vertical: tuple[Span, resize.Block], horizontal: tuple[Span, resize.Block]
-) -> _Batch:
+def _tile(image: np.ndarray, plan: _Plan, vertical: _Strip, horizontal: _Strip) -> _Batch:
   """One tile of the enlargement of `image`, without the axis of devices."""
-  spans, (rows, columns) = zip(vertical, horizontal)
-  counts = [min(side, length - s.start) for side, length, s in zip(size, full, spans)]
-  part = _cut(image, (rows.start, columns.start), (rows.matrix.shape[1], columns.matrix.shape[1]))
-  core = [bound - s.start for s in spans for bound in (s.first, s.stop)]
-  return _Batch(part, rows.matrix, columns.matrix, np.array(counts, np.int32), np.array(core, np.int32))
+  pair = vertical, horizontal
+  part = _cut(image, tuple(strip.lr_start for strip in pair), tuple(strip.lr_side for strip in pair))
+  inside = tuple(np.arange(side) < length - strip.span.start for side, length, strip in zip(plan.size, plan.full, pair))
+  core = [bound - strip.span.start for strip in pair for bound in (strip.span.first, strip.span.stop)]
+  return _Batch(part, vertical.axis, horizontal.axis, plan.told, inside, np.array(core, np.int32))
+
+
+def _bytes_per_pixel(net: Network) -> float:
+  return _BYTES_PER_PIXEL * net.activations / NET.activations
