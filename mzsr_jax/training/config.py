@@ -48,11 +48,16 @@ FIELDS = {
     "data.prefetch": Field(4, "batches made ahead", Range(1), True),
     "degradation.scales": Field((2.0,), "scale factors from 1 to 8; one is drawn for each task"),
     "degradation.subsample": Field("direct", "how LR pixels are taken", kernels.SUBSAMPLINGS),
-    "degradation.kernels": Field("gaussian", '"bicubic": no blur', tasks.KERNEL_FAMILIES),
+    # "all" draws scales from 1 to 4, both subsamplings, noise and kernels of many kinds, whatever the other fields of this
+    # section say: see core/observations.py.
+    "degradation.kernels": Field("gaussian", '"bicubic": no blur', (*tasks.KERNEL_FAMILIES, "all")),
     "degradation.min_variance": Field(1.0, "pixels^2, of Gaussians; the largest is 2.5 times the scale", Range(0.01, 2.5)),
     "degradation.noise_std": Field(0.0, "of the LR patches, in [0, 1] units", Range(0)),
     "degradation.max_noise_std": Field(0.0, "where above that, half of the tasks have noise between the two", Range(0)),
-    "model.depth": Field(8, "convolutions", Range(2)),
+    "model.network": Field("mzsr", "the paper's; or unrolled, see core/unrolled.py", ("mzsr", "unrolled")),
+    "model.passes": Field(4, "of the unrolled network", Range(1)),
+    "model.blocks": Field(2, "residual blocks in each", Range(0)),
+    "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),
     "model.conditioned": Field(False, "parameters depend on the degradation, see core/conditioning.py", _BOOL),
     "model.convolution": Field("closed", "same function, other derivatives, see core/conv.py", tuple(conv.CONVOLUTIONS), True),
@@ -62,7 +67,8 @@ FIELDS = {
     "optimizer.algorithm": Field("adam", "the paper's; or muon", ("adam", "muon")),
     "optimizer.learning_rate": Field(1e-4, "beta", Range(0)),
     "optimizer.halve_every": Field(0, "steps; 0 keeps the learning rate", Range(0)),
-    "optimizer.min_learning_rate": Field(0.0, "where halving ends", Range(0)),
+    "optimizer.decay_steps": Field(0, "steps of a straight way down, instead of halving; 0 halves", Range(0)),
+    "optimizer.min_learning_rate": Field(0.0, "where halving, or the way down, ends", Range(0)),
     "optimizer.clip_norm": Field(0.0, "global gradient norm; 0 does not clip", Range(0)),
     # The average starts as the initial parameters, and is mostly those for the first 1 / (1 - decay) steps.
     "optimizer.average_decay": Field(0.0, "of a moving average, which then is the result; 0 keeps none", Range(0, 0.99999)),
@@ -145,6 +151,25 @@ def conditioned(scale: float = 2.0) -> ml_collections.ConfigDict:
   return c
 
 
+def universal() -> ml_collections.ConfigDict:
+  """The unrolled network on all degradations (beyond the paper), by stage 1's loss."""
+  c = pretrain()
+  c.model.network = "unrolled"
+  c.model.features = 32
+  c.degradation.kernels = "all"
+  c.degradation.subsample = "direct"  # of the validation
+  c.degradation.scales = (1.0, 4.0)
+  c.optimizer.algorithm = "muon"
+  c.optimizer.learning_rate = 2e-3
+  c.optimizer.halve_every = 0
+  c.optimizer.min_learning_rate = 0.0
+  c.optimizer.decay_steps = 200_000
+  c.optimizer.clip_norm = 1.0
+  c.optimizer.average_decay = 0.998
+  c.run.num_steps = 200_000
+  return c
+
+
 def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   """Stage 2, meta-transfer learning, as the paper and its code state it: 5 tasks of 8 + 8 patches, 5 inner steps."""
   c = _config("meta", META_FIELDS)
@@ -168,6 +193,7 @@ def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.batch_size = 8
     c.run.num_steps = 120
     c.optimizer.learning_rate = 1e-3
+    c.optimizer.decay_steps = 0
   else:
     c.init_weights = ""
     c.meta.tasks = 2
@@ -290,6 +316,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   scales = flat["degradation.scales"]
   if not scales or not all(isinstance(s, (int, float)) and 1 <= s <= 8 for s in scales):
     raise UserError(f"config.degradation.scales is {tuple(scales)}: it must list scale factors from 1 to 8")
+  if (flat["model.network"] == "unrolled") != (flat["degradation.kernels"] == "all") or (
+      flat["model.network"] == "unrolled" and (flat["stage"] != "pretrain" or flat["model.conditioned"])
+  ):
+    raise UserError("config.model.network 'unrolled' goes with degradation.kernels 'all', stage 'pretrain' and "
+                    "parameters that are not conditioned: start from universal() of training/config.py")
   if flat["optimizer.min_learning_rate"] > flat["optimizer.learning_rate"]:
     raise UserError("config.optimizer.min_learning_rate is above learning_rate: lower it too")
   lrs = flat["meta_test.inner_lrs"]

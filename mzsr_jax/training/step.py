@@ -16,11 +16,15 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PyTree, UInt8
 
 from mzsr_jax.core import adapt as adapt_lib
-from mzsr_jax.core import conditioning, inner_rules, maml, model, sharding, tasks
+from mzsr_jax.core import conditioning, inner_rules, maml, observations, sharding, tasks
 from mzsr_jax.core.degradation import Degrader
 from mzsr_jax.core.model import MZSRNet
 from mzsr_jax.core.network import Network, Params
+from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.training import mesh as mesh_lib
+
+_WARM_UP = 50  # steps, of a learning rate that falls evenly
+_TRAINING_ITERATIONS = 2
 
 Metrics = dict[str, jax.Array]
 Step = Callable[["TrainState", UInt8[Array, "n p p 3"], Any], tuple["TrainState", Metrics]]
@@ -49,15 +53,21 @@ class TrainState:
     return self.learned if self.average is None else self.average
 
 
-def network(config: ml_collections.ConfigDict) -> MZSRNet:
+def network(config: ml_collections.ConfigDict) -> Network:
   """The network that a config describes."""
   c = config.model
+  if c.network == "unrolled":
+    return UnrolledNet(c.passes, c.features, c.blocks, precision=c.precision)
   return MZSRNet(depth=c.depth, features=c.features, convolution=c.convolution, precision=c.precision)
 
 
 def learning_rate(config: ml_collections.ConfigDict, step):
-  """Adam's learning rate at a step: halved every `halve_every` steps down to `min_learning_rate`."""
+  """The learning rate at a step: halved every `halve_every` steps, or falling evenly for `decay_steps`."""
   c = config.optimizer
+  if c.decay_steps:
+    left = jnp.maximum(1 - jnp.asarray(step, jnp.float32) / c.decay_steps, 0)
+    warm_up = jnp.minimum((jnp.asarray(step, jnp.float32) + 1) / _WARM_UP, 1)
+    return (c.min_learning_rate + (c.learning_rate - c.min_learning_rate) * left) * warm_up
   halvings = step // c.halve_every if c.halve_every else 0
   return jnp.maximum(c.learning_rate * 0.5 ** jnp.asarray(halvings, jnp.float32), c.min_learning_rate)
 
@@ -80,7 +90,7 @@ def _as_matrices(learned: PyTree) -> PyTree:
 
 def init_params(config: ml_collections.ConfigDict) -> Params:
   """Random network parameters from the config's seed."""
-  params = model.init(jax.random.fold_in(jax.random.key(config.seed), 0), network(config))
+  params = network(config).init_params(jax.random.fold_in(jax.random.key(config.seed), 0))
   return condition(config, params) if config.model.conditioned else params
 
 
@@ -163,13 +173,16 @@ def _problem(config: ml_collections.ConfigDict, first_order: bool, platform: str
 
 def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
   """The jitted part of `make_step`, of (state, patches placed by `mesh.patch_placer`, key data)."""
-  problem = _problem(config, first_order, mesh.devices.flat[0].platform)
-  if config.stage == "meta":
-    local = _meta_gradient
+  if config.model.network == "unrolled":
+    local = functools.partial(_unrolled_gradient, network(config), observations.mixture(config.data.patch_size))
   else:
-    local = _conditioned_gradient if config.model.conditioned else _pretrain_gradient
+    problem = _problem(config, first_order, mesh.devices.flat[0].platform)
+    if config.stage == "meta":
+      local = functools.partial(_meta_gradient, problem)
+    else:
+      local = functools.partial(_conditioned_gradient if config.model.conditioned else _pretrain_gradient, problem)
   gradient = jax.shard_map(
-      functools.partial(local, problem),
+      local,
       mesh=mesh,
       in_specs=(mesh_lib.REPLICATED, mesh_lib.spec(config), mesh_lib.REPLICATED),
       out_specs=mesh_lib.REPLICATED,
@@ -239,6 +252,21 @@ def _pretrain_gradient(problem: _Problem, state: TrainState, patches, key):
   inputs, targets = (x.reshape(patches.shape) for x in pairs)
   loss = lambda learned: adapt_lib.l1(sharding.vary(learned["params"], axes), inputs, targets, problem.network)
   value, grads = jax.value_and_grad(lambda learned: lax.pmean(loss(learned), axes))(state.learned)
+  return (value, {}), grads
+
+
+def _unrolled_gradient(net: UnrolledNet, mixture: observations.Mixture, state: TrainState, patches, key):
+  """The same where each patch has a degradation of its own, of all there are, and the network is told it."""
+  axes = mesh_lib.AXES
+  # Periodic patches: two iterations of a data step are exact for whole scales, and nearly so for others.
+  net = net.clone(iterations=_TRAINING_ITERATIONS)
+  groups, targets = observations.sample(key, patches, mixture, _numbers(axes, patches.shape[0]))
+
+  def loss(learned):
+    made = net.apply({"params": sharding.vary(learned["params"], axes)}, groups)
+    return lax.pmean(jnp.abs(made - targets).mean(), axes)
+
+  value, grads = jax.value_and_grad(loss)(state.learned)
   return (value, {}), grads
 
 

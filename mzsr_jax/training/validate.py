@@ -39,7 +39,7 @@ def make_validator(config: ml_collections.ConfigDict):
   A PSNR is NaN where the adaptation diverges, as it may for a while when training begins.
   """
   degradation = _degradation(config)
-  scale = config.degradation.scales[0]
+  scale = 2.0 if config.degradation.kernels == "all" else config.degradation.scales[0]
   border = math.ceil(scale)
   steps = (0,) if config.stage == "pretrain" else tuple(sorted({0, 1, config.meta.num_inner_steps}))
   paths = images.find_images(config.run.eval_root) if config.run.eval_root else data.sample_photos()

@@ -1,0 +1,27 @@
+"""The unrolled network (mzsr_jax/core/unrolled.py): one set of weights for every scale, kernel, subsampling and noise.
+
+python -m mzsr_jax.main --config=configs/universal.py --workdir=runs/universal --config.data.root=/path/to/HR
+
+Beyond the paper: the network is told the degradation, so a data step in closed form puts right what it left of the image.
+`:cpu` is a size for a CPU core, in bfloat16, which a CPU with AVX-512 BF16 computes twice as fast under
+XLA_FLAGS="--xla_cpu_experimental_onednn_custom_call=true --xla_cpu_experimental_ynn_fusion_type=invalid
+--xla_cpu_use_xnnpack=false" (jax 0.12); `:smoke` is a minute's run of the whole path.
+"""
+
+from mzsr_jax.training import config
+
+
+def cpu(c):
+  """16 patches of 48x48; 0.6 s a step on one core."""
+  c.data.patch_size = 48
+  c.batch_size = 16
+  c.model.precision = "bfloat16"
+  c.optimizer.decay_steps = 9_000
+  c.run.num_steps = 9_000
+  c.run.eval_every = 1000
+  c.run.eval_size = 192
+  return c
+
+
+def get_config(variant=None):
+  return config.variant(config.universal(), variant, cpu=cpu)
