@@ -133,7 +133,7 @@ class NoiseLevelParser(flags.ArgumentParser):
 def define_adaptation_flags() -> None:
   """Defines the flags of every entry that runs the meta-test."""
   flags.DEFINE_string(
-      "weights", None,
+      "weights", weights.DEFAULT,
       "shipped weights by name, or the path of a .safetensors file; 'spectral:' before either adapts them by spectral steps",
   )  # fmt: skip
   flags.DEFINE_enum(
@@ -227,11 +227,9 @@ def load_weights() -> weights.Weights:
   """The weights that --weights names; their rates are those of --inner_lr, where it is given.
 
   Raises:
-    UserError: no --weights, or none that can be read.
+    UserError: --weights names none that can be read.
   """
   args = flags.FLAGS
-  if not args.weights:
-    raise UserError("--weights is missing: name shipped weights, or the path of a .safetensors file")
   loaded = weights.load(args.weights)
   weights.check_network(loaded.params)
   return loaded._replace(rates=list(args.inner_lr)) if args.inner_lr else loaded

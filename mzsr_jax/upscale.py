@@ -65,7 +65,8 @@ def define_flags() -> None:
       "preset", None, [name for name in PRESETS if name], "what --steps and --back_projection are, where they are not given"
   )
   flags.DEFINE_integer(
-      "steps", None, "adaptation steps; 0 is without (default: 10 without --preset; 0 for stage 1 weights)", lower_bound=0
+      "steps", None, "adaptation steps; 0 is without (default: as --preset says, 10 without one; 0 where the weights gain "
+      "nothing by steps, as universal)", lower_bound=0
   )
   flags.DEFINE_bool("self_ensemble", False, "the mean over the image turned in all ways that its kernel does not tell apart")
   flags.DEFINE_integer(
@@ -102,13 +103,12 @@ def main(argv: list[str]) -> None:
   cli.start_jax()
   estimates = args.kernel == AUTO
   jobs = plan([*args.input, *argv[1:]], args.output, args.comparison, args.overwrite, args.suffix, args.ext, estimates)
+  loaded = cli.load_weights()
   if estimates:
     degradation = Degradation(None, args.subsample or "direct")
   else:
-    degradation = kernel_files.load_degradation(args.kernel, args.subsample, args.kernel_shift)
-  if not args.weights:
-    args.weights = enhance.choose_weights(args.scale, args.kernel, degradation.subsample)
-  loaded = cli.load_weights()
+    net_scale = enhance.network_scale(loaded, args.scale)
+    degradation = kernel_files.load_degradation(args.kernel, args.subsample, args.kernel_shift, net_scale)
   if "steps" not in given and not enhance.benefits_from_adaptation(loaded):
     settings["steps"] = 0
   noise_level = None if args.noise_level == AUTO else args.noise_level

@@ -31,7 +31,7 @@ from mzsr_jax.photo import blind, enhance, kernel_files
 from mzsr_jax.photo import file as photo_file
 
 RNG = np.random.default_rng(0)
-CHOSEN = enhance.choose_weights(2, "g20d", "direct")
+CHOSEN = weights.DEFAULT
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -83,7 +83,7 @@ def test_a_job_from_photo_to_file(manager):
 
   photo, params = photo_file.read(source), weights.load_weights(CHOSEN)
   rates = weights.load_inner_lrs(CHOSEN, 2)
-  degradation = kernel_files.load_degradation("g20d").replace(noise_std=1 / 255)
+  degradation = kernel_files.load_degradation("g20d", photo_scale=2).replace(noise_std=1 / 255)
   recipe = enhance.Recipe(params, rates, degradation, 2.0, 2.0)
   adapter = TiledAdapter()
   (adapted,) = enhance.adapt(adapter, photo.rgb, recipe, [2])
@@ -101,12 +101,12 @@ def test_a_job_from_photo_to_file(manager):
 
 
 def test_the_estimated_kernel_can_be_taken_along(manager, tmp_path):
-  views = run(manager, JobRequest(give_photo(manager, "photo.jpg"), AUTO, steps=0, scale=1.5, self_ensemble=True, png=True))
+  views = run(manager, JobRequest(give_photo(manager, "photo.jpg"), AUTO, steps=0, scale=1.5, png=True))
   assert views[0].status.startswith("Estimating") and views[-1].result.name == "photo_x1.5.png", views
   assert images.image_size(views[-1].result) == (30, 36)
   kernel = kernel_files.read_kernel(views[-1].kernel_file)
   photo = photo_file.read(next(manager.folder.glob("*/photo.jpg")))
-  estimate = blind.estimate(photo.rgb, 2.0, "direct")
+  estimate = blind.estimate(photo.rgb, 2.0, "direct", (0.5, 0.5))
   np.testing.assert_allclose(kernel, estimate.kernel, atol=1e-6)
   assert views[-1].kernel_text == estimate.text and views[-1].noise_text == f"{255 * enhance.noise_std(photo):.1f} of 255"
   path = give(manager, "own.npy", b"")
@@ -260,9 +260,10 @@ def _main(monkeypatch, *args):
   return run_entry(monkeypatch, demo.main, demo.define_flags, "--compilation_cache=", *args)
 
 
-def test_steps_that_are_proposed_with_a_kernel():
-  choices = [("bicubic", 10), ("bicubic", 3), ("g20d", 0), ("g20d", 3), ("auto", 10)]
-  assert [jobs.steps_for(name, 2, count) for name, count in choices] == [0, 0, 10, 3, 10]
+def test_no_steps_are_proposed_where_the_weights_gain_nothing_by_them(monkeypatch):
+  assert (jobs.default_steps() > 0) == enhance.benefits_from_adaptation(weights.load(weights.DEFAULT))
+  monkeypatch.setattr(weights, "DEFAULT", "x2_direct")
+  assert jobs.default_steps() == jobs.MAX_STEPS
 
 
 def test_wrong_flags_and_no_gradio(monkeypatch, capsys):
@@ -295,14 +296,6 @@ def test_a_port_that_is_taken():
     assert demo.free_port("127.0.0.1", port) > port
   with pytest.raises(ValueError, match="no address of this machine"):
     demo.free_port("192.0.2.1", 7860)
-
-
-@pytest.mark.parametrize("kernel", ["auto", "bicubic", "g20d", "g13b"])
-def test_steps_are_proposed_where_the_weights_of_any_scale_gain_by_them(kernel):
-  subsample = "direct" if kernel == "auto" else kernel_files.load_degradation(kernel).subsample
-  for scale in (1.5, 2, 2.5, 3, 3.1, 4):
-    loaded = weights.load(enhance.choose_weights(scale, kernel, subsample))
-    assert (jobs.steps_for(kernel, scale, 0) > 0) == enhance.benefits_from_adaptation(loaded), scale
 
 
 @pytest.fixture(scope="module")

@@ -208,7 +208,6 @@ def test_names_match_or_else_their_first_numbers_do(ours, theirs, expected):
 @pytest.mark.parametrize(
     "args, words",
     [
-        ("--hr_dir=SET/gt", ["--weights"]),
         ("--hr_dir=SET/gt --weights=SET/none.safetensors", ["none.safetensors"]),
         ("--hr_dir=SET/gt --weights=SET/w.safetensors --scale=4", ["scale", "4"]),
         ("--hr_dir=SET/gt --scale=1", ["scale"]),

@@ -43,10 +43,21 @@ def test_samples_span_the_training_distribution(least, on_grid):
 
 @pytest.mark.parametrize("name", kernel_files.NAMES)
 def test_named_kernels_sum_to_one(name):
-  kernel, subsample, offset, _ = kernel_files.load_degradation(name)
+  degradation = kernel_files.load_degradation(name)
+  kernel, subsample, offset = degradation.kernel, degradation.subsample, degradation.offset
   assert offset == kernel_files.load_degradation(name, shift="centre_of_mass").offset == (0, 0)
   assert kernel.shape[0] == kernel.shape[1] and kernel.shape[0] % 2 == 1
   assert abs(kernel.sum() - 1) < 1e-6 and subsample in kernels.SUBSAMPLINGS
+
+
+@pytest.mark.parametrize("name", ["g20d", "gani", "gaussian:3"])
+def test_gaussians_of_photos_lie_in_the_middle_of_the_cell(name):
+  for scale in (1.5, 2, 4):
+    degradation = kernel_files.load_degradation(name, photo_scale=scale)
+    assert degradation.offset == ((scale - 1) / 2,) * 2
+    np.testing.assert_allclose(kernels.centre_of_mass(degradation.kernel), degradation.offset, atol=0.01)
+  assert kernel_files.load_degradation(name, "bicubic", photo_scale=2).offset == (0, 0)
+  assert kernel_files.load_degradation("bicubic", photo_scale=2).kernel.shape == (1, 1)
 
 
 def test_subsampling_may_be_chosen_and_defaults_to_the_names_own():

@@ -68,7 +68,7 @@ def test_a_noisy_photo_is_not_made_worse_where_its_noise_is_estimated(data_dir):
   adapter, degradation = TiledAdapter(), kernel_files.load_degradation("g20d")
   lr = degrade(images.to_float(gt), degradation, 2)
   lr = images.to_float(images.to_uint8(lr + np.random.default_rng(0).normal(0, 5 / 255, lr.shape)))
-  name = enhance.choose_weights(2, "g20d", "direct")
+  name = "spectral:conditioned_x2"
   params, rates = weights.load_weights(name), weights.load_inner_lrs(name, 10)
 
   def psnrs(noise_std, steps):

@@ -74,7 +74,6 @@ class JobRequest(NamedTuple):
     kernel_file: for "file".
     scale: from 1.5 to 4.
     steps: from 0 to 10.
-    self_ensemble: see `Recipe`.
     noise_level: standard deviation of the photo's noise, of 255; None has it estimated.
     png: whether the result is a PNG file, whatever the photo is.
   """
@@ -84,8 +83,7 @@ class JobRequest(NamedTuple):
   gaussian: str = ""
   kernel_file: pathlib.Path | None = None
   scale: float = 2.0
-  steps: int = MAX_STEPS
-  self_ensemble: bool = False
+  steps: int = 0
   noise_level: float | None = None
   png: bool = False
 
@@ -290,12 +288,11 @@ class JobManager:
           check()
           bicubic = photo_file.on_white(enhance.enlarge(self._adapter, None, photo, recipe))
           before = after = _write_picture(job / "bicubic.png", bicubic)
-          plain = recipe._replace(self_ensemble=False)
           yield shown._replace(status="Adapting …", pair=(before, after))
         case enhance.Adapted(step, params) if step < wanted.steps:
           if took < _SLOW_PICTURE:
             started = time.perf_counter()
-            result = enhance.enlarge(self._adapter, params, photo, plain)
+            result = enhance.enlarge(self._adapter, params, photo, recipe)
             previous, after = after, _write_picture(job / f"step_{step}.png", _checked(result, bicubic, step))
             took = time.perf_counter() - started
           status = f"Step {step} of {wanted.steps}, {time.perf_counter() - start:.1f} s"
@@ -343,10 +340,10 @@ class JobManager:
 
 def _recipe(wanted: JobRequest) -> Recipe:
   """What is to be done."""
-  degradation = kernels.Degradation(None) if wanted.kernel == AUTO else _kernel(wanted)
-  loaded = weights.load(enhance.choose_weights(wanted.scale, wanted.kernel, degradation.subsample))
-  options = {"self_ensemble": wanted.self_ensemble, "noise_level": wanted.noise_level}
-  return enhance.make_recipe(loaded, degradation, wanted.scale, wanted.steps, **options)
+  loaded = weights.load(weights.DEFAULT)
+  net_scale = enhance.network_scale(loaded, wanted.scale)
+  degradation = kernels.Degradation(None) if wanted.kernel == AUTO else _kernel(wanted, net_scale)
+  return enhance.make_recipe(loaded, degradation, wanted.scale, wanted.steps, noise_level=wanted.noise_level)
 
 
 def _checked(result: Photo, bicubic: images.Pixels, step: int) -> images.Pixels:
@@ -377,19 +374,15 @@ def _spec(wanted: JobRequest) -> str:
   return _GAUSSIAN + wanted.gaussian.strip().removeprefix(_GAUSSIAN)
 
 
-def steps_for(kernel: object, scale: object, chosen: object) -> object:
-  """Steps to propose with a kernel of `KERNELS` at a scale where `chosen` were asked for; 0 where the network gains nothing."""
-  subsample = kernel_files.load_degradation(kernel).subsample if kernel in kernel_files.NAMES else "direct"
-  number = scale if isinstance(scale, (int, float)) else MIN_SCALE  # a page may send anything
-  if not enhance.benefits_from_adaptation(weights.load(enhance.choose_weights(number, str(kernel), subsample))):
-    return 0
-  return MAX_STEPS if chosen == 0 else chosen
+def default_steps() -> int:
+  """Steps that the page proposes; 0 where the network gains nothing by them."""
+  return MAX_STEPS if enhance.benefits_from_adaptation(weights.load(weights.DEFAULT)) else 0
 
 
-def _kernel(wanted: JobRequest) -> kernels.Degradation:
+def _kernel(wanted: JobRequest, net_scale: float) -> kernels.Degradation:
   """The kernel of an order that names one."""
   spec = {CUSTOM: _spec(wanted), FILE: f"{wanted.kernel_file}"}.get(wanted.kernel, wanted.kernel)
-  degradation = kernel_files.load_degradation(spec)
+  degradation = kernel_files.load_degradation(spec, photo_scale=net_scale)
   if len(degradation.kernel) > _MAX_KERNEL:
     raise UserError(f"the kernel is {len(degradation.kernel)} pixels wide: here it may have at most {_MAX_KERNEL}")
   return degradation

@@ -71,9 +71,8 @@ def _page(manager: JobManager) -> gr.Blocks:
             label="Kernel (.mat, .npy or a picture)", file_types=list(kernel_files.EXTENSIONS), height=110, visible=False
         )
         scale = gr.Slider(jobs.MIN_SCALE, jobs.MAX_SCALE, 2, step=0.1, label="Scale")
-        steps = gr.Slider(0, jobs.MAX_STEPS, jobs.MAX_STEPS, step=1, label="Steps of adaptation", elem_id="steps")
+        steps = gr.Slider(0, jobs.MAX_STEPS, jobs.default_steps(), step=1, label="Steps of adaptation", elem_id="steps")
         with gr.Accordion("More", open=False, elem_id="more"):
-          ensemble = gr.Checkbox(label="Self-ensemble: slower, a little better on clean photos")
           unknown_noise = gr.Checkbox(
               True, label="Estimate the noise from the photo, and what JPEG has changed", elem_id="unknown_noise"
           )
@@ -101,7 +100,7 @@ def _page(manager: JobManager) -> gr.Blocks:
             matrix = gr.DownloadButton("Download the kernel (.mat)", size="sm", visible=False, elem_id="matrix")
 
     shown = {status, nothing, preview, slider, result, about, picture, text, matrix, run, cancel}
-    ordered = [photo, kernel, gaussian, kernel_file, scale, steps, ensemble, unknown_noise, noise, png]
+    ordered = [photo, kernel, gaussian, kernel_file, scale, steps, unknown_noise, noise, png]
     hidden = gr.update(value=None, visible=False)
     nothing_made = {slider: hidden, result: hidden, matrix: hidden, about: gr.update(visible=False)}
     # Values as the browser sends them: what Gradio would make of files is copies, and of wrong values tracebacks.
@@ -131,9 +130,6 @@ def _page(manager: JobManager) -> gr.Blocks:
 
     def fields(name) -> dict:
       return {gaussian: gr.update(visible=name == jobs.CUSTOM), kernel_file: gr.update(visible=name == jobs.FILE)}
-
-    def choose(name, factor, count) -> dict:
-      return {**fields(name), steps: jobs.steps_for(name, factor, count)}
 
     def begin(request: gr.Request) -> Iterator[dict]:
       try:
@@ -170,7 +166,7 @@ def _page(manager: JobManager) -> gr.Blocks:
 
     gr.on([photo.upload, photo.clear], look, photo, shown, **quick)
     unknown_noise.input(lambda unknown: gr.update(visible=unknown is not True), unknown_noise, noise, **quick)
-    kernel.input(choose, [kernel, scale, steps], {gaussian, kernel_file, steps}, **quick)
+    kernel.input(fields, kernel, {gaussian, kernel_file}, **quick)
     loaded = example.click(load_example, None, {*shown, photo, kernel, gaussian, kernel_file, scale}, **quick)
     queued = {**quick, "queue": True}
     for click in (run.click, loaded.success):
@@ -178,7 +174,6 @@ def _page(manager: JobManager) -> gr.Blocks:
       ended = begun.success(work, ordered, shown, **queued, concurrency_limit=1, concurrency_id="job")
       ended.then(lambda: buttons(False), None, {run, cancel}, **quick)
     cancel.click(stop, None, shown, **quick)
-    scale.release(jobs.steps_for, [kernel, scale, steps], steps, **quick)
     page.unload(leave)
   return page
 
@@ -188,7 +183,7 @@ def _status(line: str, failed: bool = False) -> str:
   return f"<p role='status'{' class=bad' * failed}>{html.escape(line)}</p>"
 
 
-def _job_request(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, unknown_noise, noise, png) -> JobRequest:
+def _job_request(photo, kernel, gaussian, kernel_file, scale, steps, unknown_noise, noise, png) -> JobRequest:
   """The order of a page's values, as they come: whoever speaks to the server without the page may send any.
 
   Raises:
@@ -196,7 +191,7 @@ def _job_request(photo, kernel, gaussian, kernel_file, scale, steps, ensemble, u
   """
   try:
     paths = [given and pathlib.Path(given["path"]) for given in (photo, kernel_file)]
-    numbers = float(scale), int(steps), ensemble is True, None if unknown_noise is True else float(noise)
+    numbers = float(scale), int(steps), None if unknown_noise is True else float(noise)
     return JobRequest(paths[0], kernel, str(gaussian or ""), paths[1], *numbers, png is True)
   except (KeyError, TypeError, ValueError, OverflowError) as e:
     raise UserError("the page and the program do not fit: load the page anew") from e

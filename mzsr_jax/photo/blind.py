@@ -43,7 +43,12 @@ class Estimate(NamedTuple):
   text: str
 
 
-def estimate(lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str = "direct") -> Estimate:
+MIN_SCALE = kernel_net.SCALES[0]  # for which kernels can be estimated
+
+
+def estimate(
+    lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str = "direct", centre: tuple[float, float] = (0.0, 0.0)
+) -> Estimate:
   """Estimates the kernel that an image was blurred by before it was subsampled.
 
   An image without edges gives the middle of what the network was trained for, and says so.
@@ -52,6 +57,7 @@ def estimate(lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str = "dir
     lr: in [0, 1], of any size.
     scale: how many times smaller it is than the HR image; 2 to 4.
     subsample: one of `kernels.SUBSAMPLINGS`, by which the kernel was followed.
+    centre: where the kernel is put, see `kernel_files.cell_centre`; it is not estimated.
 
   Raises:
     UserError: not an RGB image, or another value where one of the above is asked for.
@@ -65,10 +71,10 @@ def estimate(lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str = "dir
     raise UserError(f"unknown subsampling '{subsample}': use one of {', '.join(kernels.SUBSAMPLINGS)}")
   lr = lr.astype(np.float32)
   if not len(kernel_net.patches(kernel_net.luma(lr), most=1)):
-    return _regressed(kernel_net.prior(scale), scale, "the image has no edges to tell its blur by, so a likely one: ")
+    return _regressed(kernel_net.prior(scale), scale, centre, "the image has no edges to tell its blur by, so a likely one: ")
   params, calibration = _shipped()
   found = kernel_net.predict(params, lr, scale, subsample)
-  return _regressed(kernel_net.calibrated(found, calibration, scale), scale)
+  return _regressed(kernel_net.calibrated(found, calibration, scale), scale, centre)
 
 
 @functools.cache
@@ -78,10 +84,10 @@ def _shipped():
   return arrays["net"], np.asarray(arrays["calibration"], np.float64)
 
 
-def _regressed(found: Prediction, scale: float, preface: str = "") -> Estimate:
+def _regressed(found: Prediction, scale: float, centre: tuple[float, float], preface: str = "") -> Estimate:
   """The estimate of a predicted code."""
   shape = kernel_net.decode(found.mean, scale)
-  return describe(kernel_net.kernel(shape), shape, found, scale, preface)
+  return describe(kernel_net.kernel(shape, centre), shape, found, scale, preface)
 
 
 def describe(kernel: np.ndarray, shape: Gaussian, code: Prediction, scale: float, preface: str = "") -> Estimate:

@@ -13,9 +13,10 @@ from absl import logging
 from jaxtyping import Float, PyTree
 
 from mzsr_jax import weights
-from mzsr_jax.core import resize
+from mzsr_jax.core import networks, resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.model import Params
+from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference.tiled import TiledAdapter, degrade
 from mzsr_jax.photo import blind, kernel_files, noise, refine
@@ -87,9 +88,14 @@ def make_recipe(
     options: `self_ensemble`, `back_projection` and `noise_level` of `Recipe`.
 
   Raises:
-    UserError: damaged metadata, or `scale` is not from 1 to 8.
+    UserError: damaged metadata, `scale` is not from 1 to 8, or an ensemble of a network that is told the grid of the kernel.
   """
+  if options.get("self_ensemble") and isinstance(networks.of(loaded.params), UnrolledNet):
+    raise UserError("a self-ensemble is for the paper's networks and gains nothing for this one: leave --self_ensemble out, or "
+                    "pass others with --weights")
   net_scale = network_scale(loaded, scale)
+  if degradation.kernel is None:
+    net_scale = max(net_scale, blind.MIN_SCALE)
   second_stage = weights.load(SECOND_STAGE).params if scale > net_scale else None
   return Recipe(loaded.params, loaded.inner_lrs(num_steps), degradation, net_scale, scale, second_stage, **options)
 
@@ -108,26 +114,15 @@ def run(adapter: TiledAdapter, photo: Photo, recipe: Recipe, shown: Sequence[int
   """
   degradation, estimate = recipe.degradation, None
   if degradation.kernel is None:
-    estimate = blind.estimate(photo.rgb, recipe.net_scale, degradation.subsample)
-    degradation = degradation.replace(kernel=estimate.kernel)
+    centre = kernel_files.cell_centre(recipe.net_scale, degradation.subsample)
+    estimate = blind.estimate(photo.rgb, recipe.net_scale, degradation.subsample, centre)
+    degradation = degradation.replace(kernel=estimate.kernel, offset=centre)
   level = noise_std(photo) if recipe.noise_level is None else recipe.noise_level / 255
   recipe = recipe._replace(degradation=degradation.replace(noise_std=level))
   yield Estimated(recipe, estimate)
   for step, params in zip(shown, adapt(adapter, photo.rgb, recipe, shown)):
     yield Adapted(step, params)
   yield Enlarged(enlarge(adapter, params, photo, recipe))
-
-
-def choose_weights(scale: float, kernel: str, subsample: str) -> str:
-  """The shipped weights for a scale, a kernel's name (see `kernel_files.load_degradation`) and its subsampling."""
-  if kernel == "bicubic":
-    return "pretrain_x4" if scale >= 4 else "pretrain_x2"
-  if subsample == "bicubic":
-    return "spectral:conditioned_x2_bicubic"
-  if scale <= 2:
-    return "spectral:conditioned_x2"
-  # Beyond x3, the son is so small that spectral steps learn it by heart from the second on (experiments/README.md).
-  return "spectral:conditioned_multiscale" if scale <= 3 else "conditioned_multiscale"
 
 
 def benefits_from_adaptation(loaded: weights.Weights) -> bool:

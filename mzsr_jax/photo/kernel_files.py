@@ -39,7 +39,9 @@ _MAX_VARIANCE = (EVALUATION_SIZE // 2 / 3) ** 2  # three standard deviations fro
 SPECS = f"{', '.join(NAMES)}, {_FORMS}, or a file ({', '.join(EXTENSIONS)})"  # what `load_degradation` takes, for messages
 
 
-def load_degradation(spec: str, subsample: str | None = None, shift: str = "ignore") -> Degradation:
+def load_degradation(
+    spec: str, subsample: str | None = None, shift: str = "ignore", photo_scale: float | None = None
+) -> Degradation:
   """The degradation that a command line names.
 
   Args:
@@ -48,6 +50,8 @@ def load_degradation(spec: str, subsample: str | None = None, shift: str = "igno
     subsample: "direct" or "bicubic"; None takes the name's own, and "direct" for a file or "gaussian:".
     shift: one of `SHIFTS`: "ignore" treats the middle pixel as the kernel's centre, and logs a warning where a file's is
       another; "centre_of_mass" measures it.
+    photo_scale: for photos, by which the image is enlarged: Gaussians with direct subsampling are put on their grid, see
+      `cell_centre`. None leaves them on the grid of the paper's benchmarks.
 
   Raises:
     UserError: unknown name or subsampling, variances that are not positive or too large for the grid, or a file that holds no
@@ -55,27 +59,41 @@ def load_degradation(spec: str, subsample: str | None = None, shift: str = "igno
   """
   if subsample is not None and subsample not in SUBSAMPLINGS:
     raise UserError(f"unknown subsampling '{subsample}': use one of {', '.join(SUBSAMPLINGS)}")
-  kernel, own = _kernel(spec)
+  own = _EVALUATION[spec][-1] if spec in _EVALUATION else "bicubic" if spec == "bicubic" else "direct"
+  subsample = subsample or own
+  is_gaussian = spec in _EVALUATION or spec.startswith(_PREFIX)
+  if photo_scale and is_gaussian and (centre := cell_centre(photo_scale, subsample)) != (0, 0):
+    return Degradation(_kernel(spec, centre), subsample, centre)
+  kernel = _kernel(spec)
   centre = centre_of_mass(kernel)
   if shift == "centre_of_mass":
-    return Degradation(kernel, subsample or own, centre)
+    return Degradation(kernel, subsample, centre)
   if math.hypot(*centre) > 0.25:
     _warn(f"kernel '{spec}' has its centre of mass {centre[0]:+.2f} pixels down and {centre[1]:+.2f} to the right of its "
           "middle, and moves the image by that: pass --kernel_shift=centre_of_mass to make up for it")
-  return Degradation(kernel, subsample or own)
+  return Degradation(kernel, subsample)
 
 
-def _kernel(spec: str) -> tuple[np.ndarray, str]:
-  """The kernel that a command line names, and the subsampling that goes with the name."""
+def cell_centre(scale: float, subsample: str) -> tuple[float, float]:
+  """(dy, dx) of a kernel's centre where LR pixels are the middles of the cells of s x s HR pixels that they stand for.
+
+  Photos, and enlargements by other programs, are so. Direct subsampling of the paper's benchmarks keeps the first pixel of each
+  cell instead; bicubic subsampling has the middles in itself.
+  """
+  return ((scale - 1) / 2,) * 2 if subsample == "direct" else (0.0, 0.0)
+
+
+def _kernel(spec: str, centre: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+  """The kernel that a command line names; Gaussians about a centre."""
   if spec == "bicubic":
-    return np.ones((1, 1), np.float32), "bicubic"
+    return np.ones((1, 1), np.float32)
   if spec in _EVALUATION or spec.startswith(_PREFIX):
-    *shape, own = _EVALUATION[spec] if spec in _EVALUATION else (*_parameters(spec), "direct")
+    shape = _EVALUATION[spec][:3] if spec in _EVALUATION else _parameters(spec)
     # In float64: the rounding of LR images to 8 bits shows the last digits of a float32 exponential.
     with jax.enable_x64(True):
-      return np.asarray(gaussian(*shape, EVALUATION_SIZE), np.float32), own
+      return np.asarray(gaussian(*shape, EVALUATION_SIZE, centre), np.float32)
   if pathlib.Path(spec).suffix.lower() in EXTENSIONS:
-    return read_kernel(spec), "direct"
+    return read_kernel(spec)
   raise UserError(f"unknown kernel '{spec}': use one of {SPECS}")
 
 

@@ -194,7 +194,7 @@ def predict(params: Params, lr: Float[np.ndarray, "h w 3"], scale: float, subsam
   return Prediction(*combine(mean.astype(np.float64), np.exp(log_variance.astype(np.float64))))
 
 
-def kernel(shape: Gaussian) -> Float[np.ndarray, "k k"]:
-  """The kernel of a shape (scalars) on the grid of the evaluation kernels, where all that the network knows have room."""
+def kernel(shape: Gaussian, centre: tuple[float, float] = (0.0, 0.0)) -> Float[np.ndarray, "k k"]:
+  """The kernel of a shape (scalars) about a centre, on the grid of the evaluation kernels."""
   with jax.enable_x64(True):
-    return np.asarray(kernels.gaussian(*map(float, shape), kernels.EVALUATION_SIZE), np.float32)
+    return np.asarray(kernels.gaussian(*map(float, shape), kernels.EVALUATION_SIZE, centre), np.float32)

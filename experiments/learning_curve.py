@@ -1,0 +1,47 @@
+"""Draws the learning curve of a shipped training run: PSNR on the sample photos over steps, before any adaptation.
+
+python -m experiments.learning_curve --curve=experiments/results/universal_curve.json --out=runs/universal_curve.png
+
+The JSON file holds "about", a line on how it was measured, and "points", each with "step" and a PSNR for each of several
+degradations.
+"""
+
+import json
+import pathlib
+
+import matplotlib
+from absl import flags
+
+from mzsr_jax import cli, files
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def define_flags() -> None:
+  """Defines the flags of this entry."""
+  flags.DEFINE_string("curve", None, "JSON file of the curve", required=True)
+  flags.DEFINE_string("out", None, "PNG file to write", required=True)
+  flags.DEFINE_bool("overwrite", False, "replace the PNG file")
+
+
+def main(argv: list[str]) -> None:
+  """Reads the flags and draws the curve."""
+  del argv
+  args = flags.FLAGS
+  files.check_writable(args.out, args.overwrite)
+  curve = json.loads(pathlib.Path(args.curve).read_text())
+  steps = [point["step"] for point in curve["points"]]
+  figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+  for name in (name for name in curve["points"][0] if name != "step"):
+    axes.plot(steps, [point[name] for point in curve["points"]], marker=".", label=name)
+  axes.set(xlabel="steps", ylabel="PSNR-Y, dB", title=curve["about"])
+  axes.title.set_fontsize(8)
+  axes.legend(fontsize=8)
+  figure.savefig(args.out, dpi=120)
+  print(args.out)
+
+
+if __name__ == "__main__":
+  define_flags()
+  cli.run(main)
