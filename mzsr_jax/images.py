@@ -1,20 +1,22 @@
 """Image files in, image files out, and the pixel formats between: uint8 and float RGB, (H, W, 3)."""
 
-import io
 import pathlib
 from collections.abc import Sequence
 
+import imageio.v3 as iio
 import numpy as np
 from jaxtyping import Float, Shaped, UInt, UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from mzsr_jax import files
+from mzsr_jax import decode, files
 from mzsr_jax.errors import UserError
 
-# What is read and written, by extension, as Pillow calls it.
+# What is written, by extension, as Pillow calls it.
 FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF",
+    ".webp": "WEBP",
 }  # fmt: skip
+EXTENSIONS = (*FORMATS, ".avif", ".gif")  # of what is looked for in folders; a file that is named is read whatever its name is
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B in a gray level, ITU-R BT.601
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -26,46 +28,39 @@ def find_images(folder: str | pathlib.Path) -> list[pathlib.Path]:
   Raises:
     UserError: no such folder, or no image in it.
   """
-  return files.find(folder, tuple(FORMATS), "image")
+  return files.find(folder, EXTENSIONS, "image")
 
 
 def read_image(path: str | pathlib.Path) -> Pixels:
   """Decodes an image file to (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
 
-  Gray is repeated to three channels, palettes are expanded, transparent pixels are laid over white, 16-bit values are
-  scaled to 8 bits; of an animation, the first picture counts.
+  Gray is repeated to three channels, transparent pixels are laid over white, 16-bit values are rounded to 8 bits; for the rest
+  see `decode.read`.
 
   Raises:
-    UserError: no such file, not decodable, or 32-bit pixels, whose range of values is unknown.
+    UserError: see `decode.read`.
   """
-  try:
-    with Image.open(path) as image:
-      return _to_rgb(ImageOps.exif_transpose(image))
-  except Exception as e:  # each format has its own zoo of exceptions for damaged files
-    raise UserError(f"image '{path}' cannot be read: {' '.join(str(e).split())}") from e
+  picture = decode.read(path)
+  channels = decode.upright(picture.channels, picture.orientation)
+  if channels.shape[-1] % 2 == 0:
+    channels = over_white(to_float(channels[..., :-1]), to_float(channels[..., -1]))
+  elif channels.dtype != np.uint8:
+    channels = to_float(channels)
+  pixels = channels if channels.dtype == np.uint8 else to_uint8(channels)
+  return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
 def image_size(path: str | pathlib.Path) -> tuple[int, int] | None:
   """Height and width of the image that `read_image` would return, from the file's header; None where it cannot be read."""
   try:
-    with Image.open(path) as image:
-      # Orientations 5 to 8 swap the sides; of TIFF files Pillow has done so.
-      turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
-      return image.size if turned else image.size[::-1]
-  except Exception:  # each format has its own zoo of exceptions for damaged headers; `read_image` will report it
+    return decode.header(path).size
+  except UserError:  # `read_image` will report it
     return None
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
-  if image.mode.startswith("I;16"):  # Pillow knows 16 bits in gray only; of 16-bit colour it keeps the upper 8
-    gray = np.round(np.asarray(image) / 257).astype(np.uint8)
-    return np.repeat(gray[..., None], 3, axis=-1)
-  if image.mode in ("I", "F"):
-    raise UserError("it holds 32-bit pixels, whose range is unknown: save it with 8 or 16 bits")
-  if image.has_transparency_data:
-    image = image.convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-  return np.array(image.convert("RGB"))
+def over_white(colours: Float[np.ndarray, "h w c"], alpha: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w c"]:
+  """What is transparent, laid over white; all in [0, 1]."""
+  return colours * alpha[..., None] + (1 - alpha[..., None])
 
 
 def to_float(image: UInt[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
@@ -105,9 +100,7 @@ def center_crop(image: Pixels, side: int) -> Pixels:
 
 def encode_png(image: Pixels) -> bytes:
   """An 8-bit image as a PNG file."""
-  buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, "PNG")
-  return buffer.getvalue()
+  return iio.imwrite("<bytes>", image, extension=".png", plugin="pillow", is_batch=False)
 
 
 def write_png(
