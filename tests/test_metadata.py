@@ -107,6 +107,7 @@ def fuzzed(path, seed):
   return container
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("first", range(0, FUZZ, 50))
 def test_pixels_come_out_whatever_is_said_of_them(tmp_path, first):

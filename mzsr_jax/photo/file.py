@@ -173,7 +173,7 @@ def _deep_png(pixels: UInt16[np.ndarray, "h w ..."], lender: bytes) -> bytes:
 def _write_deep_tiff(pixels: UInt16[np.ndarray, "h w ..."], told: Metadata) -> bytes:
   """A TIFF file of 16 bits. It holds no directories of camera and place, which tifffile does not write."""
   texts = {tag: told.exif[tag] for tag in decode.DESCRIPTIVE if tag in (told.exif or {})}
-  extra = [(tag, "s", 0, text.encode() if isinstance(text, str) else bytes(text), True) for tag, text in texts.items()]
+  extra = [(tag, "s", 0, _text(text), True) for tag, text in texts.items()]
   extra += [(metadata.XMP, "B", len(told.xmp), told.xmp, True)] if told.xmp else []
   resolution = {"resolution": told.dpi, "resolutionunit": "INCH"} if told.dpi else {}
   samples = pixels.shape[2] if pixels.ndim == 3 else 1
@@ -182,6 +182,11 @@ def _write_deep_tiff(pixels: UInt16[np.ndarray, "h w ..."], told: Metadata) -> b
       "<bytes>", pixels, plugin="tifffile", compression="zlib", metadata=None, software=False, iccprofile=told.icc_profile,
       extrasamples=() if samples % 2 else ("unassalpha",), extratags=extra, **layout, **resolution,
   )  # fmt: skip
+
+
+def _text(value: object) -> bytes:
+  """A tag's text; raises TypeError for numbers, which a text is not."""
+  return value.encode() if isinstance(value, str) else b"".join([value])
 
 
 def on_white(photo: Photo) -> images.Pixels:
