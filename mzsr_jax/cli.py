@@ -6,11 +6,13 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 import jax
 from absl import app, flags
+from absl import logging as absl_logging
 
 from mzsr_jax import devices, weights
 from mzsr_jax.core import kernels
@@ -35,6 +37,9 @@ def run(main: Callable[[list[str]], None], arguments: int = 0) -> None:
   """
   # JAX tells, at this level, about each kind of accelerator that it did not find.
   logging.getLogger("jax").setLevel(logging.WARNING)
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"):  # a name that the stream cannot print must not end the work on the others
+      stream.reconfigure(errors="backslashreplace")
   app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse(argv, arguments))
 
 
@@ -51,6 +56,12 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
 def report(error: Exception | str) -> None:
   """Prints an error as one line on stderr."""
   print("error:", " ".join(str(error).split()), file=sys.stderr)
+
+
+def fault(error: Exception, where: str) -> str:
+  """A line about an exception that no input should raise; its trace is logged under --verbosity=1."""
+  absl_logging.debug("%s", "".join(traceback.format_exception(error)))
+  return f"{where}: a fault of the program, not of the input ({type(error).__name__}: {error}); --verbosity=1 shows its trace"
 
 
 def _fail(error: Exception | str) -> NoReturn:

@@ -8,15 +8,17 @@
 import functools
 import glob
 import pathlib
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import tqdm
-from absl import flags
+from absl import flags, logging
+from PIL import Image
 
-from mzsr_jax import cli, files, images
+from mzsr_jax import cli, decode, files, images
 from mzsr_jax.core import resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
@@ -50,6 +52,9 @@ def define_flags() -> None:
   flags.DEFINE_float("scale", 2, "scale factor of the result, from 1 to 8, fractions too", short_name="s")
   flags.DEFINE_string("suffix", "", "in a folder, results are called NAME_SUFFIX.EXT")
   flags.DEFINE_enum("ext", AUTO, (AUTO, *EXTENSIONS), "format of results in a folder; auto: that of the input")
+  flags.DEFINE_integer(
+      "quality", photo_file.QUALITY, "of results in JPEG and WebP, but for those of lossless WebP, which stay so", 1, 100
+  )
   flags.DEFINE_integer(
       "tile", 0, "largest side of the tiles that an image is worked on in, LR pixels, about; 0: as the memory limit allows. "
       "The result does not depend on it", short_name="t", lower_bound=0,
@@ -103,6 +108,8 @@ def main(argv: list[str]) -> None:
   cli.start_jax()
   estimates = args.kernel == AUTO
   jobs = plan([*args.input, *argv[1:]], args.output, args.comparison, args.overwrite, args.suffix, args.ext, estimates)
+  if not jobs:
+    return
   loaded = cli.load_weights()
   if estimates:
     degradation = Degradation(None, args.subsample or "direct")
@@ -119,21 +126,25 @@ def main(argv: list[str]) -> None:
   shown = sorted({0, min(1, settings["steps"]), settings["steps"]}) if args.comparison else [settings["steps"]]
 
   adapters = _adapters(jobs, recipe, len(shown) if args.comparison else 0)
-  make = functools.partial(_run, recipe=recipe, shown=shown, overwrite=args.overwrite)
-  failures = 0
+  make = functools.partial(_run, recipe=recipe, shown=shown, overwrite=args.overwrite, quality=args.quality)
+  failures, faults = 0, 0
   with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
     progress = _Progress(bar, recipe, shown)
     for adapter in adapters:
       adapter.on_progress = progress.passes
     for job, result in zip(jobs, pool.map_images(functools.partial(_reported, make), jobs, adapters)):
       progress.image()
-      if isinstance(result, UserError):
-        if len(jobs) == 1:
-          raise result
+      expected = isinstance(result, (UserError, OSError))  # see `cli.run`
+      if expected and len(jobs) == 1:
+        raise result
+      if isinstance(result, Exception):
         failures += 1
-        cli.report(f"{job.source}: {result}")
+        faults += not expected
+        cli.report(f"{job.source}: {result}" if expected else cli.fault(result, str(job.source)))
       else:
         bar.write(result)
+  if faults:
+    sys.exit(1)
   if failures:
     raise UserError(f"{failures} of {len(jobs)} images failed, each named above; the others are done")
 
@@ -173,34 +184,36 @@ def _adapters(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[TiledAda
   return adapters
 
 
-def _reported(make, adapter: TiledAdapter, job: Job) -> str | UserError:
-  """What `make` returns, or the error that it raises: one bad image is no reason to drop the others."""
+def _reported(make, adapter: TiledAdapter, job: Job) -> str | Exception:
+  """What `make` returns, or what it raises: one bad image, or one that shows a fault here, is no reason to drop the others."""
   try:
     return make(adapter, job)
-  except UserError as e:
+  except Exception as e:
     return e
 
 
-def _run(adapter: TiledAdapter, job: Job, *, recipe: Recipe, shown: Sequence[int], overwrite: bool) -> str:
+def _run(
+    adapter: TiledAdapter, job: Job, *, recipe: Recipe, shown: Sequence[int], overwrite: bool, quality: int
+) -> str:
   """Makes one image; returns a line about it."""
   start = time.perf_counter()
   photo = photo_file.read(job.source)
   file_format = images.FORMATS[job.output.suffix.lower()]
-  photo_file.check_format(photo, file_format)
+  photo_file.check_format(photo, file_format, recipe.scale)
   panels = {}
   for event in enhance.run(adapter, photo, recipe, shown):
     match event:
       case enhance.Estimated(recipe, estimate):
         about = f", {estimate.text}" if estimate else ""
-        if estimate:
-          blind.save(estimate, job.kernel, overwrite)
         if job.comparison:
           panels["bicubic"] = photo_file.on_white(enhance.enlarge(adapter, None, photo, recipe))
       case enhance.Adapted(step, params):
         if job.comparison and step != shown[-1]:
           panels[f"step {step}"] = photo_file.on_white(enhance.enlarge(adapter, params, photo, recipe))
       case enhance.Enlarged(result):
-        files.write_whole(job.output, photo_file.encode(result, file_format), overwrite)
+        if estimate:  # beside the result, so that a run that is stopped leaves both or neither
+          blind.save(estimate, job.kernel, overwrite)
+        files.write_whole(job.output, photo_file.encode(result, file_format, quality, str(job.output)), overwrite)
   if job.comparison:
     panels[f"step {shown[-1]}"] = photo_file.on_white(result)
     images.write_png(job.comparison, images.side_by_side(list(panels.values()), list(panels)), overwrite)
@@ -226,7 +239,7 @@ def plan(
     output: for one image file, a file with the extension of a format; else a folder, where each image keeps its name, and its
       place below the folder that it was found in.
     comparison: likewise a .png file or a folder, or None.
-    overwrite: whether outputs may exist.
+    overwrite: whether outputs may exist; of several images, those whose results exist are else left out.
     suffix: of names in a folder.
     ext: of names in a folder; "auto": as the input's.
     estimates: whether kernels are written too.
@@ -237,18 +250,24 @@ def plan(
   """
   found = _find(inputs)
   alone = len(found) == 1 and len(inputs) == 1 and pathlib.Path(inputs[0]).is_file()
+  _check_output(output, alone)
   jobs = []
   for source, name in found:
     if alone and pathlib.Path(output).suffix.lower() in images.FORMATS:
       target = pathlib.Path(output)
     else:
       stem = f"{name.stem}_{suffix}" if suffix else name.stem
-      target = pathlib.Path(output) / name.with_name(stem + (source.suffix.lower() if ext == AUTO else f".{ext}"))
+      target = pathlib.Path(output) / name.with_name(stem + (_extension(source) if ext == AUTO else f".{ext}"))
     panels = comparison and pathlib.Path(comparison)
     if panels and not (alone and panels.suffix.lower() == ".png"):
       panels /= name.with_suffix(".png")
     jobs.append(Job(source, target, panels, target.with_name(f"{target.stem}_kernel") if estimates else None))
 
+  if not alone:
+    jobs = _without_results(jobs, output)
+    if not overwrite and (done := [job for job in jobs if job.output.exists()]):
+      jobs = [job for job in jobs if job not in done]
+      logging.warning("%d results exist and stay, %d are to be made; --overwrite makes all anew.", len(done), len(jobs))
   taken = {job.source.resolve(): job.source for job in jobs}
   for job in jobs:
     for target in _targets(job):
@@ -257,6 +276,41 @@ def plan(
       taken[target.resolve()] = target
       files.check_writable(target, overwrite)
   return jobs
+
+
+def _check_output(output: str, alone: bool) -> None:
+  """Raises UserError where the name of an output looks like an image that will not come to be."""
+  path, written = pathlib.Path(output), ", ".join(images.FORMATS)
+  if path.is_dir():
+    return
+  if path.suffix.lower() in images.FORMATS and not alone:
+    raise UserError(f"output '{output}' names one image, and the input is several, or a folder: name a folder")
+  if path.suffix.lower() not in images.FORMATS and path.suffix.lower() in Image.registered_extensions():
+    raise UserError(f"output '{output}': {path.suffix} is not written; choose one of {written}, or name a folder")
+
+
+def _extension(source: pathlib.Path) -> str:
+  """That of a result in its input's format: its own; by content where it has none that is written; .png for what is not."""
+  if (own := source.suffix.lower()) in images.FORMATS:
+    return own
+  try:
+    file_format = decode.header(source).file_format
+  except UserError:  # reading it will say so
+    file_format = "PNG"
+  return next((extension for extension, known in images.FORMATS.items() if known == file_format), ".png")
+
+
+def _without_results(jobs: Sequence[Job], output: str) -> list[Job]:
+  """Jobs without those whose input is another's result, a kernel's picture, or in a folder of results below the inputs."""
+  results, folder = {job.output.resolve(): job.source for job in jobs}, pathlib.Path(output).resolve()
+  sources = [job.source.resolve() for job in jobs]
+  outside = not all(source.is_relative_to(folder) for source in sources)
+  made = lambda source, job: (
+      results.get(source, job.source) != job.source
+      or (outside and source.is_relative_to(folder))
+      or (source.stem.endswith("_kernel") and source.with_suffix(".mat").exists())
+  )
+  return [job for job, source in zip(jobs, sources) if not made(source, job)]
 
 
 def _targets(job: Job) -> list[pathlib.Path]:
@@ -276,11 +330,12 @@ def _find(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
     elif path.is_file():
       found[path] = pathlib.Path(path.name)
     elif matches := [pathlib.Path(match) for match in sorted(glob.glob(text, recursive=True))]:
-      found |= {file: pathlib.Path(file.name) for file in matches if file.suffix.lower() in images.FORMATS and file.is_file()}
+      pictures = [match for match in matches if match.suffix.lower() in images.EXTENSIONS and match.is_file()]
+      found |= {file: pathlib.Path(file.name) for file in pictures}
     else:
       raise UserError(f"input '{text}' does not exist: name an image file, a folder of them, or a pattern that fits some")
   if not found:
-    raise UserError(f"input '{inputs[0]}' holds no image: looked for {', '.join(images.FORMATS)}")
+    raise UserError(f"input '{inputs[0]}' holds no image: looked for {', '.join(images.EXTENSIONS)}")
   return list(found.items())
 
 

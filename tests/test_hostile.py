@@ -4,17 +4,21 @@ import os
 import pathlib
 import stat
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 
 import numpy as np
 import pytest
+import test_metadata as metadata_tests
 from PIL import Image
 from test_cli import assert_one_line
 from test_upscale import _upscale, made, small  # noqa: F401  (small is a fixture)
 
 from mzsr_jax import images
 from mzsr_jax.errors import UserError
+from mzsr_jax.photo import enhance
 from mzsr_jax.photo import file as photo_file
 
 RNG = np.random.default_rng(0)
@@ -138,3 +142,88 @@ def test_names_that_are_too_long_are_one_line(monkeypatch, capsys, small, tmp_pa
   good(pathlib.Path(tmp_path) / ("z" * 250 + ".png"))
   assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/{'z' * 250}.png", "-o", f"{tmp_path}/out", "--suffix=more") == 2
   assert_one_line(capsys)
+
+
+def test_formats_are_known_before_any_work(monkeypatch, capsys, small, tmp_path):  # noqa: F811
+  monkeypatch.setattr(photo_file, "read", lambda path: pytest.fail("read"))
+  good(tmp_path / "x.png")
+  for name in ("out.avif", "out.gif"):
+    assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/x.png", "-o", f"{tmp_path}/{name}") == 2
+    assert_one_line(capsys, name, ".png")
+  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/x.png", f"{small}/photos/a.png", "-o", f"{tmp_path}/out.png") == 2
+  assert_one_line(capsys, "out.png", "name a folder")
+  assert made(tmp_path) == ["x.png"]
+
+
+@pytest.mark.parametrize("name,most", [("out.webp", 16383), ("out.jpg", 65500)])
+def test_sides_that_a_format_has_no_room_for_are_refused_before_work(monkeypatch, capsys, small, tmp_path, name, most):  # noqa: F811
+  monkeypatch.setattr(enhance, "run", lambda *_: pytest.fail("worked"))
+  Image.new("RGB", (most // 2 + 1, 4)).save(tmp_path / "x.png")
+  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/x.png", "-o", f"{tmp_path}/{name}") == 2
+  assert_one_line(capsys, str(most), "choose png")
+
+
+def test_other_extensions_become_results(monkeypatch, small, tmp_path):  # noqa: F811
+  image = Image.fromarray(PIXELS)
+  (tmp_path / "in").mkdir()
+  image.save(tmp_path / "in" / "a.jfif", "JPEG")
+  for name in ("b.avif", "c.gif"):
+    image.save(tmp_path / "in" / name)
+  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/in", "-o", f"{tmp_path}/out", "--steps=0") == 0
+  assert made(tmp_path / "out") == ["a.jfif", "b.png", "c.png"]
+  (tmp_path / "none").write_bytes((tmp_path / "in" / "a.jfif").read_bytes())
+  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/none", "-o", f"{tmp_path}/out", "--steps=0") == 0
+  assert images.image_size(tmp_path / "out" / "none.jpg") == (24, 28)
+
+
+def test_a_fault_in_one_image_does_not_stop_the_others(monkeypatch, capsys, small, tmp_path):  # noqa: F811
+  (tmp_path / "in").mkdir()
+  for name in "abc":
+    good(tmp_path / "in" / f"{name}.png")
+  encode = photo_file.encode
+  monkeypatch.setattr(photo_file, "encode", lambda *args: 1 / 0 if "b.png" in args[-1] else encode(*args))
+  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/in", "-o", f"{tmp_path}/out", "--steps=0") == 1
+  assert_one_line(capsys, "b.png", "a fault of the program", "ZeroDivisionError", "--verbosity=1")
+  assert made(tmp_path / "out") == ["a.png", "c.png"]
+
+
+def test_metadata_that_cannot_be_written_stop_nothing(monkeypatch, small, tmp_path):  # noqa: F811
+  (tmp_path / "in").mkdir()
+  for orientation, name in ((1, "a.jpg"), (6, "b.jpg")):
+    exif = metadata_tests.exif([(0x0112, 3, 1, struct.pack("<H", orientation))], place=[(5, 2, 2, b"0\0")])
+    metadata_tests.jpeg(tmp_path / "in" / name, exif)
+  good(tmp_path / "in" / "c.png")
+  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/in", "-o", f"{tmp_path}/out", "--steps=0") == 0
+  sizes = [images.image_size(tmp_path / "out" / name) for name in ("a.jpg", "b.jpg", "c.png")]
+  assert sizes == [(64, 80), (80, 64), (24, 28)]
+
+
+def test_names_that_the_stream_cannot_print_are_replaced(small, tmp_path):  # noqa: F811
+  (tmp_path / "in").mkdir()
+  for name in ("ä日.png", "z.png"):
+    good(tmp_path / "in" / name)
+  flags = ["--kernel=g20d", f"--weights={small}/w.safetensors", "--steps=0", f"-i={tmp_path}/in", f"-o={tmp_path}/out"]
+  env = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+  done = subprocess.run([sys.executable, "-m", "mzsr_jax.upscale", *flags], env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert "\\u65e5" in done.stdout and made(tmp_path / "out") == ["z.png", "ä日.png"]
+
+
+def test_a_folder_is_gone_on_with_and_results_are_no_inputs(monkeypatch, small, tmp_path):  # noqa: F811
+  for name in ("a.png", "b.png"):
+    good(tmp_path / name)
+  run = lambda *flags: _upscale(monkeypatch, small, "-i", str(tmp_path), "-o", f"{tmp_path}/out", "--steps=0", *flags)
+  assert run() == 0
+  assert made(tmp_path) == ["a.png", "b.png", "out/a.png", "out/b.png"]
+  (tmp_path / "out" / "b.png").unlink()
+  (tmp_path / "out" / "a.png").write_bytes(b"mine")
+  good(tmp_path / "k_kernel.png")
+  (tmp_path / "k_kernel.mat").touch()
+  assert run() == 0
+  assert made(tmp_path / "out") == ["a.png", "b.png"] and (tmp_path / "out" / "a.png").read_bytes() == b"mine"
+  assert run("--overwrite") == 0
+  assert images.image_size(tmp_path / "out" / "a.png") == (24, 28)
+  beside = ["-i", str(tmp_path / "out"), "-o", str(tmp_path / "out"), "--suffix=x2", "--steps=0"]
+  for _ in range(2):
+    assert _upscale(monkeypatch, small, *beside) == 0
+    assert made(tmp_path / "out") == ["a.png", "a_x2.png", "b.png", "b_x2.png"]
