@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
       photo = camera.taken(benchmark.lr_image(adapter, sample, degradation, args.scale), args.noise, args.jpeg)
       adapter.warm_up(params, photo.rgb.shape[:2], degradation, args.scale, rates)
       for name, level in levels.items():
-        told = enhance.with_noise(degradation, photo, None if level == cli.AUTO else level)
+        told = degradation.replace(noise_std=enhance.noise_std(photo) if level == cli.AUTO else level / 255)
         recipe = Recipe(params, rates, told, args.scale, args.scale)
         shared = {"kernel": kernel, "image": sample.name, "noise_level": name, "noise_told": 255 * told.noise_std}
         rows += [shared | row for row in measure(adapter, photo, sample.gt, recipe)]

@@ -116,7 +116,7 @@ def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, A
     unique = {row["method"]: {**row, "steps": 0} for row in rows if row["method"] != "bicubic"}
     return line | {"quoted": True, "results": list(unique.values())}
   scale, degradation = cell["scale"], kernel_files.load_degradation(cell["kernel"])
-  samples, adapters = _samples_and_solvers(folders[cell["set"]], scale, cell["images"])
+  samples, adapters = _samples_and_adapters(folders[cell["set"]], scale, cell["images"])
   method = methods.parse(cell["method"], cell["steps"], scale)
   scores = list(benchmark.run(samples, {cell["kernel"]: degradation}, [method], scale, adapters, keep_crop))
   results = benchmark.summarise(scores, scale)
@@ -129,8 +129,8 @@ def run(cell: dict[str, Any], folders: dict[str, str], keep_crop) -> dict[str, A
   return line | {"quoted": False, "results": results}
 
 
-@functools.lru_cache(maxsize=1)  # cells of a set follow one another: it is read, and solvers are warmed up, once
-def _samples_and_solvers(folder: str, scale: int, count: int | None) -> tuple[list[benchmark.Sample], list[TiledAdapter]]:
+@functools.lru_cache(maxsize=1)  # cells of a set follow one another: it is read, and adapters are warmed up, once
+def _samples_and_adapters(folder: str, scale: int, count: int | None) -> tuple[list[benchmark.Sample], list[TiledAdapter]]:
   samples = benchmark.load_hr(folder, scale)[:count]
   return samples, pool.make_adapters(len(samples), sizes=benchmark.lr_sizes(samples, scale))
 

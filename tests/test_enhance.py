@@ -8,7 +8,6 @@ from mzsr_jax import images, weights
 from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core import model
-from mzsr_jax.core.model import NET
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import enhance, kernel_files, refine

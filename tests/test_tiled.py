@@ -179,7 +179,7 @@ def test_a_limit_below_the_smallest_window_is_refused():
     TiledAdapter(jax.devices()[:1], 64 * 64 * 1000)
 
 
-def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
+def test_a_folder_is_spread_in_order_with_one_image_for_an_adapter_at_a_time():
   busy, lock = set(), threading.Lock()
 
   def work(adapter, item):
@@ -201,7 +201,7 @@ def test_a_folder_is_spread_in_order_with_one_image_for_a_solver_at_a_time():
     list(pool.map_images(fails, range(3), ["a"]))
 
 
-def test_a_solver_for_each_device_gives_the_same(params):
+def test_an_adapter_for_each_device_gives_the_same(params):
   lr, degradation = noise(20, 24), kernel_files.load_degradation("g20d")
   each = [TiledAdapter([device]) for device in jax.devices()[:2]]
   work = lambda adapter, lr: adapter.trajectory(params, lr, degradation, [2], 2, RATES)[2]

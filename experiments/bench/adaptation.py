@@ -2,10 +2,10 @@
 
     pip install '.[bench]' && python -m experiments.bench.adaptation --side=256 --steps=1,10 --out=runs/bench_adaptation.json
 
-The alternatives run in turn in one process: the solver on all devices and on one, the plain functions of arrays
-(`mz.adapt`, `mz.super_resolve`), and PyTorch in eager mode, if it is installed. All make the same image, but for the solver's
-spectral steps. Work is counted from the shapes: three passes a step over the LR image (forward, input gradient, weight
-gradient; spectral steps have another forward pass), one over the SR image.
+The alternatives run in turn in one process: the tiled adapter on all devices and on one, the plain functions of arrays
+(`mz.adapt`, `mz.super_resolve`), and PyTorch in eager mode, if it is installed. All make the same image, but for the tiled
+adapter's spectral steps. Work is counted from the shapes: three passes a step over the LR image (forward, input gradient,
+weight gradient; spectral steps have another forward pass), one over the SR image.
 """
 
 import jax
@@ -78,16 +78,17 @@ def main(_):
   for steps in map(int, _STEPS.value):
     rates = np.full(steps, 0.01, np.float32)
 
-    def with_solver(adapter, rates=rates):
+    def with_adapter(adapter, rates=rates):
       return lambda: adapter.super_resolve(adapter.adapt(params, lr, degradation, SCALE, rates), lr, SCALE)
 
     def plain(rates=rates, steps=steps):
       return images.to_uint8(mz.super_resolve(mz.adapt(params, lr, degradation, SCALE, rates, steps), lr, SCALE))
 
     spectral = mz.Spectral(np.full(steps, weights.SPECTRAL_RATE, np.float32))
-    runs = {"solver": with_solver(TiledAdapter()), "solver, spectral steps": with_solver(TiledAdapter(), spectral)}
+    runs = {"tiled adapter": with_adapter(TiledAdapter())}
+    runs["tiled adapter, spectral steps"] = with_adapter(TiledAdapter(), spectral)
     if jax.local_device_count() > 1:
-      runs["solver, one device"] = with_solver(TiledAdapter(jax.local_devices()[:1]))
+      runs["tiled adapter, one device"] = with_adapter(TiledAdapter(jax.local_devices()[:1]))
     runs["plain functions"] = plain
     if _BATCH.value:
       runs[f"{_BATCH.value} images by vmap"] = batched(params, lr, degradation.kernel, rates)
@@ -95,17 +96,17 @@ def main(_):
       runs["PyTorch eager"] = with_torch(params, lr, degradation.kernel, rates)
     results = {name: run() for name, run in runs.items()}
     for name, result in results.items():  # rounding to 8 bits may fall either way
-      assert "spectral" in name or np.abs(result.astype(int) - results["solver"]).max() <= 1, name
-    summary = timing.summary(timing.alternate(runs, _REPEATS.value), "solver")
+      assert "spectral" in name or np.abs(result.astype(int) - results["tiled adapter"]).max() <= 1, name
+    summary = timing.summary(timing.alternate(runs, _REPEATS.value), "tiled adapter")
     seconds = {name: s["median_s"] / (_BATCH.value if "vmap" in name else 1) for name, s in summary.items()}
     passes = {name: (3 + ("spectral" in name)) * steps + SCALE**2 for name in runs}
     gflop = {name: 2e-9 * macs * lr.shape[0] * lr.shape[1] * count for name, count in passes.items()}
-    reference = seconds.get("PyTorch eager", seconds["solver"])
+    reference = seconds.get("PyTorch eager", seconds["tiled adapter"])
     rows += [
         {"steps": steps, "by": name, "median s": s, "GFLOP/s": gflop[name] / s, "speed-up": reference / s}
         for name, s in seconds.items()
     ]
-  against = "PyTorch" if torch else "the solver"
+  against = "PyTorch" if torch else "the tiled adapter"
   title = f"Meta-test of a {_SIDE.value}x{_SIDE.value} image at x{SCALE}, medians of {_REPEATS.value}; speed-up over {against}"
   timing.report(title, rows, _OUT.value)
 

@@ -73,7 +73,7 @@ def of_jpeg(image: UInt8[np.ndarray, "h w 3"], table: Float[np.ndarray, "8 8"]) 
   often worse.
 
   Coefficients of which none is left are given the size that is just not seen, which is several times too much where the image
-  is smooth or small: the adaptation does best when it is told more than the true error (experiments/README.md).
+  is smooth or small: the adaptation does best when it is told more than the true error (experiments/docs/notes.md).
 
   Args:
     image: as decoded, not turned.
