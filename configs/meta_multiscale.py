@@ -9,7 +9,7 @@ from mzsr_jax.training import config as config_lib
 
 
 def cpu(c):
-  """To be started (`--config.init_weights=...`) from a blind network for these scales, as experiments/docs/training.md says."""
+  """To be started (`--config.init_weights=...`) from a blind network for these scales: see experiments/docs/training.md."""
   c = config_lib.meta_like_meta_test(c)
   c.data.patch_size = 256  # 64 pixels of the LR image at the largest scale
   c.optimizer.halve_every = 200

@@ -9,7 +9,7 @@ from mzsr_jax.training import config as config_lib
 
 
 def cpu(c):
-  """To be started (`--config.init_weights=...`) from a blind network for these kernels, as experiments/docs/training.md says."""
+  """To be started (`--config.init_weights=...`) from a blind network for these kernels: see experiments/docs/training.md."""
   c = config_lib.meta_like_meta_test(c)
   c.data.patch_size = 256
   c.optimizer.halve_every = 75
