@@ -63,3 +63,14 @@ def test_blind_kernels_beside_the_true_one(folder, tmp_path):
   assert len(table) == 2 + 4 and f"{report['results'][3]['psnr']:.2f}" in table[5]
   bad = run("blind", folder, tmp_path / "other.json", "--methods=guess")
   assert bad.returncode == 2 and "guess" in bad.stderr and "Traceback" not in bad.stderr
+
+
+@pytest.mark.slow
+def test_options_of_upscale_beside_each_other(folder, tmp_path):
+  out = tmp_path / "presets.json"
+  done = run("presets", folder, out, "--images=1", "--kernels=g20d", "--noise=5", "--noise_levels=0,auto")
+  assert done.returncode == 0, done.stderr
+  rows = json.loads(out.read_text())["images"]
+  assert {(row["steps"], row["noise_level"]) for row in rows} == {(n, level) for n in (0, 1, 10) for level in ("0", "auto")}
+  told = lambda level: {row["noise_told"] for row in rows if row["noise_level"] == level}
+  assert told("0") == {0} and min(told("auto")) > 0
