@@ -29,7 +29,8 @@ METHODS = {
     "stage 1 alone": ("pretrain_x2", "pretrain_x4"),
     "meta-trained, plain steps": ("x2_direct", "x2_bicubic", "x4_direct"),
     "meta-trained, spectral steps": ("spectral:x2_direct", "spectral:x2_bicubic", "spectral:x4_direct"),
-    "conditioned": ("spectral:conditioned_x2", "spectral:conditioned_x2_bicubic", "conditioned_multiscale"),
+    # Without steps, weights are the same whatever rule they would step by.
+    "conditioned": ("spectral:conditioned_x2", "conditioned_x2", "spectral:conditioned_x2_bicubic", "conditioned_multiscale"),
 }
 QUOTED = ("ZSSR", "MZSR (1)", "MZSR (10)")
 
