@@ -31,12 +31,13 @@ from mzsr_jax.photo import blind, enhance, kernel_files
 from mzsr_jax.photo import file as photo_file
 
 RNG = np.random.default_rng(0)
-CHOSEN = weights.DEFAULT
+CHOSEN = "x2_direct"  # compiled sooner than the default, and adapted by steps
 EVIL = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
-def manager(tmp_path):
+def manager(tmp_path, monkeypatch):
+  monkeypatch.setattr(weights, "DEFAULT", CHOSEN)
   return JobManager(tmp_path / "files", Limits(0.01, 100))
 
 
@@ -178,7 +179,7 @@ def test_files_of_others_are_none_of_a_pages(manager, tmp_path):
 
 
 def test_a_job_ends_when_cancelled_left_or_out_of_time(manager, monkeypatch):
-  wanted = JobRequest(give_photo(manager), "g20d")
+  wanted = JobRequest(give_photo(manager), "g20d", steps=jobs.MAX_STEPS)
 
   def started(visit):
     manager.begin(visit)
@@ -230,7 +231,7 @@ def step_by(monkeypatch, rate):
 @pytest.mark.parametrize("rate", [1e4, 1e30])
 def test_of_steps_that_diverge_the_best_state_before_is_shown(manager, caplog, monkeypatch, rate):
   step_by(monkeypatch, rate)
-  view = run(manager, JobRequest(give_photo(manager), "g20d"))[-1]
+  view = run(manager, JobRequest(give_photo(manager), "g20d", steps=jobs.MAX_STEPS))[-1]
   assert "diverged" in caplog.text and not view.failed
   plain = run(manager, JobRequest(give_photo(manager), "g20d", steps=0))[-1]
   np.testing.assert_array_equal(photo_file.read(view.result).rgb, photo_file.read(plain.result).rgb)
@@ -239,14 +240,14 @@ def test_of_steps_that_diverge_the_best_state_before_is_shown(manager, caplog, m
 def test_a_result_without_likeness_is_none(manager, monkeypatch):
   monkeypatch.setattr(enhance, "_DIVERGED", np.inf)
   step_by(monkeypatch, 1e4)
-  view = run(manager, JobRequest(give_photo(manager), "g20d"))[-1]
+  view = run(manager, JobRequest(give_photo(manager), "g20d", steps=jobs.MAX_STEPS))[-1]
   assert view.failed and "diverged at step" in view.status and view.result is None
 
 
 def test_a_bug_ends_the_job_alone(manager, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(enhance, "enlarge", lambda *_: 1 / 0)
-    view = run(manager, JobRequest(give_photo(manager), "g20d"))[-1]
+    view = run(manager, JobRequest(give_photo(manager), "g20d", steps=jobs.MAX_STEPS))[-1]
   assert view.failed and "failed" in view.status and "division" not in view.status
   assert run(manager, JobRequest(give_photo(manager), "g20d", steps=0))[-1].result
 

@@ -3,16 +3,21 @@
 import jax
 import numpy as np
 import pytest
+import skimage.registration
+from PIL import Image
 
 from mzsr_jax import images, weights
 from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core import model
+from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
+from mzsr_jax.evaluation import metrics
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import enhance, kernel_files, refine
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.enhance import Recipe
+from mzsr_jax.training import data
 
 RNG = np.random.default_rng(0)
 NET = model.MZSRNet(depth=2, features=4)
@@ -162,10 +167,39 @@ def test_windows_of_a_limited_side_make_the_same_picture():
   lr = smooth(150, 90)
   whole, cut = TiledAdapter(), TiledAdapter()
   cut.limit_tiles(64)
-  assert cut._tile_size(NET, (150, 90))[0] < whole._tile_size((150, 90))[0]
+  assert cut._tile_size(NET, (150, 90))[0] < whole._tile_size(NET, (150, 90))[0]
   plain = recipe()
   results = []
   for adapter in (whole, cut):
     (params,) = enhance.adapt(adapter, lr, plain, [2])
     results.append(enhance.enlarge(adapter, params, photo_file.Photo(lr), plain).rgb.astype(int))
   assert np.abs(results[0] - results[1]).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def halves():
+  """(photo, its half by Pillow) of three sample photos, 128x128 pixels of each."""
+  truths = [images.center_crop(images.read_image(path), 128) for path in data.sample_photos()[:3]]
+  halved = [np.asarray(Image.fromarray(truth).resize((64, 64), Image.Resampling.BICUBIC)) for truth in truths]
+  return [(truth, images.to_float(half)) for truth, half in zip(truths, halved)]
+
+
+def _default(lr, **given):
+  """What the commands make of a photo by default."""
+  recipe = enhance.make_recipe(weights.load(weights.DEFAULT), given.get("degradation", Degradation(None)), 2, 0)
+  return list(enhance.run(TiledAdapter(), photo_file.Photo(lr), recipe, [0]))[-1].photo.rgb
+
+
+def test_photos_that_a_program_shrank_become_better_than_by_bicubic(halves, optimised):
+  for truth, lr in halves:
+    bicubic = images.to_uint8(np.clip(degradation_lib.enlarge(lr, 2), 0, 1))
+    assert metrics.psnr_y(_default(lr), truth, 2) > metrics.psnr_y(bicubic, truth, 2) + 0.5
+
+
+@pytest.mark.parametrize("name", [None, "g20d", "bicubic"])
+def test_the_result_lies_on_the_bicubic_enlargement(halves, optimised, name):
+  of = Degradation(None) if name is None else kernel_files.load_degradation(name, photo_scale=2)
+  for _, lr in halves:
+    made, bicubic = (np.asarray(x, np.float64).mean(-1) for x in (_default(lr, degradation=of), degradation_lib.enlarge(lr, 2)))
+    shift, *_ = skimage.registration.phase_cross_correlation(bicubic, made, upsample_factor=100)
+    assert np.abs(shift).max() <= 0.05

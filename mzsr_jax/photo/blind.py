@@ -21,6 +21,7 @@ from mzsr_jax.photo import kernel_net
 from mzsr_jax.photo.kernel_net import Gaussian, Prediction
 
 _UNSURE = 0.25  # relative error of a width from which on the text says so
+_SHRUNK = 0.52  # standard deviation, times the scale, of the Gaussian that is seen in images shrunk by bicubic
 _UNTOLD = 0.5  # radians, error of the angle from which on the text gives no angle
 _SHOWN = 200  # pixels, side of the picture of a kernel
 
@@ -75,6 +76,14 @@ def estimate(
   params, calibration = _shipped()
   found = kernel_net.predict(params, lr, scale, subsample)
   return _regressed(kernel_net.calibrated(found, calibration, scale), scale, centre)
+
+
+def looks_shrunk(found: Estimate, scale: float) -> bool:
+  """Whether a blur is no wider than bicubic shrinking by `scale` looks, so that it need not be a blur at all.
+
+  To be told too narrow a kernel leaves some blur in the result; too wide a one makes halos.
+  """
+  return float(np.sqrt(found.sigmas.prod())) <= _SHRUNK * scale
 
 
 @functools.cache
