@@ -12,7 +12,7 @@ import scipy.io
 import tifffile
 from PIL import Image
 
-from mzsr_jax.core import kernels
+from mzsr_jax.core import degradation, kernels
 from mzsr_jax.errors import UserError
 from mzsr_jax.photo import kernel_files
 from mzsr_jax.training import data
