@@ -78,6 +78,7 @@ def test_shipped_weights_have_their_checksum():
     weights.load_weights(name)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_whole_or_refused(tmp_path):
   config = tiny(pretrain_x2, 2)
   loop.train(config, tmp_path)

@@ -24,6 +24,7 @@ def run(module, folder, out, *args):
   return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_table_stands_beside_the_papers(folder, tmp_path):
   out = tmp_path / "table.json"
   done = run("tables", folder, out, "--table=5", "--set=Set5")
@@ -40,6 +41,7 @@ def test_a_table_stands_beside_the_papers(folder, tmp_path):
   assert again.returncode == 2 and "--overwrite" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_picture_for_wrong_kernels(folder, tmp_path):
   out = tmp_path / "figure.json"
   done = run("figures", folder, out, "--figure=6", "--steps=2", "--crop=32")
@@ -51,6 +53,7 @@ def test_a_picture_for_wrong_kernels(folder, tmp_path):
   assert bad.returncode == 2 and "nobody" in bad.stderr and "Traceback" not in bad.stderr
 
 
+@pytest.mark.slow
 def test_blind_kernels_beside_the_true_one(folder, tmp_path):
   out = tmp_path / "blind.json"
   done = run("blind", folder, out, "--methods=bicubic,middle,regression,true", "--steps=1", "--kernels_per_image=2")

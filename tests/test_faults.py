@@ -25,6 +25,7 @@ def _train(workdir: pathlib.Path, num_steps: int, devices: int) -> None:
   loop.train(tiny(pretrain_x2, num_steps, **{"run.checkpoint_every": 1}), workdir)
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path):
   """With a checkpoint at each step; most fall into the writing of one, the rest into start and restore."""
   server = multiprocessing.get_context("forkserver")  # forks a process that has imported what takes long
@@ -135,6 +136,7 @@ def test_events_that_a_full_disk_refuses_are_left_out_whole(small_disk, caplog):
   assert caplog.text.count("being lost") == 1
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_within_ten_seconds(tmp_path):
   server = multiprocessing.get_context("forkserver")
   process = server.Process(target=_train, args=(tmp_path, 10**6, jax.device_count()), daemon=True)

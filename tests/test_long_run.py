@@ -50,6 +50,7 @@ class Watch:
     assert slope * len(half) < MAY_GROW
 
 
+@pytest.mark.slow
 def test_meta_steps(tmp_path, monkeypatch):
   """With checkpoints, events and validations, as in any run."""
   watch, original = Watch(), loop._Progress.pend
@@ -66,6 +67,7 @@ def test_meta_steps(tmp_path, monkeypatch):
   watch.check("meta-steps")
 
 
+@pytest.mark.slow
 def test_upscales(tmp_path, monkeypatch):
   """Images of five sizes, whose kernels are estimated."""
   weights.save_weights(tmp_path / "w.safetensors", model.init(jax.random.key(0)), {"stage": "meta", "scales": "[2.0]"})

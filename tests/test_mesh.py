@@ -69,6 +69,7 @@ def compare(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_devices_do_not_change_the_result(name):
   script = (
       "import jax; jax.config.update('jax_num_cpu_devices', 8);"
@@ -148,6 +149,7 @@ def weights_of(workdir):
   return np.concatenate([np.ravel(x) for x in jax.tree.leaves(weights.load_weights(workdir / loop.WEIGHTS_NAME))])
 
 
+@pytest.mark.slow
 def test_two_processes_stop_after_the_same_step_go_on_there_and_end_as_one_does(tmp_path):
   """A signal to one of them stops both. The reference runs in this process, on its two devices."""
   one, two = tmp_path / "one", tmp_path / "two"

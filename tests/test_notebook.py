@@ -9,6 +9,7 @@ CELLS = json.loads((pathlib.Path(__file__).parents[1] / "experiments" / "api.ipy
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
 
 
+@pytest.mark.slow
 def test_all_cells_run_in_order():
   namespace = {"__name__": "notebook"}
   for number, cell in enumerate(CELLS):

@@ -15,6 +15,7 @@ CELLS = json.loads((pathlib.Path(__file__).parent / "shipped.json").read_text())
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell['method']}-{cell['kernel']}-x{cell['scale']}")
+@pytest.mark.slow
 def test_headline_results_are_what_they_were(data_dir, optimised, cell):
   samples = [s for s in benchmark.load_hr(data_dir / "Set5" / "GT", cell["scale"]) if s.name == cell["image"]]
   method = methods.parse(cell["method"], (cell["steps"],), cell["scale"])
@@ -23,6 +24,7 @@ def test_headline_results_are_what_they_were(data_dir, optimised, cell):
   assert result["psnr"] == pytest.approx(cell["psnr"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
   folder = data_dir / "Set5"
   samples = [s for s in benchmark.load_pairs(folder / "g20_direct_x2", folder / "GT", 2) if s.name in ("butterfly", "woman")]
@@ -36,6 +38,7 @@ def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
   assert ten > one
 
 
+@pytest.mark.slow
 def test_a_line_search_makes_the_first_step_long_enough_for_what_training_hardly_saw(data_dir):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1:2]  # bird
   compared = [methods.parse(f"mzsr:{way}x2_direct", (1,), 2) for way in ("", weights.SPECTRAL)]
@@ -63,6 +66,7 @@ def test_conditioned_parameters_know_noise_before_any_step(data_dir):
   assert metrics.psnr_y(told(5 / 255), gt, 2) > metrics.psnr_y(told(0.0), gt, 2) + 3
 
 
+@pytest.mark.slow
 def test_a_noisy_photo_is_not_made_worse_where_its_noise_is_estimated(data_dir):
   gt = images.center_crop(benchmark.load_hr(data_dir / "Set5" / "GT", 2)[1].gt, 160)  # bird
   adapter, degradation = TiledAdapter(), kernel_files.load_degradation("g20d")
@@ -93,6 +97,7 @@ def test_stage_1_beats_bicubic_on_what_it_was_trained_for(data_dir):
     ("spectral:multiscale", "g20d", 3), ("spectral:conditioned_x2_bicubic", "g13b", 2),
     ("conditioned_multiscale", "gani", 4), ("spectral:conditioned_multiscale", "g20d", 3),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_other_models_beat_bicubic_by_1_db_in_one_step(data_dir, name, kernel, scale):
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)[2:3]  # butterfly
   compared = [methods.bicubic(), methods.parse(f"mzsr:{name}", (1,), scale)]

@@ -197,6 +197,7 @@ def test_rates_to_go_on_with_must_be_there(tmp_path):
     loop.train(config, tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_smoke_runs_of_both_stages_lower_the_query_loss_by_adaptation(tmp_path):
   """A thinner network of the real depth: stage 1, then stage 2 from its weights; averaged over the last ten meta-steps."""
   pretrain = pretrain_x2.get_config("smoke")
@@ -250,6 +251,7 @@ def wait_for_checkpoint(workdir, *processes):
     time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_sigkill_ends_like_one_that_was_not(tmp_path):
   """Bit for bit: parameters, moments and patches go on where they were."""
   killed = start(tmp_path / "killed", 100_000)
@@ -264,6 +266,7 @@ def test_a_run_killed_with_sigkill_ends_like_one_that_was_not(tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_cleanly(tmp_path):
   process = start(tmp_path, 100_000)
   wait_for_checkpoint(tmp_path, process)
@@ -352,6 +355,7 @@ def test_initial_weights_must_fit_the_network(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["pretrain_x2", "meta_x2"])
+@pytest.mark.slow
 def test_training_entry_and_export(tmp_path, stage):
   """The command line, with overrides; the exported checkpoint equals the weights that training wrote."""
   overrides = {"data.patch_size": 16, "model.features": 8, "run.num_steps": 2, "run.eval_every": 0}

@@ -90,6 +90,7 @@ def test_training_ends_at_the_floor_of_the_rate_or_at_its_last_step(photo):
 
 
 @pytest.mark.parametrize("name", ["g20d", "bicubic"])
+@pytest.mark.slow
 def test_it_learns_an_image_from_itself(photo, name):
   degradation = kernel_files.load_degradation(name)
   lr = _lr(photo, degradation)
