@@ -25,6 +25,7 @@ SETS = {"set5": "Set5", "set14": "Set14"}
 # What a line of a table is called, and the methods that fill it: `bicubic`, or --weights of the evaluation. Of several, the
 # first that has a result for the column's kernel and scale.
 METHODS = {
+    "universal": ("universal",),
     "bicubic enlargement": ("bicubic",),
     "stage 1 alone": ("pretrain_x2", "pretrain_x4"),
     "meta-trained, plain steps": ("x2_direct", "x2_bicubic", "x4_direct"),
@@ -47,11 +48,11 @@ class Table(NamedTuple):
 
 _PAPER_KERNELS = ("g02d", "g20d", "gani", "g13b", "bicubic")
 TABLES = {
-    "readme": Table(("Set5", "Set14"), 2, _PAPER_KERNELS, ("bicubic enlargement", "stage 1 alone", "conditioned")),
+    "readme": Table(("Set5", "Set14"), 2, _PAPER_KERNELS, ("bicubic enlargement", "conditioned", "universal")),
     "set5_x2": Table(("Set5",), 2, ("g02d", "g20d", "gani", "gani5", "g13b", "bicubic")),
     "set5_x4": Table(("Set5",), 4, ("g20d",)),
     "set14_x2": Table(("Set14",), 2, ("g02d", "g20d", "gani", "gani5", "g13b", "bicubic")),
-    "start": Table(("Set5",), 2, ("g02d", "g20d", "gani"), ("meta-trained, spectral steps", "conditioned"), (0, 10)),
+    "start": Table(("Set5",), 2, ("g02d", "g20d", "gani"), ("meta-trained, spectral steps", "conditioned", "universal"), (0, 10)),
 }
 
 Cells = dict[tuple[str, str, int, str, int], dict[str, Any]]
