@@ -52,7 +52,9 @@ TABLES = {
     "set5_x2": Table(("Set5",), 2, ("g02d", "g20d", "gani", "gani5", "g13b", "bicubic")),
     "set5_x4": Table(("Set5",), 4, ("g20d",)),
     "set14_x2": Table(("Set14",), 2, ("g02d", "g20d", "gani", "gani5", "g13b", "bicubic")),
-    "start": Table(("Set5",), 2, ("g02d", "g20d", "gani"), ("meta-trained, spectral steps", "conditioned", "universal"), (0, 10)),
+    "start": Table(
+        ("Set5",), 2, ("g02d", "g20d", "gani"), ("meta-trained, spectral steps", "conditioned", "universal"), (0, 10)
+    ),
 }
 
 Cells = dict[tuple[str, str, int, str, int], dict[str, Any]]

@@ -1,6 +1,6 @@
 """Draws the learning curve of a shipped training run: PSNR on the sample photos over steps, before any adaptation.
 
-python -m experiments.learning_curve --curve=experiments/results/universal_curve.json --out=runs/universal_curve.png
+python -m experiments.learning_curve --curve=experiments/results/curves/universal.json --out=runs/universal_curve.png
 
 The JSON file holds "about", a line on how it was measured, and "points", each with "step" and a PSNR for each of several
 degradations.
