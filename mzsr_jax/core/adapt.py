@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mzsr_jax.core import conditioning, inner_rules, maml, networks
+from mzsr_jax.core import checks, conditioning, inner_rules, maml, networks
 from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core.inner_rules import Rates, Spectral
-from mzsr_jax.core.kernels import Degradation, as_degradation
+from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.model import NET
 from mzsr_jax.core.network import Network, Observation, Params
 
@@ -48,24 +48,20 @@ def _super_resolve(params, lr, degradation, scale, network):
   return jnp.clip(network.reconstruct(params, network.observe(lr, degradation, scale)), 0, 1)
 
 
-def _image(lr) -> jax.Array:
-  """The image as a JAX array. Raises ValueError for what would silently go wrong: whole numbers, or a missing axis."""
-  lr = jnp.asarray(lr)
-  if lr.ndim != 3 or not jnp.issubdtype(lr.dtype, jnp.floating):
-    raise ValueError(f"an image must be a float array (H, W, 3) in [0, 1], not {lr.dtype} {lr.shape}")
-  return lr
-
-
 @functools.partial(jax.jit, static_argnames="scale")
+def _lr_son(lr, degradation, scale):
+  return degradation_lib.enlarge(degradation_lib.son(lr, degradation, scale), scale, lr.shape[:2], degradation.offset)
+
+
 def lr_son(
     lr: Float[ArrayLike, "h w c"], degradation: Degradation | Float[ArrayLike, "k k"], scale: float = 2
 ) -> Float[Array, "h w c"]:
   """The LR image degraded by its own degradation, clipped to [0, 1] and enlarged back to its size by bicubic.
 
-  Args: see `adapt`.
+  Args and errors: see `adapt`.
   """
-  degradation = as_degradation(degradation)
-  return degradation_lib.enlarge(degradation_lib.son(lr, degradation, scale), scale, lr.shape[:2], degradation.offset)
+  checks.check_image(lr)
+  return _lr_son(jnp.asarray(lr), checks.checked(degradation), scale)
 
 
 def adapt(
@@ -98,13 +94,15 @@ def adapt(
     Parameters adapted to the image.
 
   Raises:
-    ValueError: the image is no float array of three axes.
+    ValueError: the image is no float array of three axes or, outside of jit, not in [0, 1]; the kernel is not (k, k) with k odd
+      or, outside of jit, not of sum 1.
   """
   return _adapted(params, lr, degradation, scale, inner_lrs, num_steps, model, keep=False)[0]
 
 
 def _adapted(params, lr, degradation, scale, inner_lrs, num_steps, network, keep):
-  lr, degradation = _image(lr), as_degradation(degradation)
+  checks.check_image(lr)
+  lr, degradation = jnp.asarray(lr), checks.checked(degradation)
   params = conditioning.start(params, degradation, scale)
   rates = inner_rules.schedule(inner_lrs, num_steps, params)
   rates = jax.tree.map(lambda lrs: jnp.asarray(lrs, lr.dtype), rates)
@@ -133,10 +131,12 @@ def super_resolve(
     (ceil(H * scale), ceil(W * scale), C) in [0, 1].
 
   Raises:
-    ValueError: the image is no float array of three axes.
+    ValueError: see `adapt`; or conditioned parameters.
   """
-  degradation = Degradation(jnp.ones((1, 1))) if degradation is None else as_degradation(degradation)
-  return _super_resolve(params, _image(lr), degradation, scale, model or networks.of(params))
+  checks.check_image(lr)
+  checks.check_unconditioned(params)
+  degradation = Degradation(jnp.ones((1, 1))) if degradation is None else checks.checked(degradation)
+  return _super_resolve(params, jnp.asarray(lr), degradation, scale, model or networks.of(params))
 
 
 def trajectory(

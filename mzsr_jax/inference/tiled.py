@@ -22,9 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from mzsr_jax import images
-from mzsr_jax.core import conditioning, degradation, inner_rules, kernels, maml, networks, resize, sharding
+from mzsr_jax.core import checks, conditioning, degradation, inner_rules, kernels, maml, networks, resize, sharding
 from mzsr_jax.core.inner_rules import Rates, Spectral
-from mzsr_jax.core.kernels import EVALUATION_SIZE, Degradation, as_degradation
+from mzsr_jax.core.kernels import EVALUATION_SIZE, Degradation
 from mzsr_jax.core.model import NET
 from mzsr_jax.core.network import Network, Params
 from mzsr_jax.errors import UserError
@@ -322,7 +322,8 @@ class TiledAdapter:
     Yields:
       (parameters, mean absolute error of LR son -> LR image before the step that made them); at first, None for that.
     """
-    degradation = as_degradation(degradation)
+    checks.check_image(lr)
+    degradation = checks.checked(degradation)
     params = _start(params, degradation, scale)
     yield params, None
     rates = inner_rules.schedule(inner_lrs, num_steps, params)
@@ -339,7 +340,8 @@ class TiledAdapter:
 
   def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], degradation: Degradation, scale: float) -> float:
     """The mean absolute error of LR son -> LR image, which `adapt` lowers. Args: see `adapt`."""
-    params = _start(params, degradation, scale)
+    checks.check_image(lr)
+    params = _start(params, checks.checked(degradation), scale)
     return float(self._error(self._replicate(params), self._support(params, lr, degradation, scale)))
 
   def fine_tune(
@@ -359,7 +361,8 @@ class TiledAdapter:
     Yields:
       The parameters after each step, without end.
     """
-    params = _start(params, degradation, scale)
+    checks.check_image(lr)
+    params = _start(params, checks.checked(degradation), scale)
     support = self._support(params, lr, degradation, scale)
     params = self._replicate(params)
     state = optimizer.init(params)
@@ -416,6 +419,8 @@ class TiledAdapter:
     Yields:
       (rows, columns, tile): slices into the SR image, and its float32 values there, in [0, 1].
     """
+    checks.check_image(lr)
+    checks.check_unconditioned(params)
     net = NET if params is None else networks.of(params)
     of = Degradation(np.ones((1, 1), np.float32)) if degradation is None else degradation
     full, bucket = (tuple(resize.enlarged_size(n, scale) for n in size) for size in (lr.shape[:2], self.bucket(lr.shape[:2])))

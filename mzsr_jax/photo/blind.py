@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from mzsr_jax import files, images, weights
-from mzsr_jax.core import kernels
+from mzsr_jax.core import checks, kernels
 from mzsr_jax.errors import UserError
 from mzsr_jax.photo import kernel_net
 from mzsr_jax.photo.kernel_net import Gaussian, Prediction
@@ -61,10 +61,12 @@ def estimate(
     centre: where the kernel is put, see `kernel_files.cell_centre`; it is not estimated.
 
   Raises:
+    ValueError: the image is no float array, or not in [0, 1].
     UserError: not an RGB image, or another value where one of the above is asked for.
   """
   if lr.ndim != 3 or lr.shape[2] != 3 or not lr.size or not np.isfinite(lr).all():
     raise UserError(f"the image must be (H, W, 3) of finite values, not {' x '.join(map(str, lr.shape))} of {lr.dtype}")
+  checks.check_image(lr)
   low, high = kernel_net.SCALES[0], kernel_net.SCALES[-1]
   if not low <= scale <= high:
     raise UserError(f"scale {scale:g}: the kernel can be estimated for scales from {low:g} to {high:g} only")

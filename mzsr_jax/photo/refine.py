@@ -10,7 +10,7 @@ import scipy.signal
 import scipy.sparse
 from jaxtyping import Array, Float
 
-from mzsr_jax.core import resize
+from mzsr_jax.core import checks, resize
 from mzsr_jax.core.degradation import Factors, per_axis
 from mzsr_jax.core.kernels import Degradation
 
@@ -33,8 +33,13 @@ def back_project(
 
   Returns:
     In [0, 1], float32.
+
+  Raises:
+    ValueError: see `core.adapt.adapt`.
   """
-  sr, lr = np.asarray(sr), np.asarray(lr)
+  sr, lr, degradation = np.asarray(sr), np.asarray(lr), checks.checked(degradation)
+  checks.check_image(sr, "the SR image")
+  checks.check_image(lr, "the LR image")
   down, up = _operators(sr.shape[:2], lr.shape[:2], degradation, per_axis(scale))
   norm = down(up(np.ones(lr.shape[:2], np.float32))).max()  # of D D', but for the small negative weights of bicubic subsampling
   out = np.empty(sr.shape, np.float32)
