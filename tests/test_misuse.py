@@ -24,7 +24,7 @@ def params():
 
 @functools.cache
 def adapter():
-  return mz.TiledAdapter(net=NET)
+  return mz.TiledAdapter()
 
 
 OF_IMAGES = {
