@@ -190,6 +190,7 @@ def test_a_blind_step_is_the_mean_over_patches_of_each_ones_gradient():
   assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_runs_start_from_either_kind_of_weights_but_do_not_drop_what_depends_on_the_kernel(tmp_path):
   plain = tiny(meta_x2)
   begun = loop.train(plain, tmp_path / "plain").result["params"]

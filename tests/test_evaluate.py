@@ -28,6 +28,7 @@ BICUBIC_SET5 = [
 
 
 @pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.slow
 def test_bicubic_on_set5_is_as_published(data_dir, optimised, scale):
   expected = {kernel: (psnr, ssim) for s, kernel, psnr, ssim in BICUBIC_SET5 if s == scale}
   samples = benchmark.load_hr(data_dir / "Set5" / "GT", scale)

@@ -50,6 +50,7 @@ def test_biases_are_scaled_and_zeros_stay():
     np.testing.assert_array_equal(STEEPEST(np.zeros(shape, np.float32)), 0)
 
 
+@pytest.mark.slow
 def test_derivatives_of_second_order_agree_with_finite_differences():
   with jax.enable_x64(True):
     params, (x, y, query_x, query_y) = random_params(jnp.float64), (t[0] for t in make_tasks(1, jnp.float64))
