@@ -166,7 +166,7 @@ class UnrolledNet(nn.Module):
 
   @property
   def reach(self) -> int:
-    """Pixels: so far from its ends, a tile is as the image is, nearly (see experiments/docs/notes.md)."""
+    """Pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged."""
     return 48
 
   @property
