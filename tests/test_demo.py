@@ -497,8 +497,9 @@ def test_the_page_in_a_browser(browser, server, tmp_path):
   click("#photo button[aria-label=Clear]")
   said("Drop a photo")
 
-  # A kernel proposes its number of steps.
-  steps = "document.querySelector('#steps input[type=number]').value"
+  # No steps are proposed, for the network gains nothing by them; but some may be taken.
+  steps = "document.querySelector('#steps input[type=number]')"
+  _until(browser, f"{steps}.value == '0'")
 
   def choose(label):
     field = "document.querySelector('#kernel_name input')"
@@ -507,9 +508,11 @@ def test_the_page_in_a_browser(browser, server, tmp_path):
     _until(browser, f"(o => o && (o.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}})), true))({option})")
 
   choose("None")
-  _until(browser, f"{steps} == '0'")
   choose("Estimate")
-  _until(browser, f"{steps} == '10'")
+  setter = "Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set"
+  browser.js(f"{setter}.call({steps}, '10')")
+  browser.js(f"['input', 'change'].forEach(e => {steps}.dispatchEvent(new Event(e, {{bubbles: true}})))")
+  _until(browser, f"{steps}.value == '10'")
 
   # The noise is estimated, or told.
   level = "!!document.querySelector('#noise input')?.offsetParent"
