@@ -481,14 +481,16 @@ class TiledAdapter:
     Of the rates, only the rule matters: gradient steps or `Spectral`.
     """
     side = max(len(degradation.kernel), EVALUATION_SIZE)
-    key = (params is None, self.bucket(size), degradation.subsample, side, scale, isinstance(inner_lrs, Spectral))
+    net = NET if params is None else networks.of(params)
+    told = tuple(map(np.shape, jax.tree.leaves(net.tell(degradation, scale))))
+    key = (params is None, net, told, self.bucket(size), degradation.subsample, side, scale, isinstance(inner_lrs, Spectral))
     if key not in self._warm:
       self._warm.add(key)
       lr = np.zeros((*size, 3), np.float32)
       if params is not None:
         steps = min(1, np.size(jax.tree.leaves(inner_lrs)[0]))
         params = self.adapt(params, lr, degradation, scale, inner_lrs, steps)
-      collections.deque(self.enlarge(params, lr, scale), maxlen=0)
+      collections.deque(self.enlarge(params, lr, scale, degradation), maxlen=0)
 
   def limit_tiles(self, side: int) -> None:
     """Makes tiles no larger than squares of about `side` pixels; at least their halo, and what is then left, is kept."""
