@@ -156,6 +156,10 @@ def define_adaptation_flags() -> None:
       "of a kernel whose centre is not its middle pixel, which moves the image: ignore leaves the result moved; centre_of_mass "
       "measures by how much, and has the network see, and return, the image in its place (plain bicubic stays as it is)",
   )
+  flags.DEFINE_bool(
+      "flip_kernel", False, "turn the kernel of a file by 180 degrees: the image is correlated with it, and some tools "
+      "(USRNet, scipy.ndimage.convolve, MATLAB's conv2) convolve",
+  )
   define_numbers(
       "inner_lr", None, "learning rate of the adaptation, by the kind of steps that the weights are for: one for all, or a "
       "comma-separated list, the last of which holds for all further steps (default: as the weights say)",

@@ -13,10 +13,11 @@ The JSON file holds "results" (see `benchmark.summarise`), "differences" where -
 "versions" and "weights_sha256".
 """
 
+import functools
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
   else:
     samples = benchmark.load_pairs(args.lr_dir, args.gt_dir, args.scale)
     if None in degradations.values():
-      samples = benchmark.with_own_kernels(samples, args.kernel_path, args.subsample, args.kernel_shift)
+      samples = benchmark.with_own_kernels(samples, args.kernel_path, _loader(args))
   chosen = [
       benchmark.outside(*method, samples, list(degradations)) if isinstance(method, _Folder) else method for method in chosen
   ]
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
       "results": results,
       **({"differences": differences} if args.compare_with else {}),
       "settings": {
-          **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale", "kernel_shift")},
+          **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale", "kernel_shift", "flip_kernel")},
           "subsample": {name: (degradation or samples[0].degradation).subsample for name, degradation in degradations.items()},
           **method_settings,
           "device": jax.devices()[0].device_kind,
@@ -124,7 +125,14 @@ def _degradations(args: flags.FlagValues) -> dict[str, kernels.Degradation | Non
     raise UserError("pass either --hr_dir (with --kernels), or --lr_dir, --gt_dir and --kernel_path together")
   if not names:
     raise UserError("--kernels is empty: name at least one")
-  return {name: kernel_files.load_degradation(name, args.subsample, args.kernel_shift) for name in names}
+  return {name: _loader(args)(name) for name in names}
+
+
+def _loader(args: flags.FlagValues) -> Callable[[str], kernels.Degradation]:
+  """`kernel_files.load_degradation` as the flags say."""
+  return functools.partial(
+      kernel_files.load_degradation, subsample=args.subsample, shift=args.kernel_shift, flip=args.flip_kernel
+  )
 
 
 def _check_some_of(flag: str, values: Iterable[str], known: Iterable[str]) -> None:

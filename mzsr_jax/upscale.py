@@ -115,7 +115,8 @@ def main(argv: list[str]) -> None:
     degradation = Degradation(None, args.subsample or "direct")
   else:
     net_scale = enhance.network_scale(loaded, args.scale)
-    degradation = kernel_files.load_degradation(args.kernel, args.subsample, args.kernel_shift, net_scale)
+    flip = args.flip_kernel
+    degradation = kernel_files.load_degradation(args.kernel, args.subsample, args.kernel_shift, net_scale, flip)
   if "steps" not in given and not enhance.benefits_from_adaptation(loaded):
     settings["steps"] = 0
   noise_level = None if args.noise_level == AUTO else args.noise_level

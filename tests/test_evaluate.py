@@ -1,5 +1,6 @@
 """The benchmark: the published bicubic numbers, the JSON report, and every kind of wrong input."""
 
+import functools
 import json
 import math
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.io
+import scipy.ndimage
 from test_cli import assert_one_line, run_entry
 
 from mzsr_jax import evaluate, images, weights
@@ -15,6 +17,7 @@ from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, methods, metrics
 from mzsr_jax.inference import tiled
 from mzsr_jax.photo import kernel_files
+from mzsr_jax.training import data
 
 # PSNR-Y and SSIM-Y of bicubic enlargement on Set5, which the paper's tables agree with.
 BICUBIC_SET5 = [
@@ -140,6 +143,26 @@ def test_a_shift_of_the_kernel_counts_where_asked_and_for_the_network_alone(monk
   assert len(pairs) == 4 and changed == {("mzsr", "even.npy")}
 
 
+def test_a_kernel_of_a_tool_that_convolves_is_turned_where_asked(monkeypatch, capsys, tmp_path):
+  path, kernel = tmp_path / "kernels.mat", np.zeros((15, 15))
+  kernel[7, 7:], kernel[7:, 7] = np.arange(8, 0, -1), np.arange(8, 0, -1)  # as a corner is: its turn is quite another
+  kernel /= kernel.sum()
+  scipy.io.savemat(path, {"kernels": np.stack([np.eye(15), np.ones((15, 15)), kernel], -1), "scale": 2.0})
+  hr = images.read_image(data.sample_photos()[0])[:96, :96]
+  lr = scipy.ndimage.convolve(hr.astype(np.float64), kernel[..., None], mode="reflect")[::2, ::2]
+  images.write_png(tmp_path / "gt" / "a.png", hr)
+  images.write_png(tmp_path / "lr" / "a.png", images.to_uint8(lr / 255))
+  given = [f"--lr_dir={tmp_path}/lr", f"--gt_dir={tmp_path}/gt", f"--kernel_path={path}:3", "--methods=mzsr", "--steps=0"]
+  psnr = {}
+  for flag in ("--flip_kernel", "--noflip_kernel"):
+    assert _evaluate(monkeypatch, *given, flag, f"--out={tmp_path}/{flag}.json") == 0
+    report = json.loads((tmp_path / f"{flag}.json").read_text())
+    psnr[flag] = report["results"][0]["psnr"]
+    assert report["settings"]["flip_kernel"] == (flag == "--flip_kernel")
+  capsys.readouterr()
+  assert psnr["--flip_kernel"] > psnr["--noflip_kernel"] + 5
+
+
 @pytest.fixture(scope="module")
 def own_kernels(tmp_path_factory):
   """Images named and degraded as in DIV2KRK: each by a kernel of its own, moved to align the grids."""
@@ -156,7 +179,8 @@ def own_kernels(tmp_path_factory):
 
 def test_each_image_has_the_kernel_of_its_number(own_kernels):
   samples = benchmark.load_pairs(own_kernels / "lr_x2", own_kernels / "gt", 2)
-  samples = benchmark.with_own_kernels(samples, own_kernels / "gt_k_x2", shift="centre_of_mass")
+  load = functools.partial(kernel_files.load_degradation, shift="centre_of_mass")
+  samples = benchmark.with_own_kernels(samples, own_kernels / "gt_k_x2", load)
   assert [sample.name for sample in samples] == ["im_1", "im_10", "im_2"]
   for sample in samples:
     np.testing.assert_array_equal(benchmark.make_lr(sample.gt, sample.degradation, 2), sample.lr)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.io
+import scipy.ndimage
 import tifffile
 from PIL import Image
 
@@ -175,10 +176,92 @@ def test_damaged_kernel_files_are_refused(tmp_path, content, suffix):
     kernel_files.read_kernel(path)
 
 
+def many(count: int, side: int = 5) -> np.ndarray:
+  """Kernels of sum 1, no two alike."""
+  stack = np.random.default_rng(0).random((count, side, side))
+  return stack / stack.sum((1, 2), keepdims=True)
+
+
+def cell(arrays) -> np.ndarray:
+  made = np.empty((1, len(arrays)), object)
+  made[0] = [*arrays]
+  return made
+
+
+def save_v73_cell(path, arrays):
+  """A cell as MATLAB saves it: references to what lies beside."""
+  save_v73(path, {})
+  with h5py.File(path, "r+") as file:
+    references = file.create_dataset("kernels", (len(arrays), 1), h5py.ref_dtype)  # 1 x n in MATLAB
+    references.attrs["MATLAB_class"] = np.bytes_("cell")
+    for i, array in enumerate(arrays):
+      file[f"#refs#/{i}"] = array.T
+      references[i, 0] = file[f"#refs#/{i}"].ref
+
+
+LAYOUTS = {
+    "a cell.mat": lambda path, k: scipy.io.savemat(path, {"kernels": cell(k)}),
+    "a cell of v7.3.mat": save_v73_cell,
+    "the last axis counts.mat": lambda path, k: scipy.io.savemat(path, {"k": np.moveaxis(k, 0, -1), "sigma": 2.0}),
+    "the first axis counts.npy": np.save,
+    "axes of one.npy": lambda path, k: np.save(path, k[:, None, :, None]),
+    "variables.mat": lambda path, k: scipy.io.savemat(path, {f"k{i}": each for i, each in enumerate(k)} | {"scale": 2.0}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_of_several_kernels_is_chosen_by_number(tmp_path, layout):
+  kernels_12, path = many(12), tmp_path / layout
+  LAYOUTS[layout](path, kernels_12)
+  for number in (1, 3, 12):
+    read = kernel_files.load_degradation(f"{path}:{number}").kernel
+    np.testing.assert_allclose(read, kernels_12[number - 1], atol=1e-7)
+  with pytest.raises(UserError, match=r"NUMBER.*it holds 1: .*5x5, 2: .*, 12: "):
+    kernel_files.load_degradation(str(path))
+  for number in (0, 13):
+    with pytest.raises(UserError, match=f"number {number}; it holds 1: .*, 12: "):
+      kernel_files.load_degradation(f"{path}:{number}")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"kernel": many(1)[None]},
+        {"kernel": many(1), "note": "USRNet"},
+        {"Kernel": many(1)[0], "scale": 2.0, "sf": np.array([[4]], np.uint8)},
+        {"kernels": cell(many(1))},
+        {"Kernel": many(1)[0], "others": cell(many(4))},
+    ],
+)
+def test_the_one_kernel_of_a_mat_file_is_read_however_it_lies_there(tmp_path, variables):
+  scipy.io.savemat(tmp_path / "k.mat", variables)
+  np.testing.assert_allclose(kernel_files.read_kernel(tmp_path / "k.mat"), many(1)[0], atol=1e-7)
+
+
 def test_two_matrices_in_a_mat_file_are_ambiguous(tmp_path):
   scipy.io.savemat(tmp_path / "k.mat", {"a": np.ones((3, 3)), "b": np.ones((5, 5))})
-  with pytest.raises(UserError, match="one 2-D array"):
+  with pytest.raises(UserError, match="one 2-D array, or be '.*k.mat:NUMBER'; it holds 1: 'a' 3x3, 2: 'b' 5x5"):
     kernel_files.read_kernel(tmp_path / "k.mat")
+
+
+def test_a_long_list_of_kernels_is_cut_short(tmp_path):
+  np.save(tmp_path / "k.npy", many(50))
+  with pytest.raises(UserError, match=r"11: 'k\[11\]' 5x5, \.\.\., 50: 'k\[50\]' 5x5$"):
+    kernel_files.read_kernel(tmp_path / "k.npy")
+
+
+@pytest.mark.parametrize("side", [5, 6])
+def test_a_kernel_of_a_convolution_is_turned(tmp_path, side):
+  hr = np.random.default_rng(1).random((24, 20, 3))
+  np.save(tmp_path / "k.npy", many(1, side)[0])
+  convolved = scipy.ndimage.convolve(hr, many(1, side)[0][..., None], mode="reflect")[::2, ::2]
+  for flip in (True, False):
+    kernel = kernel_files.load_degradation(f"{tmp_path}/k.npy", flip=flip).kernel
+    off = np.abs(np.asarray(degradation.degrade(hr.astype(np.float32), kernel, 2, "direct")) - convolved).max()
+    assert off < 1e-5 if flip else off > 0.05
+  for name in kernel_files.NAMES:
+    np.testing.assert_array_equal(kernel_files.load_degradation(name, flip=True).kernel,
+                                  kernel_files.load_degradation(name).kernel)
 
 
 @pytest.mark.parametrize("spec", ["g99", "", "nowhere.mat", "photo.png"])
@@ -218,10 +301,10 @@ def test_hdf5_mat_files_are_turned_as_matlab_shows_them(tmp_path):
 @pytest.mark.parametrize(
     "variables,words",
     [
-        ({"a": np.ones((3, 3)), "b": np.ones((5, 4))}, r"'a' \(3, 3\), 'b' \(5, 4\)"),
-        ({"text": "kernel"}, "none"),
-        ({"empty": None}, "none"),
-        ({}, "none"),
+        ({"a": np.ones((3, 3)), "b": np.ones((5, 4))}, "1: 'a' 3x3, 2: 'b' 5x4"),
+        ({"text": "kernel"}, "no 2-D array"),
+        ({"empty": None}, "no 2-D array"),
+        ({}, "it holds: nothing"),
     ],
 )
 def test_hdf5_mat_files_without_just_one_matrix_are_refused(tmp_path, variables, words):

@@ -126,22 +126,23 @@ def load_pairs(lr_dir: str | pathlib.Path, gt_dir: str | pathlib.Path, scale: in
 
 
 def with_own_kernels(
-    samples: Sequence[Sample], folder: str | pathlib.Path, subsample: str | None = None, shift: str = "ignore"
+    samples: Sequence[Sample],
+    folder: str | pathlib.Path,
+    load: Callable[[str], Degradation] = kernel_files.load_degradation,
 ) -> list[Sample]:
   """Gives each sample a kernel of its own, as in DIV2KRK (Bell-Kligler et al., KernelGAN, NeurIPS 2019).
 
   Args:
     samples: of the set.
     folder: of kernel files (`kernel_files.find_kernels`), matched to the images as `load_pairs` matches its own.
-    subsample, shift: see `kernel_files.load_degradation`.
+    load: of a kernel file's path, as `kernel_files.load_degradation`.
 
   Raises:
     UserError: no such folder, a kernel or an image without its counterpart, or a file that holds no usable kernel.
   """
   files = _by_name(folder, results=True, find=kernel_files.find_kernels)
   names = _match([sample.name for sample in samples], files, ("image", "kernel"), f"kernels of '{folder}' and images")
-  load = lambda name: kernel_files.load_degradation(str(files[names[name]]), subsample, shift)
-  return [sample._replace(degradation=load(sample.name)) for sample in samples]
+  return [sample._replace(degradation=load(str(files[names[sample.name]]))) for sample in samples]
 
 
 _MAY_DIFFER = "names may differ in their extension and an end such as _GT, _HR, _LR, _SR, _x2 or _x2_SR"

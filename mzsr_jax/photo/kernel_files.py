@@ -3,6 +3,8 @@
 import functools
 import math
 import pathlib
+import re
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from mzsr_jax.photo import file as photo_file
 
 _MAX_SIZE = 999  # of a file's kernel: what is longer is no kernel, and may be too long to be made square
 _MAX_PICTURE = 101  # of a picture: what is larger is a photo, or a kernel that was enlarged to be looked at
+_MAX_LISTED = 12  # of a file's arrays, in a message
 _MAX_CORNER = 0.05  # of a picture's brightest pixel: what is brighter is no background
 ARRAYS = (".mat", ".npy")
 PICTURES = (".png", ".tif", ".tiff", ".bmp")  # not those that are lossy: their noise around a kernel adds up
@@ -37,11 +40,16 @@ NAMES = ("bicubic", *_EVALUATION)
 _PREFIX = "gaussian:"
 _FORMS = f"{_PREFIX}VARIANCE, {_PREFIX}VARIANCExVARIANCExRADIANS"
 _MAX_VARIANCE = (EVALUATION_SIZE // 2 / 3) ** 2  # three standard deviations from the middle to the border
+_NUMBERED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, ARRAYS))})):([0-9]+)", re.IGNORECASE)
 SPECS = f"{', '.join(NAMES)}, {_FORMS}, or a file ({', '.join(EXTENSIONS)})"  # what `load_degradation` takes, for messages
 
 
 def load_degradation(
-    spec: str, subsample: str | None = None, shift: str = "ignore", photo_scale: float | None = None
+    spec: str,
+    subsample: str | None = None,
+    shift: str = "ignore",
+    photo_scale: float | None = None,
+    flip: bool = False,
 ) -> Degradation:
   """The degradation that a command line names.
 
@@ -53,6 +61,8 @@ def load_degradation(
       another; "centre_of_mass" measures it.
     photo_scale: for photos, by which the image is enlarged: Gaussians with direct subsampling are put on their grid, see
       `cell_centre`. None leaves them on the grid of the paper's benchmarks.
+    flip: turn a file's kernel by 180 degrees about its middle, as one must be that is for a convolution: a degradation
+      correlates with its kernel.
 
   Raises:
     UserError: unknown name or subsampling, variances that are not positive or too large for the grid, or a file that holds no
@@ -66,6 +76,7 @@ def load_degradation(
   if photo_scale and is_gaussian and (centre := cell_centre(photo_scale, subsample)) != (0, 0):
     return Degradation(_kernel(spec, centre), subsample, centre)
   kernel = _kernel(spec)
+  kernel = kernel[::-1, ::-1] if flip else kernel  # those by name are symmetric
   centre = centre_of_mass(kernel)
   if shift == "centre_of_mass":
     return Degradation(kernel, subsample, centre)
@@ -102,7 +113,7 @@ def _kernel(spec: str, centre: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     # In float64: the rounding of LR images to 8 bits shows the last digits of a float32 exponential.
     with jax.enable_x64(True):
       return np.asarray(gaussian(*shape, EVALUATION_SIZE, centre), np.float32)
-  if pathlib.Path(spec).suffix.lower() in EXTENSIONS:
+  if _NUMBERED.fullmatch(spec) or pathlib.Path(spec).suffix.lower() in EXTENSIONS:
     return read_kernel(spec)
   raise UserError(f"unknown kernel '{spec}': use one of {SPECS}")
 
@@ -135,7 +146,12 @@ def find_kernels(folder: str | pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_kernel(path: str | pathlib.Path) -> Float[np.ndarray, "k k"]:
-  """Reads a blur kernel from a .npy file, the one 2-D array of a MATLAB .mat file, or a picture of it on black.
+  """Reads a blur kernel from a .npy file, a MATLAB .mat file, or a picture of it on black.
+
+  Of a .mat file, it is the one matrix, beside which scalars, text, stacks and cells may be; or the one array of a stack or
+  cell.
+  Axes of length 1 beyond two do not count. "FILE:N" is the N-th array of a .mat or .npy file with several, from 1, as the
+  message lists them: those of a stack (n, k, k) or (k, k, n), and of a cell down its columns.
 
   An even side becomes odd, and a shorter side as long as the other, by zeros around: the middle of the result is pixel k // 2
   of a side of k pixels, as in SciPy's `ndimage.correlate`. A picture's gray levels, or the luma of its colours, are the
@@ -149,11 +165,12 @@ def read_kernel(path: str | pathlib.Path) -> Float[np.ndarray, "k k"]:
     UserError: no such file, not readable, no or several 2-D arrays, longer than 999, not finite, or of sum 0; a picture that
       is larger than 101x101 or bright in its corners.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise UserError(f"kernel file '{path}' does not exist")
-  picture = path.suffix.lower() in PICTURES
-  kernel = (_picture if picture else _only_matrix)(path).astype(np.float64)
+  numbered = _NUMBERED.fullmatch(str(path))
+  file = pathlib.Path(numbered[1] if numbered else path)
+  if not file.is_file():
+    raise UserError(f"kernel file '{file}' does not exist")
+  picture = file.suffix.lower() in PICTURES
+  kernel = (_picture(file) if picture else _matrix(file, numbered and int(numbered[2]))).astype(np.float64)
   height, width = kernel.shape
   if max(height, width) > _MAX_SIZE:
     raise UserError(f"kernel in '{path}' is {height}x{width}: it may have at most {_MAX_SIZE} pixels a side")
@@ -195,35 +212,79 @@ def _picture(path: pathlib.Path) -> Float[np.ndarray, "h w"]:
   return gray
 
 
-def _only_matrix(path: pathlib.Path) -> np.ndarray:
-  """The real, 2-D array of a kernel file. Raises UserError where there is no such, or are several."""
+def _matrix(path: pathlib.Path, number: int | None) -> np.ndarray:
+  """The real, 2-D array of a kernel file, or that of a number. Raises UserError where there is no such, or are several."""
   try:
     arrays = _arrays(path)
   except Exception as e:  # each reader has its own zoo of exceptions for damaged files
     raise UserError(f"kernel file '{path}' cannot be read: {' '.join(str(e).split())[:200]}") from e
-  candidates = {
-      name: array
-      for name, array in arrays.items()
-      if isinstance(array, np.ndarray) and array.ndim == 2 and array.dtype.kind in "fiu" and not name.startswith("__")
-  }
-  if len(candidates) != 1:
-    found = ", ".join(f"'{name}' {array.shape}" for name, array in candidates.items()) or "none"
-    raise UserError(f"kernel file '{path}' must hold one 2-D array of real numbers, found: {found}")
-  (matrix,) = candidates.values()
-  return matrix
+  found = [entry for name, array in arrays.items() for entry in _matrices(name, array)]
+  found = [entry for entry in found if entry[1].size > 1] or found
+  if number is not None and 1 <= number <= len(found):
+    return found[number - 1][1]
+  plain = [matrix for name, matrix in found if name in arrays]
+  for candidates in (plain, [matrix for _, matrix in found]):
+    if number is None and len(candidates) == 1:
+      return candidates[0]
+  if not found:
+    held = [f"'{name}' {array.dtype} {array.shape}" for name, array in arrays.items()]
+    raise UserError(f"kernel file '{path}' holds no 2-D array of real numbers; it holds: {_listed(held) or 'nothing'}")
+  held = [f"{i}: '{name}' {matrix.shape[0]}x{matrix.shape[1]}" for i, (name, matrix) in enumerate(found, 1)]
+  missing = f"holds no 2-D array number {number}" if number is not None else f"must hold one 2-D array, or be '{path}:NUMBER'"
+  raise UserError(f"kernel file '{path}' {missing}; it holds {_listed(held)}")
+
+
+def _listed(entries: list[str]) -> str:
+  """Some text of all, or of the first and the last."""
+  return ", ".join(entries if len(entries) <= _MAX_LISTED else [*entries[: _MAX_LISTED - 1], "...", entries[-1]])
+
+
+def _matrices(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+  """(name, 2-D array of real numbers) of a variable: its own, those of a stack, or those of a cell."""
+  if array.dtype == object:
+    for i, item in enumerate(array.ravel(order="F"), 1):
+      if isinstance(item, np.ndarray) and item.dtype != object:
+        yield from _matrices(f"{name}{{{i}}}", item)
+    return
+  while array.ndim > 2 and 1 in array.shape:
+    array = array.squeeze(array.shape.index(1))
+  if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or not array.size:
+    return
+  if array.ndim == 2:
+    yield name, array
+    return
+  first, last = array.shape[1] == array.shape[2], array.shape[0] == array.shape[1]
+  if first != last:  # else nothing tells which axis counts them
+    for i, matrix in enumerate(array if first else np.moveaxis(array, -1, 0), 1):
+      yield f"{name}[{i}]", matrix
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """What a .npy file, or a .mat file of any version, holds, by name."""
+  """What a .npy file, or a .mat file of any version, holds, by name; cells are arrays of objects."""
   if path.suffix.lower() == ".npy":
     return {path.stem: np.load(path, allow_pickle=False)}
   import h5py  # only .mat files need these two, and they take a moment to load
   import scipy.io
 
   if not h5py.is_hdf5(path):
-    return scipy.io.loadmat(path)
+    return {name: array for name, array in scipy.io.loadmat(path).items() if isinstance(array, np.ndarray)}
   with h5py.File(path) as file:  # v7.3; MATLAB's first axis is the last there
-    return {name: item[()].T for name, item in file.items() if isinstance(item, h5py.Dataset) and _is_numeric(item)}
+    datasets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+    return {name: array for name, item in datasets.items() if (array := _v73(file, item)) is not None}
+
+
+def _v73(file, dataset) -> np.ndarray | None:
+  """An array of numbers, or a cell of such, of a v7.3 file; None for what is neither."""
+  import h5py
+
+  if _is_numeric(dataset):
+    return dataset[()].T
+  if dataset.dtype != h5py.ref_dtype or dataset.attrs.get("MATLAB_empty", 0):
+    return None
+  items = [file[reference] if reference else None for reference in dataset[()].T.ravel(order="F")]
+  cell = np.empty(len(items), object)
+  cell[:] = [item[()].T if isinstance(item, h5py.Dataset) and _is_numeric(item) else None for item in items]
+  return cell
 
 
 def _is_numeric(dataset) -> bool:
