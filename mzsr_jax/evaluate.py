@@ -78,7 +78,8 @@ def main(argv: list[str]) -> None:
     if None in degradations.values():
       samples = benchmark.with_own_kernels(samples, args.kernel_path, _loader(args))
   chosen = [
-      benchmark.outside(*method, samples, list(degradations)) if isinstance(method, _Folder) else method for method in chosen
+      benchmark.outside(*method, samples, list(degradations), args.scale) if isinstance(method, _Folder) else method
+      for method in chosen
   ]
   labels = [methods.label(method.name, steps) for method in chosen for steps in method.steps]
   if twice := sorted({name for name in labels if labels.count(name) > 1}):

@@ -12,7 +12,7 @@ import scipy.ndimage
 from test_cli import assert_one_line, run_entry
 
 from mzsr_jax import evaluate, images, weights
-from mzsr_jax.core import kernels, model
+from mzsr_jax.core import degradation, kernels, model
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, methods, metrics
 from mzsr_jax.inference import tiled
@@ -216,18 +216,58 @@ def test_a_folder_of_kernels_is_one_column(monkeypatch, capsys, small, own_kerne
         (["0801x2", "0802x2"], ["0801", "0802"], {"0801x2": "0801", "0802x2": "0802"}),
         (["set5/im_1"], ["kernel_1"], {"set5/im_1": "kernel_1"}),
         (["im_1", "im_2"], ["k_1", "k_3"], ["im_2 (A only)", "k_3 (B only)"]),
+        (["babyx2", "birdx2"], ["bird", "baby"], {"babyx2": "baby", "birdx2": "bird"}),
+        (["a", "a_2", "b"], ["a_2_out", "a_out", "b"], {"a": "a_out", "a_2": "a_2_out", "b": "b"}),
+        (["img_003x4"], ["img_003"], {"img_003x4": "img_003"}),
+        (["a_1", "a_2"], ["a_1_SwinIR", "a_2_SwinIR"], {"a_1": "a_1_SwinIR", "a_2": "a_2_SwinIR"}),
+        (["a"], ["a_rlt"], {"a": "a_rlt"}),
+        (["bird"], ["birdhouse"], ["bird (A only)", "birdhouse (B only)"]),
+        (["a", "b"], ["a_out", "a_SwinIR"], ["b (A only)"]),
+        (["a"], ["a_out", "a_SwinIR"], ["a (A only)"]),
         (["im_1", "im_2"], ["im_1", "k_2"], ["im_2 (A only)", "k_2 (B only)"]),  # some names are equal: the others should be
         (["im_1", "im_2"], ["k_1_2", "k_1_3"], ["im_1 (A only)", "k_1_3 (B only)"]),  # one number twice
         (["im_1", "photo"], ["k_1", "k_2"], ["photo (A only)"]),
     ],
 )
-def test_names_match_or_else_their_first_numbers_do(ours, theirs, expected):
+def test_names_match_or_their_beginnings_or_else_their_first_numbers_do(ours, theirs, expected):
   if isinstance(expected, dict):
     assert benchmark._match(ours, theirs, ("A", "B"), "files") == expected
     return
   with pytest.raises(UserError, match="files do not match") as e:
     benchmark._match(ours, theirs, ("A", "B"), "files")
   assert all(words in str(e.value) for words in expected)
+
+
+# Benchmarks as EDSR names them, results as BasicSR and SwinIR do; sides that the scale does not divide.
+@pytest.mark.parametrize("sides", [(40, 48), (41, 49), (40, 49)], ids=str)
+def test_usual_layouts_of_benchmarks_are_scored(monkeypatch, capsys, caplog, tmp_path, sides):
+  rng = np.random.default_rng(0)
+  for name in ("baby", "bird"):
+    hr = rng.integers(0, 256, (81, 97, 3), dtype=np.uint8)
+    lr = hr[::2, ::2][: sides[0], : sides[1]]
+    images.write_png(tmp_path / "HR" / f"{name}.png", hr)
+    images.write_png(tmp_path / "LR_bicubic" / "X2" / f"{name}x2.png", lr)
+    images.write_png(tmp_path / "whole" / f"{name}_SwinIR.png", hr[:80, :96])
+    enlarged = images.to_uint8(degradation.enlarge(images.to_float(lr), 2))
+    images.write_png(tmp_path / "rounded" / f"{name}_out.png", enlarged)
+  np.save(tmp_path / "delta.npy", np.ones((1, 1)))
+  given = [f"--lr_dir={tmp_path}/LR_bicubic/X2", f"--gt_dir={tmp_path}/HR", f"--kernel_path={tmp_path}/delta.npy"]
+  given += [f"--methods=bicubic,folder:SwinIR={tmp_path}/whole,folder:Rounded={tmp_path}/rounded", f"--out={tmp_path}/out.json"]
+  with caplog.at_level("WARNING"):
+    assert _evaluate(monkeypatch, *given) == 0
+  capsys.readouterr()
+  said = [record.getMessage() for record in caplog.records]
+  assert len(said) == 4 and sum("'babyx2' with 'baby', 'birdx2' with 'bird'" in line for line in said) == 1
+  assert sum("cropped" in line for line in said) == 1
+  results = {r["method"]: r for r in json.loads((tmp_path / "out.json").read_text())["results"]}
+  for number, name in enumerate(("baby", "bird")):
+    hr = images.read_image(tmp_path / "HR" / f"{name}.png")[:80, :96]
+    bicubic = images.to_uint8(degradation.enlarge(images.to_float(hr[::2, ::2]), 2))
+    rounded = images.read_image(tmp_path / "rounded" / f"{name}_out.png")[:80, :96]
+    for method, sr in {"bicubic": bicubic, "Rounded": rounded}.items():
+      found = results[method]["images"][number]
+      assert found["name"] == name and found["psnr"] == pytest.approx(metrics.psnr_y(sr, hr, 2), abs=0.01)
+    assert results["SwinIR"]["images"][number]["psnr"] is None  # without any error
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from mzsr_jax import images
 from mzsr_jax.core.kernels import Degradation
@@ -26,7 +27,8 @@ class Sample(NamedTuple):
   """One image of a benchmark set.
 
   Attributes:
-    name: path inside the set, without extension and without a "_GT", "_HR", "_LR" or "_SR" at its end.
+    name: path inside the set, without extension and without a "_GT", "_HR", "_LR" or "_SR" at its end; of two that match, see
+      `_match`, the shorter one.
     gt: (H, W, 3) uint8, the scale divides both sides.
     lr: (H / scale, W / scale, 3) uint8; None to make it from `gt` with each kernel.
     degradation: its own degradation, see `with_own_kernels`; None where all images have the same.
@@ -54,14 +56,17 @@ class Score(NamedTuple):
   seconds: float | None
 
 
-def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Sequence[str]) -> Method:
+def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Sequence[str], scale: int) -> Method:
   """SR images that another program made, matched to the set as `load_pairs` matches its images.
+
+  They may be larger than their truth, which the scale divides, by up to `scale`, and are cropped then.
 
   Args:
     name: of the method, for the table.
     folder: of its images; "{kernel}" in it stands for the name of the degradation.
     samples: of the set.
     kernel_names: of the degradations.
+    scale: scale factor.
 
   Raises:
     UserError: one folder for several degradations; images that are missing, too many, or not of the size of their truth.
@@ -76,13 +81,15 @@ def outside(name: str, folder: str, samples: Sequence[Sample], kernel_names: Seq
     names = _match(sizes, files, ("in the set", "there"), f"the set and the images of method '{name}' in '{root}'")
     for image in sizes:
       path = files[names[image]]
-      if (size := images.image_size(path)) != sizes[image]:
+      size = images.image_size(path)
+      if size is None or not all(0 <= length - ours <= scale for length, ours in zip(size, sizes[image])):
         found = "cannot be read" if size is None else f"is {size[1]}x{size[0]}"
         raise UserError(f"'{path}' {found}: its truth has {sizes[image][1]}x{sizes[image][0]} pixels")
       paths[kernel, image] = path
 
   def solve(adapter: TiledAdapter, case: Case):
-    yield Result(0, images.read_image(paths[case.kernel, case.image]), None)
+    height, width = sizes[case.image]
+    yield Result(0, images.read_image(paths[case.kernel, case.image])[:height, :width], None)
 
   return Method(name, (0,), solve)
 
@@ -101,27 +108,32 @@ def load_hr(hr_dir: str | pathlib.Path, scale: int) -> list[Sample]:
 
 
 def load_pairs(lr_dir: str | pathlib.Path, gt_dir: str | pathlib.Path, scale: int) -> list[Sample]:
-  """Reads LR images and their ground truth, matched by name.
+  """Reads LR images and their ground truth, matched by name, see `_match`.
 
-  Where no two names are equal, the first number in each counts: im_7.png goes with img_7_gt.png.
+  Where the scale does not divide the truth, LR images may be rounded down or up; both then are cropped, as `load_hr` crops.
 
   Raises:
     UserError: as `load_hr`; an image without its counterpart, or not `scale` times as large as it.
   """
   lr_files, gt_files = _by_name(lr_dir, results=True), _by_name(gt_dir, results=True)
   gt_names = _match(lr_files, gt_files, ("LR", "GT"), f"images of '{lr_dir}' and '{gt_dir}'")
-  samples = []
+  samples, cropped = [], []
   for name, lr_path in lr_files.items():
     gt_path = gt_files[gt_names[name]]
     lr, gt = images.read_image(lr_path), images.read_image(gt_path)
-    height, width = lr.shape[:2]
-    if gt.shape[:2] != (height * scale, width * scale):
+    (height, width), whole = lr.shape[:2], gt.shape[:2]
+    if not all(length in (full // scale, -(-full // scale)) for length, full in zip(lr.shape, whole)):
       raise UserError(
           f"'{gt_path}' is {gt.shape[1]}x{gt.shape[0]}: at scale {scale} it must be {width * scale}x"
           f"{height * scale}, for '{lr_path}' is {width}x{height}"
       )
+    gt = images.crop_to_multiple(gt, scale)
     _check_size(gt_path, gt, scale)
-    samples.append(Sample(name, gt, lr))
+    if whole != gt.shape[:2]:
+      cropped.append(name)
+    samples.append(Sample(min(name, gt_names[name], key=len), gt, lr[: gt.shape[0] // scale, : gt.shape[1] // scale]))
+  if cropped:
+    logging.warning("The scale does not divide the truth of %s: cropped, and LR images with it.", ", ".join(cropped))
   return samples
 
 
@@ -145,7 +157,8 @@ def with_own_kernels(
   return [sample._replace(degradation=load(str(files[names[sample.name]]))) for sample in samples]
 
 
-_MAY_DIFFER = "names may differ in their extension and an end such as _GT, _HR, _LR, _SR, _x2 or _x2_SR"
+_MAY_DIFFER = "names may differ in their extension, an end such as _GT, _HR, _LR, _SR, x2 or _x2_SR, or what follows a '_'"
+_END = re.compile(r"(x[0-9]+)?([-_. ].*)?", re.IGNORECASE)  # of the longer of two names that match, after the shorter one
 
 
 def _by_name(folder: str | pathlib.Path, results: bool = False, find=images.find_images) -> dict[str, pathlib.Path]:
@@ -161,13 +174,21 @@ def _by_name(folder: str | pathlib.Path, results: bool = False, find=images.find
 
 
 def _match(ours: Iterable[str], theirs: Iterable[str], sides: tuple[str, str], what: str) -> dict[str, str]:
-  """Which of their names belongs to each of ours: the equal one; where none is equal, that of the same first number.
+  """Which of their names belongs to each of ours.
+
+  That is the equal one; or else the longest that begins it, or that it begins, but for an end such as x2 or _SwinIR, where this
+  pairs all; or else, where none is equal, that of the same first number: im_7 goes with img_7_gt.
 
   Args:
     ours, theirs: names, see `_by_name`.
     sides: what each of them is called where one has no counterpart.
     what: both together, for that message.
   """
+  ours, theirs = list(ours), list(theirs)
+  if pairs := _by_beginning(ours, theirs) or {name: other for other, name in _by_beginning(theirs, ours).items()}:
+    if unequal := [f"'{name}' with '{other}'" for name, other in pairs.items() if name != other]:
+      logging.warning("%s are matched by the beginnings of their names: %s.", what, ", ".join(unequal))
+    return pairs
   keyed = [{name: name for name in names} for names in (ours, theirs)]
   if not keyed[0].keys() & keyed[1].keys():
     numbered = [{int(n[0]): name for name in names if (n := re.findall("[0-9]+", name.split("/")[-1]))} for names in keyed]
@@ -179,6 +200,15 @@ def _match(ours: Iterable[str], theirs: Iterable[str], sides: tuple[str, str], w
   if lone:
     raise UserError(f"{what} do not match: {', '.join(lone)}; {_MAY_DIFFER}, or in all but their first number")
   return {name: theirs[key] for key, name in ours.items()}
+
+
+def _by_beginning(short: Sequence[str], long: Sequence[str]) -> dict[str, str]:
+  """Which of the long names belongs to each of the short ones: the longest that begins it does. Empty unless this pairs all."""
+  pairs = {}
+  for name in long:
+    beginnings = [other for other in short if name.startswith(other) and _END.fullmatch(name, len(other))]
+    pairs[max(beginnings, key=len, default=None)] = name
+  return pairs if pairs.keys() == set(short) and len(short) == len(long) else {}
 
 
 def _check_size(path: pathlib.Path, gt: images.Pixels, scale: int) -> None:
