@@ -19,6 +19,6 @@ def cpu(c):
 
 def get_config(variant=None):
   c = config_lib.meta(scale=2.0)
-  c.degradation.scales = config_lib.MANY_SCALES
+  c.degradation.scales = tuple(2 + i / 5 for i in range(11))
   c.meta_test.inner_lrs = 3 * (0.01,) + (0.005,)
   return config_lib.variant(c, variant, cpu=cpu)

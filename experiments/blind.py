@@ -39,9 +39,9 @@ flags.DEFINE_integer("kernels_per_image", 1, "random kernels that each image is 
 flags.DEFINE_integer("seed", 0, "of the kernels", lower_bound=0)
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
-flags.DEFINE_string("weights", "spectral:conditioned_x2", "that MZSR adapts")
+flags.DEFINE_string("weights", weights.DEFAULT, "that MZSR adapts")
 flags.DEFINE_float("least", 1.0, "least variance of a kernel, HR pixels^2: the paper's 1, or less", lower_bound=0.01)
-flags.DEFINE_integer("steps", 10, "adaptation steps", lower_bound=0)
+flags.DEFINE_integer("steps", None, "adaptation steps; default: 10, or 0 for weights that gain nothing by any", lower_bound=0)
 flags.DEFINE_list("methods", list(_METHODS), "what to compare")
 camera.define_flags()
 outputs.define_flags("Markdown")
@@ -49,7 +49,7 @@ cli.define_cache_flag()
 
 
 def told(name: str, params, rates, steps: int, degradations: Callable[[str], Degradation], noises: dict[str, float]) -> Method:
-  """MZSR, told for each image what `kinds` says of its name, whatever is true, and its noise."""
+  """MZSR, told for each image what `degradations` says of its name, whatever is true, and its noise."""
   mzsr = methods.mzsr(params, rates, [steps], name)
   degradation = lambda image: degradations(image).replace(noise_std=noises[image])
   return mzsr._replace(solve=lambda adapter, case: mzsr.solve(adapter, case._replace(degradation=degradation(case.image))))
@@ -116,11 +116,12 @@ def main(argv: list[str]) -> None:
   if not args.methods or (bad := [name for name in args.methods if name not in _METHODS]):
     raise UserError(f"--methods: {', '.join(bad) if args.methods else 'nothing'} is none of {', '.join(_METHODS)}")
   beside = outputs.check(".md")
-  scale, steps = args.scale, args.steps
+  scale = args.scale
 
   def network(name):
     loaded = weights.load(name)
     loaded.check_scale(scale)
+    steps = args.steps if args.steps is not None else 10 * enhance.benefits_from_adaptation(loaded)
     return loaded.params, loaded.inner_lrs(max(steps, 1)), steps
 
   photos = sorted(benchmark.load_hr(args.hr_dir, scale), key=lambda sample: sample.gt.size)[: args.images or None]
@@ -154,7 +155,7 @@ def main(argv: list[str]) -> None:
   print(table)
   outputs.write({
       "scale": scale,
-      "steps": steps,
+      "steps": args.steps,
       "seed": args.seed,
       "least": args.least,
       "noise": args.noise,

@@ -27,7 +27,7 @@ from mzsr_jax.photo.file import Photo
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
 flags.DEFINE_list("kernels", ["g20d", "gani"], "that make the LR images")
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
-flags.DEFINE_string("weights", "spectral:conditioned_x2", "shipped name or .safetensors file, after 'spectral:' or not")
+flags.DEFINE_string("weights", "spectral:x2_direct", "shipped name or .safetensors file, after 'spectral:' or not")
 flags.DEFINE_list("noise_levels", ["auto"], "noises that the adaptation assumes, of 255; auto: as estimated from each image")
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
 flags.DEFINE_string("out", None, "JSON file to write")

@@ -46,31 +46,15 @@ def _both_ways(name: str, steps: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
   return {name: steps, weights.SPECTRAL + name: steps}
 
 
-def _conditioned(name: str, steps: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-  """Parameters that depend on the kernel: as they begin, and by the steps that may follow."""
-  return {weights.SPECTRAL + name: (0, *steps)}
-
-
+_UNIVERSAL = {weights.DEFAULT: (0,)}
 TABLES = {
-    "1": [Part(2, ("bicubic",), _both_ways("x2_bicubic", (1, 10)) | _conditioned("conditioned_x2_bicubic", (1, 10)))],
+    "1": [Part(2, ("bicubic",), _both_ways("x2_bicubic", (1, 10)) | _UNIVERSAL)],
     "2": [
-        Part(2, ("g02d", "g20d", "gani", "gani5"), _both_ways("x2_direct", (1, 10)) | _conditioned("conditioned_x2", (1, 10))),
-        Part(2, ("g13b",), _both_ways("x2_bicubic", (1, 10)) | _conditioned("conditioned_x2_bicubic", (1, 10))),
+        Part(2, ("g02d", "g20d", "gani", "gani5"), _both_ways("x2_direct", (1, 10)) | _UNIVERSAL),
+        Part(2, ("g13b",), _both_ways("x2_bicubic", (1, 10)) | _UNIVERSAL),
     ],
-    "3": [
-        Part(
-            2,
-            ("g02d", "g20d", "gani"),
-            _both_ways("x2_direct", (10,)) | _both_ways("multiscale", (10,)) | _conditioned("conditioned_multiscale", (1,)),
-        )
-    ],
-    "5": [
-        Part(
-            4,
-            ("g20d",),
-            _both_ways("multiscale", (1, 10)) | _both_ways("x4_direct", (1, 10)) | _conditioned("conditioned_multiscale", (1,)),
-        )
-    ],
+    "3": [Part(2, ("g02d", "g20d", "gani"), _both_ways("x2_direct", (10,)) | _both_ways("multiscale", (10,)) | _UNIVERSAL)],
+    "5": [Part(4, ("g20d",), _both_ways("multiscale", (1, 10)) | _both_ways("x4_direct", (1, 10)) | _UNIVERSAL)],
 }
 
 

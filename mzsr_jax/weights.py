@@ -17,7 +17,7 @@ import safetensors.numpy
 from jaxtyping import Float, PyTree
 
 from mzsr_jax import files, provenance
-from mzsr_jax.core import conditioning, inner_rules, networks
+from mzsr_jax.core import inner_rules, networks
 from mzsr_jax.core.inner_rules import Rates, Spectral
 from mzsr_jax.core.model import NET, MZSRNet
 from mzsr_jax.core.network import Network, Params
@@ -59,8 +59,7 @@ class Weights(NamedTuple):
   """What a weights file holds, read and hashed once.
 
   Attributes:
-    params: nested dict of float32 arrays, {"conv1": {"kernel": (3, 3, 3, 64), "bias": (64,)}, ...}; of conditioned parameters,
-      with one more entry (`conditioning.KEY`).
+    params: nested dict of float32 arrays, {"conv1": {"kernel": (3, 3, 3, 64), "bias": (64,)}, ...}.
     inner_rule: how they are to be adapted, one of `inner_rules.RULES`.
     rates: learning rates of the steps that the file knows: a list for all parameters, or where training learned them a tree
       of lists, shaped like the parameters.
@@ -213,8 +212,5 @@ def check_network(params: Params, network: Network | None = None) -> None:
   own = networks.of(params)
   network = network or (NET if isinstance(own, MZSRNet) else own)
   shapes = lambda tree: jax.tree.map(lambda p: p.shape, tree)
-  key = jax.random.key(0)
-  conditioned = conditioning.is_conditioned(params)
-  initial = lambda: conditioning.init(key, network.init_params(key)) if conditioned else network.init_params(key)
-  if shapes(params) != shapes(jax.eval_shape(initial)):
+  if shapes(params) != shapes(jax.eval_shape(network.init_params, jax.random.key(0))):
     raise UserError("the weights have another shape than the network of the config, or than the paper's")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_train import wait_for_checkpoint
 
-from configs import conditioned_x2, meta_multiscale, meta_x2, pretrain_all_kernels, pretrain_x2
+from configs import meta_multiscale, meta_x2, pretrain_all_kernels, pretrain_x2
 from mzsr_jax import devices, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.training import loop
@@ -41,8 +41,6 @@ def meta(tasks, support, query, **changes):
 CASES = {
     "unequal": (lambda: meta(4, 2, 4, **{"meta.remat": True, "meta.task_batching": "vmap"}), {8: (4, 2)}),
     "sons": (lambda: meta(2, 4, 2, **{"meta.support": "lr_sons", "data.patch_size": 16}), {2: (1, 2)}),
-    "conditioned": (lambda: meta(4, 2, 2, **{"model.conditioned": True}), {8: (4, 2)}),
-    "conditioned, blind": (lambda: tiny(conditioned_x2, batch_size=8), {8: (8, 1)}),
     "all kernels": (lambda: tiny(pretrain_all_kernels, batch_size=8, **{"degradation.noise_std": 0.05}), {8: (8, 1)}),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mzsr_jax as mz
-from mzsr_jax.core import conditioning, model
+from mzsr_jax.core import model
 from mzsr_jax.photo import blind, refine
 
 KERNEL = mz.load_degradation("g20d").kernel
@@ -70,16 +70,6 @@ NO_KERNELS = [(255 * KERNEL, "sum 1, not 255"), (KERNEL * np.nan, "sum 1"), (KER
 def test_kernels_that_are_none_are_refused(function, kernel, words):
   with pytest.raises(ValueError, match=words):
     OF_KERNELS[function](kernel)
-
-
-def test_conditioned_parameters_are_refused_before_their_degradation_is_known():
-  loaded = mz.load_weights("conditioned_x2")
-  assert conditioning.is_conditioned(loaded)
-  for function in (lambda: mz.super_resolve(loaded, LR), lambda: mz.TiledAdapter().super_resolve(loaded, LR, 2)):
-    with pytest.raises(ValueError, match="num_steps=0"):
-      function()
-  started = mz.adapt(loaded, LR, KERNEL, num_steps=0)
-  assert mz.super_resolve(started, LR).shape == SR.shape
 
 
 def test_in_jit_type_and_shape_are_checked_and_values_pass():

@@ -16,9 +16,6 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from configs import (
-  conditioned_multiscale,
-  conditioned_x2,
-  conditioned_x2_bicubic,
   meta_first_order,
   meta_multiscale,
   meta_no_pretrain,
@@ -40,7 +37,6 @@ from mzsr_jax.training.checkpoint import Checkpoints
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 CONFIGS = (meta_first_order, meta_multiscale, meta_no_pretrain, meta_reptile, meta_x2, meta_x2_bicubic, meta_x4)
-CONFIGS += (conditioned_multiscale, conditioned_x2, conditioned_x2_bicubic)
 CONFIGS += (pretrain_all_kernels, pretrain_x2, pretrain_x4)
 
 
@@ -85,8 +81,7 @@ def test_variants_change_only_fields_that_exist_and_unknown_ones_are_refused():
     (meta_x2, "cpu"), (meta_x2, "cpu_sons"), (meta_x2, "cpu_ablation"),
     (meta_x2_bicubic, "cpu"), (meta_x4, "cpu"),
     (pretrain_x2, "cpu"), (pretrain_x4, "cpu"), (pretrain_all_kernels, "cpu"), (meta_first_order, "cpu"), (meta_reptile, "cpu"),
-    (meta_multiscale, "cpu"), (meta_no_pretrain, "cpu"), (conditioned_x2, "cpu"),
-    (conditioned_x2_bicubic, "cpu"), (conditioned_multiscale, "cpu"),
+    (meta_multiscale, "cpu"), (meta_no_pretrain, "cpu"),
 ])  # fmt: skip
 def test_sizes_for_cpus_are_valid_configs(module, variant):
   config_lib.check(module.get_config(variant))

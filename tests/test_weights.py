@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mzsr_jax import weights
-from mzsr_jax.core import conditioning, model
+from mzsr_jax.core import model
 from mzsr_jax.errors import UserError
 
 
@@ -84,7 +84,7 @@ def test_weights_of_another_network_are_refused():
 @pytest.mark.parametrize("name", weights.names())
 def test_shipped_weights_are_whole_and_say_what_they_are(name):
   params, metadata = weights.load_weights(name), weights.read_metadata(name)
-  count = model.count(conditioning.network(params))
+  count = model.count(params)
   assert count <= 225_091 if name == weights.DEFAULT else count == 225_091
   assert all(np.isfinite(p).all() for p in jax.tree.leaves(params))
   assert metadata["stage"] in ("pretrain", "meta") and int(metadata["steps"]) > 0 and metadata["data"]

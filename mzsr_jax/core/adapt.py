@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mzsr_jax.core import checks, conditioning, inner_rules, maml, networks
+from mzsr_jax.core import checks, inner_rules, maml, networks
 from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core.inner_rules import Rates, Spectral
 from mzsr_jax.core.kernels import Degradation
@@ -80,14 +80,13 @@ def adapt(
   `maml.adapt` with a smooth loss is not (experiments/api.ipynb).
 
   Args:
-    params: meta-learned parameters theta_M; conditioned ones begin at what they are for this degradation.
+    params: meta-learned parameters theta_M.
     lr: LR image, RGB float32 in [0, 1], any size.
     degradation: how the LR image was made; a bare kernel (odd side, sum 1) means direct subsampling and no noise.
     scale: scale factor.
     inner_lrs: learning rate of every step, or (n,) of each, or a tree shaped like `params` with (n,) for each leaf
       (see `weights.load`); `Spectral`, for the other steps of `inner_rules`.
-    num_steps: gradient steps, at most n; None for all n, or 5 where one rate serves every step. 0 returns `params`, or what
-      conditioned ones are for this degradation.
+    num_steps: gradient steps, at most n; None for all n, or 5 where one rate serves every step. 0 returns `params`.
     model: the network; None for that which the parameters are of (`networks.of`).
 
   Returns:
@@ -103,7 +102,6 @@ def adapt(
 def _adapted(params, lr, degradation, scale, inner_lrs, num_steps, network, keep):
   checks.check_image(lr)
   lr, degradation = jnp.asarray(lr), checks.checked(degradation)
-  params = conditioning.start(params, degradation, scale)
   rates = inner_rules.schedule(inner_lrs, num_steps, params)
   rates = jax.tree.map(lambda lrs: jnp.asarray(lrs, lr.dtype), rates)
   if not len(jax.tree.leaves(rates)[0]):
@@ -121,7 +119,7 @@ def super_resolve(
   """Enlarges an LR image (Algorithm 2, line 7).
 
   Args:
-    params: parameters of the network, adapted or not; of conditioned ones, `adapt` with 0 steps makes such.
+    params: parameters of the network, adapted or not.
     lr: RGB float32 in [0, 1].
     scale: scale factor.
     degradation: see `adapt`; None for no blur. The paper's network uses its offset alone.
@@ -131,10 +129,9 @@ def super_resolve(
     (ceil(H * scale), ceil(W * scale), C) in [0, 1].
 
   Raises:
-    ValueError: see `adapt`; or conditioned parameters.
+    ValueError: see `adapt`.
   """
   checks.check_image(lr)
-  checks.check_unconditioned(params)
   degradation = Degradation(jnp.ones((1, 1))) if degradation is None else checks.checked(degradation)
   return _super_resolve(params, jnp.asarray(lr), degradation, scale, model or networks.of(params))
 
@@ -158,7 +155,6 @@ def trajectory(
   Returns:
     By number of steps, (ceil(H * scale), ceil(W * scale), C) in [0, 1].
   """
-  start = adapt(params, lr, degradation, scale, inner_lrs, 0, model)
-  _, after_each = _adapted(start, lr, degradation, scale, inner_lrs, shown[-1], model, keep=True)
-  states = lambda i: jax.tree.map(operator.itemgetter(i - 1), after_each) if i else start
+  _, after_each = _adapted(params, lr, degradation, scale, inner_lrs, shown[-1], model, keep=True)
+  states = lambda i: jax.tree.map(operator.itemgetter(i - 1), after_each) if i else params
   return {i: super_resolve(states(i), lr, scale, degradation, model) for i in shown}

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from mzsr_jax.core import conditioning
 from mzsr_jax.core.kernels import Degradation, as_degradation
-from mzsr_jax.core.network import Params
 
 # Noise and unclipped subsampling lead a little beyond [0, 1]; 8 bits in a float array far beyond.
 _LOWEST, _HIGHEST = -1.0, 2.0
@@ -40,9 +38,3 @@ def checked(degradation: Degradation | ArrayLike) -> Degradation:
   if not isinstance(kernel, jax.core.Tracer) and not abs((total := float(np.asarray(kernel).sum())) - 1) <= _SUM_ERROR:
     raise ValueError(f"a kernel must have sum 1, not {total:g}: divide it by its sum")
   return degradation
-
-
-def check_unconditioned(params: Params | None) -> None:
-  """Raises ValueError for conditioned parameters, which are none of the network before a degradation is known."""
-  if params is not None and conditioning.is_conditioned(params):
-    raise ValueError("these parameters depend on the degradation: `adapt` them first, with num_steps=0 for none")

@@ -1,6 +1,5 @@
 """Which network parameters are of."""
 
-from mzsr_jax.core import conditioning
 from mzsr_jax.core.model import MZSRNet
 from mzsr_jax.core.network import Network, Params
 from mzsr_jax.core.unrolled import UnrolledNet
@@ -12,7 +11,6 @@ def of(params: Params) -> Network:
   Raises:
     ValueError: they are of neither.
   """
-  params = conditioning.network(params)
   names = set(params)
   if "log_mu" in names:
     passes, one = len(params["log_mu"]) - 1, params["pass1"]

@@ -37,31 +37,17 @@ class Distribution(NamedTuple):
     kernel_family: "gaussian" draws a kernel for each task (`kernels.sample`), "bicubic" blurs nothing.
     min_variance: of the Gaussians, see `kernels.sample`.
     noise_std: of the noise on the LR patches, in [0, 1] units.
-    max_noise_std: where it is above that, half of the tasks have noise of a level between the two.
   """
 
   degrader: Degrader
   kernel_family: str
   min_variance: float = 1.0
   noise_std: float = 0.0
-  max_noise_std: float = 0.0
-
-  @property
-  def is_noisy(self) -> bool:
-    """Whether any task has noise."""
-    return self.noise_std > 0 or self.max_noise_std > 0
 
   @property
   def is_one_degradation(self) -> bool:
-    """Whether all tasks have the same kernel, scale and level of noise."""
-    return self.kernel_family == "bicubic" and len(self.degrader.scales) == 1 and self.max_noise_std <= self.noise_std
-
-
-class Task(NamedTuple):
-  """What is drawn for a task, or for each of several."""
-
-  degradation: Degradation
-  scale: Float[Array, "*t"]
+    """Whether all tasks have the same kernel and scale."""
+    return self.kernel_family == "bicubic" and len(self.degrader.scales) == 1
 
 
 class _Drawn(NamedTuple):
@@ -129,25 +115,14 @@ def sample_lr_sons(
   def pair(drawn: _Drawn, hr, numbers) -> Pairs:
     size = distribution.degrader.least_size
     lr = drawn.lr[:, :size, :size]
-    son = _degrade(son_degrader, lr, drawn.degradation, drawn.scale_index, drawn.son_key, numbers, distribution.is_noisy)
+    son = _degrade(son_degrader, lr, drawn.degradation, drawn.scale_index, drawn.son_key, numbers, distribution.noise_std > 0)
     return Pairs(son_degrader.enlarge(son, drawn.scale_index), lr)
 
   return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
 
 
-def sample_degradations(key, distribution: Distribution, task_numbers: Int[Array, " t"]) -> Task:
-  """The degradations and scales of the tasks that `sample` draws for the same key and numbers."""
-  return jax.vmap(lambda number: _draw(_keys(key, number), distribution)[1])(task_numbers)
-
-
-def _keys(key, task_number) -> jax.Array:
-  """Keys of a task's scale, of its kernel and of its noise."""
-  return jax.random.split(jax.random.fold_in(key, task_number), 3)
-
-
-def _draw(keys, distribution: Distribution) -> tuple[Int[Array, ""], Task]:
-  """The index of a task's scale, and the task."""
-  scale_key, kernel_key, _ = keys
+def _draw(scale_key, kernel_key, distribution: Distribution) -> tuple[Int[Array, ""], Degradation]:
+  """The index of a task's scale, and its degradation."""
   scale_index = jax.random.randint(scale_key, (), 0, len(distribution.degrader.scales))
   scale = jnp.asarray(distribution.degrader.scales)[scale_index]
   if distribution.kernel_family == "gaussian":
@@ -156,10 +131,7 @@ def _draw(keys, distribution: Distribution) -> tuple[Int[Array, ""], Task]:
     kernel = jnp.ones((1, 1))
   else:
     raise ValueError(f"kernel family must be one of {', '.join(KERNEL_FAMILIES)}, not {distribution.kernel_family!r}")
-  least, most = distribution.noise_std, max(distribution.noise_std, distribution.max_noise_std)
-  level = jax.random.uniform(jax.random.fold_in(kernel_key, 1), (), minval=-1)  # below 0 for half of them
-  noise_std = least + (most - least) * jnp.maximum(level, 0)
-  return scale_index, Task(Degradation(kernel, distribution.degrader.subsample, noise_std=noise_std), scale)
+  return scale_index, Degradation(kernel, distribution.degrader.subsample, noise_std=distribution.noise_std)
 
 
 def _degrade(degrader: Degrader, patches, degradation: Degradation, scale_index, key, numbers, is_noisy: bool):
@@ -176,10 +148,10 @@ def _sample(pair: Callable, key, patches, distribution: Distribution, task_numbe
   """pair(drawn, HR patches in [0, 1], their numbers) of each task."""
 
   def task(number, patches):
-    scale_key, _, noise_key = keys = _keys(key, number)
-    scale_index, (degradation, _) = _draw(keys, distribution)
+    scale_key, kernel_key, noise_key = jax.random.split(jax.random.fold_in(key, number), 3)
+    scale_index, degradation = _draw(scale_key, kernel_key, distribution)
     hr = patches.astype(jnp.float32) / 255
-    lr = _degrade(distribution.degrader, hr, degradation, scale_index, noise_key, patch_numbers, distribution.is_noisy)
+    lr = _degrade(distribution.degrader, hr, degradation, scale_index, noise_key, patch_numbers, distribution.noise_std > 0)
     return pair(_Drawn(lr, degradation, scale_index, scale_key, jax.random.fold_in(noise_key, _SON)), hr, patch_numbers)
 
   task_numbers = jnp.arange(patches.shape[0]) if task_numbers is None else task_numbers

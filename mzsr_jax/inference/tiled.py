@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from mzsr_jax import images
-from mzsr_jax.core import checks, conditioning, degradation, inner_rules, kernels, maml, networks, resize, sharding
+from mzsr_jax.core import checks, degradation, inner_rules, kernels, maml, networks, resize, sharding
 from mzsr_jax.core.inner_rules import Rates, Spectral
 from mzsr_jax.core.kernels import EVALUATION_SIZE, Degradation
 from mzsr_jax.core.model import NET
@@ -324,7 +324,6 @@ class TiledAdapter:
     """
     checks.check_image(lr)
     degradation = checks.checked(degradation)
-    params = _start(params, degradation, scale)
     yield params, None
     rates = inner_rules.schedule(inner_lrs, num_steps, params)
     if not (steps := len(jax.tree.leaves(rates)[0])):
@@ -341,8 +340,8 @@ class TiledAdapter:
   def error(self, params: Params, lr: Float[np.ndarray, "h w 3"], degradation: Degradation, scale: float) -> float:
     """The mean absolute error of LR son -> LR image, which `adapt` lowers. Args: see `adapt`."""
     checks.check_image(lr)
-    params = _start(params, checks.checked(degradation), scale)
-    return float(self._error(self._replicate(params), self._support(params, lr, degradation, scale)))
+    support = self._support(params, lr, checks.checked(degradation), scale)
+    return float(self._error(self._replicate(params), support))
 
   def fine_tune(
       self,
@@ -362,8 +361,7 @@ class TiledAdapter:
       The parameters after each step, without end.
     """
     checks.check_image(lr)
-    params = _start(params, checks.checked(degradation), scale)
-    support = self._support(params, lr, degradation, scale)
+    support = self._support(params, lr, checks.checked(degradation), scale)
     params = self._replicate(params)
     state = optimizer.init(params)
     while True:
@@ -420,7 +418,6 @@ class TiledAdapter:
       (rows, columns, tile): slices into the SR image, and its float32 values there, in [0, 1].
     """
     checks.check_image(lr)
-    checks.check_unconditioned(params)
     net = NET if params is None else networks.of(params)
     of = Degradation(np.ones((1, 1), np.float32)) if degradation is None else degradation
     full, bucket = (tuple(resize.enlarged_size(n, scale) for n in size) for size in (lr.shape[:2], self.bucket(lr.shape[:2])))
@@ -518,11 +515,6 @@ class TiledAdapter:
 
   def _replicate(self, tree: PyTree) -> PyTree:
     return jax.device_put(tree, NamedSharding(self._mesh, _ON_ALL))
-
-
-def _start(params: Params, degradation: Degradation, scale: float) -> Params:
-  # Kernels of one size share a program.
-  return conditioning.start(params, degradation.replace(kernel=kernels.padded(np.asarray(degradation.kernel))), scale)
 
 
 def _cut(image: np.ndarray, start: tuple[int, int], size: Size) -> np.ndarray:

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import ml_collections
 
-from mzsr_jax.core import conditioning, conv, inner_rules, kernels, maml, tasks
+from mzsr_jax.core import conv, inner_rules, kernels, maml, tasks
 from mzsr_jax.errors import UserError
 
-MANY_SCALES = tuple(2 + i / 5 for i in range(11))  # of the paper's multi-scale model
 # Meta-test learning rates of the released code: the first steps are larger.
 DIRECT_X2_INNER_LRS = (0.02,) + 3 * (0.01,) + 6 * (0.005,)
 
@@ -53,13 +52,11 @@ FIELDS = {
     "degradation.kernels": Field("gaussian", '"bicubic": no blur', (*tasks.KERNEL_FAMILIES, "all")),
     "degradation.min_variance": Field(1.0, "pixels^2, of Gaussians; the largest is 2.5 times the scale", Range(0.01, 2.5)),
     "degradation.noise_std": Field(0.0, "of the LR patches, in [0, 1] units", Range(0)),
-    "degradation.max_noise_std": Field(0.0, "where above that, half of the tasks have noise between the two", Range(0)),
     "model.network": Field("mzsr", "the paper's; or unrolled, see core/unrolled.py", ("mzsr", "unrolled")),
     "model.passes": Field(4, "of the unrolled network", Range(1)),
     "model.blocks": Field(2, "residual blocks in each", Range(0)),
     "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),
-    "model.conditioned": Field(False, "parameters depend on the degradation, see core/conditioning.py", _BOOL),
     "model.convolution": Field("closed", "same function, other derivatives, see core/conv.py", tuple(conv.CONVOLUTIONS), True),
     "model.precision": Field("float32", "of the products in convolutions; all else is float32", conv.PRECISIONS),
     # Muon makes orthogonal matrices of the convolutions' updates, with Adam for biases and rates. Its updates are scaled to be
@@ -138,19 +135,6 @@ def all_kernels(scale: float = 2.0) -> ml_collections.ConfigDict:
   return c
 
 
-def conditioned(scale: float = 2.0) -> ml_collections.ConfigDict:
-  """Parameters that depend on the degradation (beyond the paper), trained as `all_kernels`.
-
-  Variances from 0.1 on, and noise up to 15 of 255: such a network need not choose between sharp images and blurred ones, or
-  between clean ones and noisy ones.
-  """
-  c = all_kernels(scale)
-  c.degradation.min_variance = 0.1
-  c.degradation.max_noise_std = conditioning.MAX_NOISE
-  c.model.conditioned = True
-  return c
-
-
 def universal() -> ml_collections.ConfigDict:
   """The unrolled network on all degradations (beyond the paper), by stage 1's loss."""
   c = pretrain()
@@ -200,22 +184,6 @@ def smoke(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.meta.support_patches = 2
     c.meta.query_patches = 2
     c.meta.num_inner_steps = 2
-  return c
-
-
-def conditioned_cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """`conditioned` at a size for two CPU cores: 16 patches of 48x48, two steps a second on two cores."""
-  c.init_weights = "x2_direct"
-  c.data.patch_size = 48
-  c.batch_size = 16
-  c.optimizer.algorithm = "muon"
-  c.optimizer.learning_rate = 1e-3
-  c.optimizer.halve_every = 1500
-  c.optimizer.min_learning_rate = 3e-5
-  c.optimizer.average_decay = 0.995
-  c.run.num_steps = 5000
-  c.run.eval_every = 500
-  c.run.eval_size = 192
   return c
 
 
@@ -316,11 +284,10 @@ def check(config: ml_collections.ConfigDict) -> None:
   scales = flat["degradation.scales"]
   if not scales or not all(isinstance(s, (int, float)) and 1 <= s <= 8 for s in scales):
     raise UserError(f"config.degradation.scales is {tuple(scales)}: it must list scale factors from 1 to 8")
-  if (flat["model.network"] == "unrolled") != (flat["degradation.kernels"] == "all") or (
-      flat["model.network"] == "unrolled" and (flat["stage"] != "pretrain" or flat["model.conditioned"])
-  ):
-    raise UserError("config.model.network 'unrolled' goes with degradation.kernels 'all', stage 'pretrain' and "
-                    "parameters that are not conditioned: start from universal() of training/config.py")
+  is_unrolled = flat["model.network"] == "unrolled"
+  if is_unrolled != (flat["degradation.kernels"] == "all") or (is_unrolled and flat["stage"] != "pretrain"):
+    raise UserError("config.model.network 'unrolled' goes with degradation.kernels 'all' and stage 'pretrain': "
+                    "start from universal() of training/config.py")
   if flat["optimizer.min_learning_rate"] > flat["optimizer.learning_rate"]:
     raise UserError("config.optimizer.min_learning_rate is above learning_rate: lower it too")
   lrs = flat["meta_test.inner_lrs"]

@@ -17,7 +17,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from mzsr_jax import files, provenance, weights
-from mzsr_jax.core import conditioning, inner_rules
+from mzsr_jax.core import inner_rules
 from mzsr_jax.errors import UserError
 from mzsr_jax.training import config as config_lib
 from mzsr_jax.training import mesh as mesh_lib
@@ -266,10 +266,6 @@ def _initial_state(config) -> TrainState:
   loaded = weights.load(config.init_weights)
   params, rule = loaded.params, loaded.inner_rule
   weights.check_network(params, step_lib.network(config))
-  if conditioning.is_conditioned(params) and not config.model.conditioned:
-    raise UserError(f"the weights '{config.init_weights}' are conditioned: set config.model.conditioned to True")
-  if config.model.conditioned and not conditioning.is_conditioned(params):
-    params = step_lib.condition(config, params)
   if config.stage != "meta" or not config.meta.init_inner_lrs:
     return step_lib.init_state(config, params)
   if rule != config.meta.inner_rule:

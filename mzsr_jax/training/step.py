@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PyTree, UInt8
 
 from mzsr_jax.core import adapt as adapt_lib
-from mzsr_jax.core import conditioning, inner_rules, maml, observations, sharding, tasks
+from mzsr_jax.core import inner_rules, maml, observations, sharding, tasks
 from mzsr_jax.core.degradation import Degrader
 from mzsr_jax.core.model import MZSRNet
 from mzsr_jax.core.network import Network, Params
@@ -90,13 +90,7 @@ def _as_matrices(learned: PyTree) -> PyTree:
 
 def init_params(config: ml_collections.ConfigDict) -> Params:
   """Random network parameters from the config's seed."""
-  params = network(config).init_params(jax.random.fold_in(jax.random.key(config.seed), 0))
-  return condition(config, params) if config.model.conditioned else params
-
-
-def condition(config: ml_collections.ConfigDict, params: Params) -> Params:
-  """Conditioned parameters, the same for every kernel, with what is random in them from the config's seed."""
-  return conditioning.init(jax.random.fold_in(jax.random.key(config.seed), 1), params)
+  return network(config).init_params(jax.random.fold_in(jax.random.key(config.seed), 0))
 
 
 def init_state(config: ml_collections.ConfigDict, params: Params, inner_lrs: PyTree | None = None) -> TrainState:
@@ -104,7 +98,7 @@ def init_state(config: ml_collections.ConfigDict, params: Params, inner_lrs: PyT
   learned = {"params": params}
   if config.stage == "meta" and config.meta.learn_inner_lrs:
     shape = (config.meta.num_inner_steps,)
-    constant = jax.tree.map(lambda _: jnp.full(shape, config.meta.inner_lr), conditioning.network(params))
+    constant = jax.tree.map(lambda _: jnp.full(shape, config.meta.inner_lr), params)
     learned["inner_lrs"] = constant if inner_lrs is None else inner_lrs
   average = jax.tree.map(jnp.array, learned) if config.optimizer.average_decay else None  # a copy: steps use up the state
   return TrainState(jnp.zeros((), jnp.int32), learned, _optimizer(config).init(learned), average)
@@ -160,7 +154,7 @@ class _Problem(NamedTuple):
 def _problem(config: ml_collections.ConfigDict, first_order: bool, platform: str) -> _Problem:
   c = config.degradation
   degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
-  distribution = tasks.Distribution(degrader, c.kernels, c.min_variance, c.noise_std, c.max_noise_std)
+  distribution = tasks.Distribution(degrader, c.kernels, c.min_variance, c.noise_std)
   meta = config.stage == "meta"
   son_degrader = None
   if meta and config.meta.support == "lr_sons":
@@ -177,10 +171,7 @@ def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
     local = functools.partial(_unrolled_gradient, network(config), observations.mixture(config.data.patch_size))
   else:
     problem = _problem(config, first_order, mesh.devices.flat[0].platform)
-    if config.stage == "meta":
-      local = functools.partial(_meta_gradient, problem)
-    else:
-      local = functools.partial(_conditioned_gradient if config.model.conditioned else _pretrain_gradient, problem)
+    local = functools.partial(_meta_gradient if config.stage == "meta" else _pretrain_gradient, problem)
   gradient = jax.shard_map(
       local,
       mesh=mesh,
@@ -270,23 +261,6 @@ def _unrolled_gradient(net: UnrolledNet, mixture: observations.Mixture, state: T
   return (value, {}), grads
 
 
-def _conditioned_gradient(problem: _Problem, state: TrainState, patches, key):
-  """The same where each patch is a task of its own, with parameters for its own degradation."""
-  axes = mesh_lib.AXES
-  numbers = _numbers(axes, patches.shape[0])
-  pairs = tasks.sample(key, patches[:, None], problem.distribution, numbers, jnp.arange(1))
-  drawn = tasks.sample_degradations(key, problem.distribution, numbers)
-  learned = sharding.vary(state.learned, axes)
-
-  def patch_gradient(task):
-    pair, drawn = task
-    loss = lambda learned: adapt_lib.l1(conditioning.start(learned["params"], *drawn), *pair, problem.network)
-    return jax.value_and_grad(loss)(learned)
-
-  value, grads = lax.pmean(maml.mean_over_tasks(patch_gradient, (pairs, drawn), problem.batching), axes)
-  return (value, {}), grads
-
-
 def _sample(problem: _Problem, key, patches, task_numbers) -> tuple[tasks.Pairs, tasks.Pairs]:
   """Support and query. Where the support is of LR sons, both are of the same patches, and the query is cut to their size."""
   c = problem.config.meta
@@ -318,17 +292,15 @@ def _meta_gradient(problem: _Problem, state: TrainState, patches, key):
     return lambda params: lax.pmean(adapt_lib.l1(sharding.vary(params, "patches"), *pair, problem.network), "patches")
 
   def task_gradient(task):
-    (support, query), drawn = task
-    start = lambda params: conditioning.start(params, *drawn)
+    support, query = task
     if c.algorithm == "reptile":
       losses = shared_loss(support), shared_loss(query)
-      params, pull_back = jax.vjp(start, learned["params"])
-      value, gradient = maml.reptile_gradient(params, *losses, inner_lrs(learned), inner_loop=c.inner_loop)
-      return value, {"params": pull_back(gradient)[0]}
+      value, gradient = maml.reptile_gradient(learned["params"], *losses, inner_lrs(learned), inner_loop=c.inner_loop)
+      return value, {"params": gradient}
 
     def loss(learned):
       return maml.meta_loss(
-          start(learned["params"]),
+          learned["params"],
           shared_loss(support),
           shared_loss(query),
           inner_lrs(learned),
@@ -340,8 +312,7 @@ def _meta_gradient(problem: _Problem, state: TrainState, patches, key):
 
     return jax.value_and_grad(loss, has_aux=True)(learned)
 
-  drawn = tasks.sample_degradations(key, problem.distribution, task_numbers)
-  out = maml.mean_over_tasks(task_gradient, (pairs, drawn), problem.batching)
+  out = maml.mean_over_tasks(task_gradient, pairs, problem.batching)
   (loss, metrics), grads = lax.pmean(out, "tasks")
   rates = jnp.stack(jax.tree.leaves(state.learned.get("inner_lrs", fixed_rates)))
   return (loss, metrics | {"inner_lrs": rates.mean(axis=0)}), grads
