@@ -2,10 +2,9 @@
 
     import mzsr_jax as mz
 
-    params = mz.load_weights("x2_direct")
+    weights = mz.load_weights("x2_direct")
     degradation = mz.load_degradation("g20d")
-    rates = mz.load_inner_lrs("x2_direct", 5)
-    adapted = mz.adapt(params, lr, degradation, scale=2, inner_lrs=rates)
+    adapted = mz.adapt(weights.params, lr, degradation, scale=2, inner_lrs=weights.inner_lrs(5))
     sr = mz.super_resolve(adapted, lr, scale=2)
 
 Images are float32 RGB in [0, 1], (H, W, 3). `adapt` and `super_resolve` are pure and work under jax.jit, jax.vmap and
@@ -22,7 +21,8 @@ from mzsr_jax.core.model import MZSRNet
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo.kernel_files import load_degradation
-from mzsr_jax.weights import load_inner_lrs, load_weights, read_metadata, save_weights
+from mzsr_jax.weights import Weights, save_weights
+from mzsr_jax.weights import load as load_weights
 
 __all__ = [
     "Degradation",
@@ -30,15 +30,14 @@ __all__ = [
     "Spectral",
     "TiledAdapter",
     "UserError",
+    "Weights",
     "adapt",
     "degrade",
     "enlarge",
     "gaussian",
     "load_degradation",
-    "load_inner_lrs",
     "load_weights",
     "lr_son",
-    "read_metadata",
     "save_weights",
     "super_resolve",
 ]

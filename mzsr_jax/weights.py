@@ -56,7 +56,7 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
 
 
 class Weights(NamedTuple):
-  """What a weights file holds, read and hashed once.
+  """What a weights file holds, read and hashed once: all who load it are given the same, and change nothing of it.
 
   Attributes:
     params: nested dict of float32 arrays, {"conv1": {"kernel": (3, 3, 3, 64), "bias": (64,)}, ...}.
@@ -131,21 +131,6 @@ def _load(path: pathlib.Path, spectral: bool, *_) -> Weights:
     metadata |= {"inner_rule": rule, "inner_lrs": json.dumps([SPECTRAL_RATE])}
   rates = flax.traverse_util.unflatten_dict(learned, sep=".") if learned else _numbers(metadata, "inner_lrs") or [0.01]
   return Weights(params, rule, rates, metadata, digest)
-
-
-def load_weights(name_or_path: str | os.PathLike) -> Params:
-  """The parameters of `load`."""
-  return load(name_or_path).params
-
-
-def load_inner_lrs(name_or_path: str | os.PathLike, num_steps: int) -> Rates | Spectral:
-  """The rates of `load`, see `Weights.inner_lrs`."""
-  return load(name_or_path).inner_lrs(num_steps)
-
-
-def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
-  """The metadata of `load`."""
-  return dict(load(name_or_path).metadata)
 
 
 def load_arrays(name_or_path: str | os.PathLike) -> dict:

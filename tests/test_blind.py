@@ -193,4 +193,4 @@ def test_the_estimator_is_shipped_but_is_no_sr_network():
   metadata = weights._read(weights.resolve(weights.KERNEL_ESTIMATOR))[1]
   assert metadata["stage"] == "kernel_estimator" and int(metadata["steps"]) > 0 and metadata["data"]
   with pytest.raises(UserError, match="do not hold"):
-    weights.load_weights(weights.KERNEL_ESTIMATOR)
+    weights.load(weights.KERNEL_ESTIMATOR)

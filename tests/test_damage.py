@@ -60,7 +60,8 @@ def test_weights_are_whole_or_refused(tmp_path):
     head, body = content[:header], content[header:]
     path.write_bytes(mutated(head, seed) + body if seed % 2 else head + mutated(body, seed))
     try:
-      loaded = weights.load_weights(path), weights.load_inner_lrs(path, 2), weights.load(path).scales
+      found = weights.load(path)
+      loaded = found.params, found.inner_lrs(2), found.scales
     except UserError as e:
       assert "w.safetensors" in str(e) or "metadata" in str(e)
       refused += 1
@@ -75,7 +76,7 @@ def test_shipped_weights_have_their_checksum():
     raw = weights.resolve(name).read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert len(header["__metadata__"]["content_sha256"]) == 64, name
-    weights.load_weights(name)
+    weights.load(name)
 
 
 @pytest.mark.slow

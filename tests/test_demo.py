@@ -82,8 +82,8 @@ def test_a_job_from_photo_to_file(manager):
   assert seen[-1].noise_text == "1.0 of 255"
   assert not seen[-1].kernel_file and images.image_size(seen[-1].kernel)
 
-  photo, params = photo_file.read(source), weights.load_weights(CHOSEN)
-  rates = weights.load_inner_lrs(CHOSEN, 2)
+  photo, loaded = photo_file.read(source), weights.load(CHOSEN)
+  params, rates = loaded.params, loaded.inner_lrs(2)
   degradation = kernel_files.load_degradation("g20d", photo_scale=2).replace(noise_std=1 / 255)
   recipe = enhance.Recipe(params, rates, degradation, 2.0, 2.0)
   adapter = TiledAdapter()

@@ -201,7 +201,7 @@ def test_a_folder_of_kernels_is_one_column(monkeypatch, capsys, small, own_kerne
   assert report["settings"]["subsample"] == {"gt_k_x2": "direct"}
   samples = benchmark.load_pairs(own_kernels / "lr_x2", own_kernels / "gt", 2)
   names = ["kernel_1", "kernel_10", "kernel_2"]
-  params = weights.load_weights(small / "w.safetensors")
+  params = weights.load(small / "w.safetensors").params
   for sample, name, found in zip(samples, names, report["results"][1]["images"], strict=True):
     degradation = kernel_files.load_degradation(f"{own_kernels}/gt_k_x2/{name}.mat", shift="centre_of_mass")
     sr = tiled.TiledAdapter().trajectory(params, images.to_float(sample.lr), degradation, [1], 2, np.float32([0.02]))[1]

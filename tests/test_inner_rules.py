@@ -141,16 +141,18 @@ def test_weights_say_how_they_step(tmp_path):
   params = model.init(jax.random.key(0))
   save = lambda rule: weights.save_weights(tmp_path / "w.safetensors", params, {"inner_lrs": "[0.05]", "inner_rule": rule})
   save("spectral")
-  rates = weights.load_inner_lrs(tmp_path / "w.safetensors", 3)
+  rates = weights.load(tmp_path / "w.safetensors").inner_lrs(3)
   assert isinstance(rates, Spectral)
   np.testing.assert_array_equal(rates.rates, np.float32([0.05] * 3))
   plain = tmp_path / "plain.safetensors"
   learned = jax.tree.map(lambda p: np.full(2, 0.03, np.float32), params)
   weights.save_weights(plain, params, {"inner_rule": "gradient"}, learned)
-  rates = weights.load_inner_lrs(f"{weights.SPECTRAL}{plain}", 3)
-  assert isinstance(rates, Spectral) and weights.read_metadata(f"{weights.SPECTRAL}{plain}")["inner_rule"] == "spectral"
+  spectral = weights.load(f"{weights.SPECTRAL}{plain}")
+  rates = spectral.inner_lrs(3)
+  assert isinstance(rates, Spectral) and spectral.metadata["inner_rule"] == "spectral"
   np.testing.assert_array_equal(rates.rates, np.full(3, weights.SPECTRAL_RATE, np.float32))
-  assert weights.read_metadata(plain)["inner_rule"] == "gradient" and not isinstance(weights.load_inner_lrs(plain, 3), Spectral)
+  as_trained = weights.load(plain)
+  assert as_trained.metadata["inner_rule"] == "gradient" and not isinstance(as_trained.inner_lrs(3), Spectral)
   save("newton")
   with pytest.raises(UserError, match="the rule 'newton'"):
-    weights.load_inner_lrs(tmp_path / "w.safetensors", 3)
+    weights.load(tmp_path / "w.safetensors").inner_lrs(3)

@@ -144,7 +144,7 @@ def finish(processes):
 
 
 def weights_of(workdir):
-  return np.concatenate([np.ravel(x) for x in jax.tree.leaves(weights.load_weights(workdir / loop.WEIGHTS_NAME))])
+  return np.concatenate([np.ravel(x) for x in jax.tree.leaves(weights.load(workdir / loop.WEIGHTS_NAME).params)])
 
 
 @pytest.mark.slow

@@ -35,8 +35,8 @@ def test_adapted_weights_after_several_numbers_of_steps(path):
   results = _solve(methods.parse(f"mzsr:{path}", [3, 0, 1, 3], 2))
   assert list(results) == [0, 1, 3]
   for steps, result in results.items():
-    rates = weights.load_inner_lrs(path, steps)
-    adapted = adapt_lib.adapt(weights.load_weights(path), LR, CASE.degradation, 2, rates, steps)
+    loaded = weights.load(path)
+    adapted = adapt_lib.adapt(loaded.params, LR, CASE.degradation, 2, loaded.inner_lrs(steps), steps)
     expected = images.to_uint8(np.asarray(adapt_lib.super_resolve(adapted, LR, 2)))
     assert (np.abs(result.sr.astype(int) - expected) <= 1).all() and (result.sr == expected).mean() > 0.99
   # Each as if it had been the only one: the time of enlarging is in all of them, that of three steps in the last.
@@ -46,7 +46,7 @@ def test_adapted_weights_after_several_numbers_of_steps(path):
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_fine_tuned_weights(path, name):
   results = _solve(methods.parse(f"{name}:{path}", [0, 2], 2))
-  params, run = weights.load_weights(path), tiled.TiledAdapter()
+  params, run = weights.load(path).params, tiled.TiledAdapter()
   tuned = run.fine_tune(params, LR, CASE.degradation, 2, methods._OPTIMIZERS[name])
   after_two = list(itertools.islice(tuned, 2))[-1]
   assert (results[0].sr == run.super_resolve(params, LR, 2)).all()
@@ -56,8 +56,8 @@ def test_fine_tuned_weights(path, name):
 def test_back_projection_may_follow(path):
   name = f"mzsr:{path}+back_projection=3"
   assert methods.weights_of(name) == str(path) and methods.weights_of("zssr:back_projection=3") is None
-  run, rates = tiled.TiledAdapter(), weights.load_inner_lrs(path, 1)
-  adapted = run.adapt(weights.load_weights(path), LR, CASE.degradation, 2, rates)
+  run, loaded = tiled.TiledAdapter(), weights.load(path)
+  adapted = run.adapt(loaded.params, LR, CASE.degradation, 2, loaded.inner_lrs(1))
   sr = run.super_resolve(adapted, LR, 2, dtype=np.float32)
   expected = images.to_uint8(refine.back_project(sr, LR, CASE.degradation, 2, 3))
   made = _solve(methods.parse(name, [1], 2))[1].sr

@@ -125,7 +125,7 @@ def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path)
   config.optimizer.clip_norm = 0.5
   state = loop.train(config, tmp_path / "two")
   assert int(state.step) == 4 and state.learned["inner_lrs"]["conv1"]["bias"].shape == (2,)
-  metadata = weights.read_metadata(tmp_path / "two" / loop.WEIGHTS_NAME)
+  metadata = weights.load(tmp_path / "two" / loop.WEIGHTS_NAME).metadata
   assert metadata["stage"] == "meta" and metadata["steps"] == "4" and json.loads(metadata["scales"]) == [2.0]
   assert str(tmp_path) not in metadata["config"], "paths of this machine have no place in a weights file"
   written = json.loads((tmp_path / "two" / "config.json").read_text())
@@ -136,7 +136,7 @@ def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path)
   assert expected <= tags.keys() and "validation/bicubic_output_truth" in tags
   loop.export(config, state, tmp_path / "scaled.safetensors", inner_lr_factors=(1.0, 2.0, 0.5))
   learned = np.asarray(state.learned["inner_lrs"]["conv1"]["bias"])
-  scaled = weights.load_inner_lrs(tmp_path / "scaled.safetensors", 4)["conv1"]["bias"]
+  scaled = weights.load(tmp_path / "scaled.safetensors").inner_lrs(4)["conv1"]["bias"]
   np.testing.assert_allclose(scaled, learned[[0, 1, 1, 1]] * [1, 2, 0.5, 0.5], rtol=1e-6)
 
 
@@ -148,7 +148,7 @@ def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_pa
   expected = step_lib.init_params(tiny(meta_x2, 3))
   for n in (1, 2, 3):
     expected = jax.tree.map(lambda e, p: 0.6 * e + 0.4 * np.asarray(p), expected, runs[n]["params"])
-  written = weights.load_weights(tmp_path / "averaged" / loop.WEIGHTS_NAME)
+  written = weights.load(tmp_path / "averaged" / loop.WEIGHTS_NAME).params
   for a, b, c in zip(leaves(expected), leaves(state.average["params"]), leaves(written), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
     np.testing.assert_array_equal(b, c)
@@ -175,7 +175,7 @@ def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_
   idle = loop.train(tiny(meta_x2, 1, **changes, **{"optimizer.learning_rate": 0.0}), tmp_path / "idle")
   for a, b in zip(leaves(idle.learned), leaves(whole.learned), strict=True):
     np.testing.assert_array_equal(a, b)
-  assert isinstance(weights.load_inner_lrs(tmp_path / "idle" / loop.WEIGHTS_NAME, 1), Spectral)
+  assert isinstance(weights.load(tmp_path / "idle" / loop.WEIGHTS_NAME).inner_lrs(1), Spectral)
 
 
 def test_rates_to_go_on_with_must_be_there(tmp_path):
@@ -363,8 +363,8 @@ def test_training_entry_and_export(tmp_path, stage):
   command = [sys.executable, "-m", "mzsr_jax.export", f"--workdir={tmp_path / 'run'}", f"--output={output}", "--data=photos"]
   done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  exported, written = weights.load_weights(output), weights.load_weights(tmp_path / "run" / loop.WEIGHTS_NAME)
+  exported, written = weights.load(output).params, weights.load(tmp_path / "run" / loop.WEIGHTS_NAME).params
   jax.tree.map(np.testing.assert_array_equal, exported, written)
-  assert weights.read_metadata(output)["data"] == "photos"
+  assert weights.load(output).metadata["data"] == "photos"
   again = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
   assert again.returncode == 2 and "exists" in again.stderr and again.stderr.count("\n") == 1

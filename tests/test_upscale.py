@@ -67,7 +67,7 @@ def test_the_shift_of_the_kernel_is_made_up_for_where_asked(monkeypatch, small, 
     assert _upscale(monkeypatch, small, photo, *flags) == 0
   read = lambda name: images.read_image(tmp_path / f"{name}.png")
   lr = images.to_float(images.read_image(small / "photos" / "a.png"))
-  params, kernel = weights.load_weights(small / "w.safetensors"), kernel_files.read_kernel(tmp_path / "moved.npy")
+  params, kernel = weights.load(small / "w.safetensors").params, kernel_files.read_kernel(tmp_path / "moved.npy")
   for shift, offset in {"ignore": (0.0, 0.0), "centre_of_mass": (0.5, -0.5)}.items():
     degradation = Degradation(kernel, offset=offset)
     adapted = adapt_lib.adapt(params, lr, degradation, 2, np.float32([0.02, 0.01]))

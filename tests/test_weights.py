@@ -13,12 +13,11 @@ def test_round_trip_is_exact_and_keeps_the_metadata(tmp_path):
   params = model.init(jax.random.key(0))
   path = tmp_path / "w.safetensors"
   weights.save_weights(path, params, {"stage": "meta", "inner_lrs": "[0.02, 0.01]"})
-  loaded = weights.load_weights(path)
-  jax.tree.map(np.testing.assert_array_equal, loaded, params)
-  metadata = weights.read_metadata(path)
-  assert metadata["stage"] == "meta"
-  np.testing.assert_allclose(weights.load_inner_lrs(path, 4), [0.02, 0.01, 0.01, 0.01])
-  np.testing.assert_allclose(weights.load_inner_lrs(path, 1), [0.02])
+  loaded = weights.load(path)
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+  assert loaded.metadata["stage"] == "meta"
+  np.testing.assert_allclose(loaded.inner_lrs(4), [0.02, 0.01, 0.01, 0.01])
+  np.testing.assert_allclose(loaded.inner_lrs(1), [0.02])
   assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
@@ -26,35 +25,34 @@ def test_learned_rates_come_back_shaped_like_the_parameters(tmp_path):
   params = model.init(jax.random.key(0))
   rates = jax.tree.map(lambda p: np.float32([0.02, 0.03]), params)
   weights.save_weights(tmp_path / "w.safetensors", params, {}, rates)
-  jax.tree.map(np.testing.assert_array_equal, weights.load_weights(tmp_path / "w.safetensors"), params)
-  loaded = weights.load_inner_lrs(tmp_path / "w.safetensors", 3)
-  jax.tree.map(lambda lrs, p: np.testing.assert_allclose(lrs, [0.02, 0.03, 0.03]), loaded, params)
+  loaded = weights.load(tmp_path / "w.safetensors")
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+  jax.tree.map(lambda lrs, p: np.testing.assert_allclose(lrs, [0.02, 0.03, 0.03]), loaded.inner_lrs(3), params)
 
 
 def test_weights_that_know_no_rates_get_the_papers(tmp_path):
   weights.save_weights(tmp_path / "w.safetensors", model.init(jax.random.key(0)), {})
-  np.testing.assert_allclose(weights.load_inner_lrs(tmp_path / "w.safetensors", 2), [0.01, 0.01])
+  np.testing.assert_allclose(weights.load(tmp_path / "w.safetensors").inner_lrs(2), [0.01, 0.01])
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", bytes(100)])
 def test_damaged_files_are_refused(tmp_path, content):
   path = tmp_path / "w.safetensors"
   path.write_bytes(content)
-  for read in (weights.load_weights, weights.read_metadata):
-    with pytest.raises(UserError, match="w.safetensors"):
-      read(path)
+  with pytest.raises(UserError, match="w.safetensors"):
+    weights.load(path)
 
 
 def test_foreign_parameters_are_refused(tmp_path):
   path = tmp_path / "w.safetensors"
   weights.save_weights(path, {"layer": {"gamma": np.ones(3, np.float32)}}, {})
   with pytest.raises(UserError, match="do not hold"):
-    weights.load_weights(path)
+    weights.load(path)
 
 
 def test_unknown_names_list_the_known_ones():
   with pytest.raises(UserError, match="no_such_weights"):
-    weights.load_weights("no_such_weights")
+    weights.load("no_such_weights")
 
 
 def test_scales_outside_the_training_are_refused():
@@ -70,7 +68,7 @@ def test_damaged_metadata_is_refused(tmp_path, value):
   path = tmp_path / "w.safetensors"
   weights.save_weights(path, model.init(jax.random.key(0)), {"inner_lrs": value})
   with pytest.raises(UserError, match="inner_lrs"):
-    weights.load_inner_lrs(path, 2)
+    weights.load(path).inner_lrs(2)
   weights.save_weights(path, model.init(jax.random.key(0)), {"scales": value})
   with pytest.raises(UserError, match="scales"):
     weights.load(path).check_scale(2)
@@ -83,7 +81,8 @@ def test_weights_of_another_network_are_refused():
 
 @pytest.mark.parametrize("name", weights.names())
 def test_shipped_weights_are_whole_and_say_what_they_are(name):
-  params, metadata = weights.load_weights(name), weights.read_metadata(name)
+  loaded = weights.load(name)
+  params, metadata = loaded.params, loaded.metadata
   count = model.count(params)
   assert count <= 225_091 if name == weights.DEFAULT else count == 225_091
   assert all(np.isfinite(p).all() for p in jax.tree.leaves(params))

@@ -69,7 +69,7 @@ def batched(params, lr, kernel, rates):
 
 def main(_):
   devices.use_all_cores()
-  params = weights.load_weights("x2_direct")
+  params = weights.load("x2_direct").params
   degradation = kernel_files.load_degradation("g20d")
   photo = skimage.data.astronaut()
   lr = images.to_float(np.tile(photo, (4, 4, 1))[: _SIDE.value, : _SIDE.value])

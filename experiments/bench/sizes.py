@@ -42,7 +42,7 @@ def one_way(way: str) -> dict[str, float]:
   compiled = []
   events = ("/jax/core/compile/backend_compile_duration",)
   jax.monitoring.register_event_duration_secs_listener(lambda name, s, **_: compiled.append(s) if name in events else None)
-  params, degradation = weights.load_weights("x2_direct"), kernel_files.load_degradation("g20d")
+  params, degradation = weights.load("x2_direct").params, kernel_files.load_degradation("g20d")
   rates = np.full(_STEPS.value, 0.01, np.float32)
   sizes = [tuple(map(int, size.split("x"))) for size in _SIZES.value]
   adapter = TiledAdapter(sizes=sizes)
