@@ -33,7 +33,7 @@ def run(main: Callable[[list[str]], None], arguments: int = 0) -> None:
   `main` gets the program's name and up to `arguments` words of the command line that are no flags.
 
   Exit codes: 0; 2 with one line on stderr for what the user got wrong (a flag, a config, a `UserError`) or the system
-  refuses; 130 when interrupted. Any other exception is a bug and keeps its traceback.
+  refuses; 130 when interrupted by Ctrl-C, and 143 by SIGTERM. Any other exception is a bug and keeps its traceback.
   """
   # JAX tells, at this level, about each kind of accelerator that it did not find.
   logging.getLogger("jax").setLevel(logging.WARNING)

@@ -7,7 +7,6 @@ from absl import flags
 from mzsr_jax import cli, files
 from mzsr_jax.errors import UserError
 from mzsr_jax.training import loop
-from mzsr_jax.training import step as step_lib
 from mzsr_jax.training.checkpoint import Checkpoints
 
 
@@ -29,14 +28,12 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   workdir = pathlib.Path(args.workdir)
   files.check_writable(args.output, args.overwrite)
-  config = loop.read_config(workdir)
-  checkpoints = Checkpoints(workdir, config.run.keep)
+  checkpoints = Checkpoints(workdir, loop.read_config(workdir).run.keep)
   steps = checkpoints.steps
   if not steps or args.step not in (None, *steps):
     there = ", ".join(map(str, steps)) or "none"
     raise UserError(f"no checkpoint{'' if args.step is None else f' of step {args.step}'} in '{workdir}' (there: {there})")
-  empty = step_lib.init_state(config, step_lib.init_params(config))
-  state, _, _ = checkpoints.restore(empty, args.step)
+  state, _, config = loop.restore(checkpoints, args.step)
   checkpoints.close()
   if "inner_lrs" not in state.result and not args["inner_lr_factors"].using_default_value:
     raise UserError("--inner_lr_factors: this run learned no inner rates: pass --inner_lr to evaluate and upscale instead")

@@ -137,9 +137,9 @@ def launch(workdir, num_processes, num_steps):
   return [subprocess.Popen(command + i, cwd=REPOSITORY, env=env, stderr=pipe, stdout=pipe, text=True) for i in ids]
 
 
-def finish(processes):
+def finish(processes, code=0):
   outputs = [p.communicate(timeout=120)[1] for p in processes]
-  assert all(p.returncode == 0 for p in processes), "\n\n".join(outputs)
+  assert all(p.returncode == code for p in processes), "\n\n".join(outputs)
   return outputs
 
 
@@ -154,7 +154,7 @@ def test_two_processes_stop_after_the_same_step_go_on_there_and_end_as_one_does(
   processes = launch(two, 2, 100_000)
   wait_for_checkpoint(two, *processes)
   processes[1].send_signal(signal.SIGTERM)
-  outputs = finish(processes)
+  outputs = finish(processes, code=143)
   step = int(outputs[0].split("Stopped after step ")[1].split(";")[0])
   assert (two / "checkpoints" / str(step)).is_dir()
   outputs = finish(launch(two, 2, step + 2))

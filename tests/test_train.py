@@ -27,7 +27,7 @@ from configs import (
   pretrain_x2,
   pretrain_x4,
 )
-from mzsr_jax import files, weights
+from mzsr_jax import files, images, weights
 from mzsr_jax.core.inner_rules import Spectral
 from mzsr_jax.errors import UserError
 from mzsr_jax.training import config as config_lib
@@ -229,8 +229,8 @@ def start(workdir, num_steps):
   script = (
       f"import jax; jax.config.update('jax_num_cpu_devices', {jax.device_count()});"
       "import pathlib, sys; from configs import meta_x2; from tests.test_train import tiny; from mzsr_jax.training import loop;"
-      "from absl import logging; logging.set_verbosity(logging.INFO);"
-      f"loop.train(tiny(meta_x2, {num_steps}), pathlib.Path({str(workdir)!r}))"
+      "from absl import logging; logging.set_verbosity(logging.INFO); from mzsr_jax import cli;"
+      f"cli._guarded(lambda _: loop.train(tiny(meta_x2, {num_steps}), pathlib.Path({str(workdir)!r})), [])"
   )
   return subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
 
@@ -262,12 +262,13 @@ def test_a_run_killed_with_sigkill_ends_like_one_that_was_not(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_cleanly(tmp_path):
+@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_save_and_end_the_process_as_they_should(tmp_path, number, code):
   process = start(tmp_path, 100_000)
   wait_for_checkpoint(tmp_path, process)
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   _, log = process.communicate(timeout=30)
-  assert process.returncode == 0, log
+  assert process.returncode == code, log
   stopped_after = int(log.split("Stopped after step ")[1].split(";")[0])
   assert max(checkpoint_steps(tmp_path)) == stopped_after
 
@@ -330,6 +331,73 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
       path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
   with pytest.raises(UserError, match="checkpoints/2"):
     loop.train(tiny(pretrain_x2, 4), tmp_path)
+
+
+def test_what_a_diverged_run_is_advised_works(tmp_path, caplog):
+  """Rates may fall, and clipping begin, from the last good checkpoint on; config.json tells what was when."""
+  begun = {"optimizer.learning_rate": 1e-3, "optimizer.min_learning_rate": 0.0}
+  loop.train(tiny(pretrain_x2, 4, **begun), tmp_path)
+  with pytest.raises(UserError, match="is of step 4 in .*optimizer.learning_rate or meta.inner_lr, or set optimizer.clip_norm"):
+    loop.train(tiny(pretrain_x2, 9, **begun | {"optimizer.learning_rate": 1e12}), tmp_path)
+  calm = begun | {"optimizer.learning_rate": 1e-4, "optimizer.clip_norm": 0.5, "optimizer.average_decay": 0.5}
+  caplog.clear()
+  state = loop.train(tiny(pretrain_x2, 6, **calm), tmp_path)
+  assert int(state.step) == 6 and all(np.isfinite(leaf).all() for leaf in leaves(state))
+  (warning,) = [record.getMessage() for record in caplog.records if "settings" in record.getMessage()]
+  assert "from step 4 on" in warning and "optimizer.learning_rate: 1000000000000.0 before, 0.0001 now" in warning
+  written = json.loads((tmp_path / loop.CONFIG_NAME).read_text())
+  assert written["config"]["optimizer"]["learning_rate"] == 1e-4
+  assert written["history"] == [
+      {"step": 4, "changes": {"optimizer.learning_rate": [1e-3, 1e12]}},
+      {"step": 4, "changes": {
+          "optimizer.average_decay": [0.0, 0.5], "optimizer.clip_norm": [0.0, 0.5], "optimizer.learning_rate": [1e12, 1e-4]
+      }},
+  ]  # fmt: skip
+  # Moments and patches went on: the same as a run that had these settings from the checkpoint on.
+  again = {**calm, "optimizer.clip_norm": 0.0, "optimizer.average_decay": 0.0}
+  assert int(loop.train(tiny(pretrain_x2, 7, **again), tmp_path).step) == 7
+  assert loop.restore(Checkpoints(tmp_path, 3), 6)[2].optimizer.clip_norm == 0.5
+
+
+def test_settings_that_change_go_on_with_the_moments(tmp_path):
+  """Clipping that never clips changes nothing, begun or ended within a run."""
+  loose = {"optimizer.clip_norm": 1e9}
+  loop.train(tiny(pretrain_x2, 2), tmp_path / "begun")
+  loop.train(tiny(pretrain_x2, 2, **loose), tmp_path / "ended")
+  whole = leaves(loop.train(tiny(pretrain_x2, 4), tmp_path / "whole"))
+  for name, changes in {"begun": loose, "ended": {}}.items():
+    for a, b in zip(leaves(loop.train(tiny(pretrain_x2, 4, **changes), tmp_path / name)), whole, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_an_inner_rate_may_change_and_what_it_learns_from_may_not(tmp_path):
+  loop.train(tiny(meta_x2, 1), tmp_path)
+  assert int(loop.train(tiny(meta_x2, 2, **{"meta.inner_lr": 0.005}), tmp_path).step) == 2
+  for name, value in {"optimizer.algorithm": "muon", "meta.support_patches": 1, "data.patch_size": 24}.items():
+    with pytest.raises(UserError, match=f"belongs to another config .*{name}"):
+      loop.train(tiny(meta_x2, 2, **{"meta.inner_lr": 0.005, name: value}), tmp_path)
+
+
+def test_folders_and_initial_weights_may_move(tmp_path, caplog):
+  """The images are compared by themselves, and a checkpoint needs no initial weights."""
+  photos = [tmp_path / name for name in ("photos", "moved")]
+  for folder in photos:
+    images.write_png(folder / "a.png", np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+  loop.train(tiny(pretrain_x2, 1), tmp_path / "one")
+  begun = tmp_path / "one" / loop.WEIGHTS_NAME
+  config = lambda steps, **changes: tiny(meta_x2, steps, **{"data.root": str(photos[0]), "init_weights": str(begun), **changes})
+  whole = loop.train(config(4), tmp_path / "whole")
+  loop.train(config(2), tmp_path / "run")
+  begun.unlink()
+  caplog.clear()
+  resumed = loop.train(config(3, **{"data.root": f"{photos[0]}/"}), tmp_path / "run")
+  resumed = loop.train(config(4, **{"data.root": str(photos[1]), "init_weights": "elsewhere"}), tmp_path / "run")
+  for a, b in zip(leaves(resumed), leaves(whole), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert not [record for record in caplog.records if record.levelname == "WARNING"]
+  assert json.loads((tmp_path / "run" / loop.CONFIG_NAME).read_text())["history"] == []
+  with pytest.raises(UserError, match="elsewhere"):
+    loop.train(config(4, init_weights="elsewhere"), tmp_path / "new")
 
 
 def test_cache_and_threads_may_change_within_a_run(tmp_path):

@@ -26,6 +26,12 @@ def _tree(state: Any) -> dict[str, Any]:
   return {name: value for name, value in fields.items() if value is not None}
 
 
+def exists(workdir: pathlib.Path) -> bool:
+  """Whether a workdir holds a complete checkpoint."""
+  directory = pathlib.Path(workdir).resolve() / "checkpoints"
+  return directory.is_dir() and bool(ocp.utils.checkpoint_steps(directory))
+
+
 class Checkpoints:
   """The checkpoints of one workdir, in `<workdir>/checkpoints/<step>/`."""
 
@@ -66,6 +72,11 @@ class Checkpoints:
     except Exception as e:  # orbax and what it stands on have a zoo of exceptions for a full disk
       self._report(e)
 
+  def config(self, step: int | None = None) -> dict:
+    """The config that a checkpoint, the newest if no step is given, was written with. Raises UserError as `restore` does."""
+    step = self.latest if step is None else step
+    return self._read(step, {"config": ocp.args.JsonRestore()})["config"]
+
   def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict, dict]:
     """Reads a checkpoint, the newest if no step is given.
 
@@ -84,16 +95,21 @@ class Checkpoints:
     step = self.latest if step is None else step
     if checked := (self.directory / str(step) / _DIGEST).exists():  # which checkpoints of earlier versions lack
       items[_DIGEST] = ocp.args.JsonRestore()
-    try:
-      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-      if checked and restored[_DIGEST]["sha256"] != provenance.digest([restored[name] for name in ("state", "data", "config")]):
-        raise ValueError("its content does not have the checksum that it was written with")
-    except Exception as e:  # orbax and what it stands on have a zoo of exceptions for damaged files
-      raise UserError(
-          f"checkpoint '{self.directory / str(step)}' cannot be restored ({' '.join(str(e).split())[:200]}): remove it to go "
-          "on from an older one"
-      ) from e
+    restored = self._read(step, items)
+    if checked and restored[_DIGEST]["sha256"] != provenance.digest([restored[name] for name in ("state", "data", "config")]):
+      raise self._damaged(step, "its content does not have the checksum that it was written with")
     return dataclasses.replace(like, **restored["state"]), restored["data"], restored["config"]
+
+  def _read(self, step: int, items: dict) -> Any:
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**items))
+    except Exception as e:  # orbax and what it stands on have a zoo of exceptions for damaged files
+      raise self._damaged(step, e) from e
+
+  def _damaged(self, step: int, reason: object) -> UserError:
+    reason = " ".join(str(reason).split())[:200]
+    path = self.directory / str(step)
+    return UserError(f"checkpoint '{path}' cannot be restored ({reason}): remove it to go on from an older one")
 
   def close(self) -> None:
     """Waits for the writing to end.

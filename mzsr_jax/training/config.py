@@ -28,19 +28,23 @@ class Field(NamedTuple):
     allowed: a range, or all values that it may have; None for those that `check` sees to.
     free: whether it may change from one start to the next in the same workdir: it has no part in what is computed, but for
       rounding.
+    tunable: whether it may change so with a warning, and a line in config.json: the optimizer's, and what else a run that
+      diverged is advised to change.
   """
 
   default: Any
   about: str
   allowed: Range | tuple | None = None
   free: bool = False
+  tunable: bool = False
 
 
 _BOOL = (False, True)
 FIELDS = {
     "seed": Field(0, "of all that is random", Range(0, 2**32 - 1)),
-    "init_weights": Field("", 'shipped name or path of a .safetensors file; "" starts from random parameters'),
-    "data.root": Field("", 'folder of HR images, searched recursively; "" takes scikit-image\'s sample photos'),
+    # Both are free: a checkpoint has what came of the first, and compares the images of the second.
+    "init_weights": Field("", 'shipped name or path of a .safetensors file; "" starts from random parameters', None, True),
+    "data.root": Field("", 'folder of HR images, searched recursively; "" takes scikit-image\'s sample photos', None, True),
     "data.patch_size": Field(64, "pixels, HR", Range(8, 2**12)),
     "data.cache_mb": Field(1000, "decoded images kept in memory, 10^6 bytes; DIV2K needs 7000 to fit", Range(0), True),
     "data.num_threads": Field(4, "threads that decode and crop", Range(0), True),
@@ -62,13 +66,15 @@ FIELDS = {
     # Muon makes orthogonal matrices of the convolutions' updates, with Adam for biases and rates. Its updates are scaled to be
     # as large as Adam's, so that learning rates mean the same.
     "optimizer.algorithm": Field("adam", "the paper's; or muon", ("adam", "muon")),
-    "optimizer.learning_rate": Field(1e-4, "beta", Range(0)),
-    "optimizer.halve_every": Field(0, "steps; 0 keeps the learning rate", Range(0)),
-    "optimizer.decay_steps": Field(0, "steps of a straight way down, instead of halving; 0 halves", Range(0)),
-    "optimizer.min_learning_rate": Field(0.0, "where halving, or the way down, ends", Range(0)),
-    "optimizer.clip_norm": Field(0.0, "global gradient norm; 0 does not clip", Range(0)),
+    "optimizer.learning_rate": Field(1e-4, "beta", Range(0), tunable=True),
+    "optimizer.halve_every": Field(0, "steps; 0 keeps the learning rate", Range(0), tunable=True),
+    "optimizer.decay_steps": Field(0, "steps of a straight way down, instead of halving; 0 halves", Range(0), tunable=True),
+    "optimizer.min_learning_rate": Field(0.0, "where halving, or the way down, ends", Range(0), tunable=True),
+    "optimizer.clip_norm": Field(0.0, "global gradient norm; 0 does not clip", Range(0), tunable=True),
     # The average starts as the initial parameters, and is mostly those for the first 1 / (1 - decay) steps.
-    "optimizer.average_decay": Field(0.0, "of a moving average, which then is the result; 0 keeps none", Range(0, 0.99999)),
+    "optimizer.average_decay": Field(
+        0.0, "of a moving average, which then is the result; 0 keeps none", Range(0, 0.99999), tunable=True
+    ),
     "run.num_steps": Field(100_000, "updates in all", Range(1), True),
     "run.log_every": Field(50, "steps", Range(1), True),
     "run.checkpoint_every": Field(500, "steps", Range(1), True),
@@ -92,7 +98,7 @@ META_FIELDS = {
     "meta.support": Field("patches", "what the inner steps learn from", tasks.SUPPORTS),
     "meta.num_inner_steps": Field(5, "n", Range(1)),
     "meta.inner_rule": Field("gradient", "how the inner loop steps, see core/inner_rules.py", inner_rules.RULES),
-    "meta.inner_lr": Field(0.01, "alpha", Range(0)),
+    "meta.inner_lr": Field(0.01, "alpha", Range(0), tunable=True),
     "meta.learn_inner_lrs": Field(False, "learn a rate for each layer's weights and biases and each step", _BOOL),
     "meta.init_inner_lrs": Field(False, "learn them from those that init_weights come with, instead of from inner_lr", _BOOL),
     "meta.first_order_until_step": Field(0, "first-order MAML before this meta-step; beyond num_steps: throughout", Range(0)),
@@ -254,7 +260,12 @@ def variant(c: ml_collections.ConfigDict, name: str | None, **others) -> ml_coll
 
 def may_change(name: str) -> bool:
   """Whether a field may change from one start to the next in the same workdir."""
-  return name in _ALL and _ALL[name].free
+  return name in _ALL and (_ALL[name].free or _ALL[name].tunable)
+
+
+def is_tunable(name: str) -> bool:
+  """Whether that change is to be warned of."""
+  return name in _ALL and _ALL[name].tunable
 
 
 _ALL = FIELDS | PRETRAIN_FIELDS | META_FIELDS

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from mzsr_jax import files, provenance, weights
 from mzsr_jax.core import inner_rules
 from mzsr_jax.errors import UserError
+from mzsr_jax.training import checkpoint as checkpoint_lib
 from mzsr_jax.training import config as config_lib
 from mzsr_jax.training import mesh as mesh_lib
 from mzsr_jax.training import step as step_lib
@@ -34,8 +35,8 @@ WEIGHTS_NAME = "weights.safetensors"
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:
   """Trains until `config.run.num_steps`, from the newest checkpoint in `workdir` where there is one.
 
-  SIGTERM and Ctrl-C end the run after the step that is being made (with several processes: after the next), with a checkpoint;
-  a second one ends it at once.
+  SIGTERM and Ctrl-C end the run after the step that is being made (with several processes: after the next), with a checkpoint,
+  by what they else raise at once; a second one does so.
   At the end the weights are written to `workdir`/weights.safetensors.
 
   All devices of all processes share the work (`mesh.make`). Several processes (`devices.initialize_distributed`) call this at
@@ -52,10 +53,12 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
   Raises:
     UserError: a workdir of another config, or in use by another process; no training images; no such initial weights; or a loss
       that is not finite.
+    KeyboardInterrupt: Ctrl-C, once the state is saved.
+    SystemExit: SIGTERM, likewise; its code is 143.
   """
   config_lib.check(config)
   files.check_writable(workdir / CONFIG_NAME, overwrite=True)
-  _check_workdir(config, workdir)
+  changes = _check_workdir(config, workdir)
   mesh = mesh_lib.make(config)
   batches = make_patch_iterator(
       config.data.root,
@@ -67,7 +70,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
       prefetch=config.data.prefetch,
       rows=mesh_lib.own_rows(config, mesh),
   )
-  state = mesh_lib.replicate(_initial_state(config), mesh)
+  # What a checkpoint will replace needs no weights.
+  state = mesh_lib.replicate((_blank_state if checkpoint_lib.exists(workdir) else _initial_state)(config), mesh)
   workdir.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:
     refusal = None
@@ -76,35 +80,43 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
         stack.enter_context(files.lock(workdir))
       except UserError as e:
         refusal = e
-    if jax.process_count() > 1 and mesh_lib.any_process(mesh)(refusal is not None):  # so that none waits for the first
+    if jax.process_count() > 1 and mesh_lib.largest(mesh)(refusal is not None):  # so that none waits for the first
       refusal = refusal or UserError(f"'{workdir}' is in use: see the first process")
     if refusal:
       raise refusal
-    return _run(config, workdir, mesh, state, batches)
+    return _run(config, workdir, mesh, state, batches, changes)
 
 
-def _run(config, workdir: pathlib.Path, mesh: Mesh, state: TrainState, batches: PatchIterator) -> TrainState:
+def _run(
+    config, workdir: pathlib.Path, mesh: Mesh, state: TrainState, batches: PatchIterator, changes: dict[str, tuple]
+) -> TrainState:
   """`train`, from a state without any training to what is written at the end."""
   writes = jax.process_index() == 0
-  if writes:
-    _write_config(config, workdir)
   checkpoints = Checkpoints(workdir, config.run.keep)
   if checkpoints.latest is not None:
-    state, data_state, _ = checkpoints.restore(state)
+    state, data_state, _ = restore(checkpoints, mesh=mesh)
+    state = step_lib.retuned(config, state)
     batches.set_state(data_state)
     logging.info("Going on from step %d of %s", state.step, workdir)
+  step = int(state.step)
+  if changes:
+    told = ", ".join(f"{name}: {old!r} before, {new!r} now" for name, (old, new) in changes.items())
+    logging.warning("Other settings from step %d on (%s): %s has a history of them", step, told, CONFIG_NAME)
+  if writes:
+    _write_config(config, workdir, step, changes)
   # What was logged beyond the checkpoint will be logged again.
-  writer = tensorboard.Writer(workdir / "tensorboard", int(state.step) + 1, writes)
+  writer = tensorboard.Writer(workdir / "tensorboard", step + 1, writes)
   try:
-    state = _loop(config, mesh, state, batches, checkpoints, writer)
+    state, stopped = _loop(config, mesh, state, batches, checkpoints, writer)
   finally:
     writer.close()
     checkpoints.close()
     if batches.skipped:
       logging.warning("%d image files were skipped; each is named above.", len(batches.skipped))
-  if int(state.step) < config.run.num_steps:
+  if stopped:
     logging.info("Stopped after step %d; the same command goes on from there", state.step)
-  elif writes:
+    raise KeyboardInterrupt if stopped == signal.SIGINT else SystemExit(128 + stopped)
+  if writes:
     export(config, state, workdir / WEIGHTS_NAME)
     logging.info("Done after %d steps; weights are in %s", state.step, workdir / WEIGHTS_NAME)
   return state
@@ -117,8 +129,9 @@ def _loop(
     batches: PatchIterator,
     checkpoints: Checkpoints,
     writer: tensorboard.Writer,
-) -> TrainState:
-  run = config.run
+) -> tuple[TrainState, int]:
+  """The last state, and the number of the signal that ended the run before its time, or 0."""
+  run, stopped = config.run, 0
   first_order_until = config.meta.first_order_until_step if config.stage == "meta" else 0
   steps = {first: step_lib.make_step(config, first, mesh) for first in (False, True)}  # compiled when first used
   validator = validate.make_validator(config) if run.eval_every else None
@@ -134,7 +147,9 @@ def _loop(
       state, metrics = step(state, patches, key)
       progress.fetch()  # the step before: the device is at work on this one meanwhile
       progress.pend(number, metrics)
-      last = number == run.num_steps or agreed(stop.requested)
+      if number < run.num_steps:
+        stopped = agreed(stop.requested)
+      last = number == run.num_steps or stopped
       save = last or number % run.checkpoint_every == 0
       judge = validator and (number == run.num_steps or number % run.eval_every == 0)
       if save or judge:
@@ -146,21 +161,21 @@ def _loop(
         progress.validated(number, validator(jax.tree.map(jnp.asarray, jax.device_get(state.result))))
       if last:
         break
-  return state
+  return state, stopped
 
 
 class _Agreement:
-  """Whether to stop, the same on all processes at the same step: known one step late, so that no device waits for it."""
+  """The signal to stop by, the same on all processes at the same step: known one step late, so that no device waits for it."""
 
   def __init__(self, mesh: Mesh):
-    self._any = mesh_lib.any_process(mesh) if jax.process_count() > 1 else None
-    self._previous = False
+    self._largest = mesh_lib.largest(mesh) if jax.process_count() > 1 else None
+    self._previous = 0
 
-  def __call__(self, requested: bool) -> bool:
-    if self._any is None:
+  def __call__(self, requested: int) -> int:
+    if self._largest is None:
       return requested
-    previous, self._previous = self._previous, self._any(requested)
-    return bool(previous)
+    previous, self._previous = self._previous, self._largest(requested)
+    return int(previous)
 
 
 class _Progress:
@@ -188,7 +203,7 @@ class _Progress:
       kept = f"the last good checkpoint is of step {good}" if good is not None else "there is no checkpoint yet"
       raise UserError(
           f"training diverged: {', '.join(bad)} of step {number} is not finite; {kept} in {self._checkpoints.directory}. "
-          "Lower optimizer.learning_rate or meta.inner_lr, or set optimizer.clip_norm"
+          "Lower optimizer.learning_rate or meta.inner_lr, or set optimizer.clip_norm, and go on in the same workdir"
       )
     self._recent.append(metrics)
     if number % self._config.run.log_every == 0:
@@ -228,14 +243,14 @@ class _Progress:
 
 
 class _StopSignals:
-  """While entered, the first SIGTERM or SIGINT is noted in `requested`; the second one acts as ever."""
+  """While entered, the number of the first SIGTERM or SIGINT is noted in `requested`; the second one acts as ever."""
 
   def __enter__(self):
-    self.requested = False
+    self.requested = 0
     self._previous = {}
 
     def note(number, _):
-      self.requested = True
+      self.requested = int(number)
       logging.warning("%s: stopping after this step", signal.Signals(number).name)
       self._restore()
 
@@ -260,9 +275,13 @@ def _duration(seconds: float) -> str:
   return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
+def _blank_state(config) -> TrainState:
+  return step_lib.init_state(config, step_lib.init_params(config))
+
+
 def _initial_state(config) -> TrainState:
   if not config.init_weights:
-    return step_lib.init_state(config, step_lib.init_params(config))
+    return _blank_state(config)
   loaded = weights.load(config.init_weights)
   params, rule = loaded.params, loaded.inner_rule
   weights.check_network(params, step_lib.network(config))
@@ -282,30 +301,73 @@ def plain(config: ml_collections.ConfigDict) -> dict:
   return json.loads(config.to_json())
 
 
-def _check_workdir(config, workdir: pathlib.Path) -> None:
-  """Raises UserError when `workdir` was begun with a config that differs in what may not change."""
+def _check_workdir(config, workdir: pathlib.Path) -> dict[str, tuple]:
+  """Before and after, by name, of what may change with a warning and does.
+
+  Raises:
+    UserError: `workdir` was begun with a config that differs in what may not change.
+  """
   if not (workdir / CONFIG_NAME).is_file():
-    return
+    return {}
   old, new = (flax.traverse_util.flatten_dict(c, sep=".") for c in (plain(read_config(workdir)), plain(config)))
-  differing = sorted(k for k in old.keys() | new.keys() if not config_lib.may_change(k) and old.get(k) != new.get(k))
-  if differing:
-    changes = ", ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differing)
+  differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+  if fixed := [k for k in differing if not config_lib.may_change(k)]:
+    changes = ", ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in fixed)
     raise UserError(f"workdir '{workdir}' belongs to another config ({changes}): choose another --workdir or that config")
+  return {k: (old[k], new[k]) for k in differing if config_lib.is_tunable(k)}
+
+
+def restore(
+    checkpoints: Checkpoints, step: int | None = None, mesh: Mesh | None = None
+) -> tuple[TrainState, dict, ml_collections.ConfigDict]:
+  """Reads a checkpoint, the newest if no step is given.
+
+  Args:
+    checkpoints: of a run.
+    step: which.
+    mesh: devices to put the state on, see `mesh.replicate`.
+
+  Returns:
+    (state, position in the training images, config that it was written with).
+
+  Raises:
+    UserError: the checkpoint is damaged, or of another version.
+  """
+  config = _config_of(checkpoints.config(step), checkpoints.directory)
+  like = _blank_state(config)
+  state, data, _ = checkpoints.restore(like if mesh is None else mesh_lib.replicate(like, mesh), step)
+  return state, data, config
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """The config that a workdir was begun with. Raises UserError where it is missing or of another version."""
-  path = workdir / CONFIG_NAME
+  """The config that a workdir was last run with. Raises UserError where it is missing or of another version."""
+  return _config_of(_read(workdir).get("config"), workdir / CONFIG_NAME)
+
+
+def _read(workdir: pathlib.Path) -> dict:
+  """What `_write_config` wrote; empty where there is nothing of the kind."""
   try:
-    config = ml_collections.ConfigDict(json.loads(path.read_text())["config"])
+    content = json.loads((workdir / CONFIG_NAME).read_text())
+  except (ValueError, OSError):
+    content = None
+  return content if isinstance(content, dict) else {}
+
+
+def _config_of(values: object, path: pathlib.Path) -> ml_collections.ConfigDict:
+  """A config from its JSON. Raises UserError where it is none."""
+  try:
+    config = ml_collections.ConfigDict(values)
     config_lib.check(config)
-  except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(f"'{path}' is not the config of a run: {' '.join(str(e).split())}. Choose another --workdir") from e
   return config
 
 
-def _write_config(config, workdir: pathlib.Path) -> None:
-  content = {"config": plain(config), "git_revision": provenance.git_revision(), "versions": provenance.versions()}
+def _write_config(config, workdir: pathlib.Path, step: int, changes: dict[str, tuple]) -> None:
+  """Writes the config, and a history of what was changed at which step."""
+  history = _read(workdir).get("history", []) + ([{"step": step, "changes": changes}] if changes else [])
+  about = {"git_revision": provenance.git_revision(), "versions": provenance.versions()}
+  content = {"config": plain(config), "history": history, **about}
   files.write_whole(workdir / CONFIG_NAME, json.dumps(content, indent=2).encode(), overwrite=True)
 
 

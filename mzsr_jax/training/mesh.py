@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, PyTree, UInt8
+from jaxtyping import Array, Int, PyTree, UInt8
 
 from mzsr_jax.errors import UserError
 
@@ -130,13 +130,13 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree[Array]:
   return jax.tree.map(lambda x: whole(np.asarray(x)), tree)
 
 
-def any_process(mesh: Mesh) -> Callable[[bool], Bool[Array, ""]]:
-  """A function of each process's flag: whether it is set on any of them. The result need not be waited for at once.
+def largest(mesh: Mesh) -> Callable[[int], Int[Array, ""]]:
+  """A function of a number of each process: the largest of all. The result need not be waited for at once.
 
   All processes must call it at the same point of their program.
   """
   sharding = NamedSharding(mesh, PartitionSpec(AXES))
-  largest = jax.jit(lambda flags: flags.any(), out_shardings=NamedSharding(mesh, REPLICATED))
-  return lambda flag: largest(
-      jax.make_array_from_callback((mesh.size,), sharding, lambda index: np.full(1, flag))
+  maximum = jax.jit(lambda numbers: numbers.max(), out_shardings=NamedSharding(mesh, REPLICATED))
+  return lambda number: maximum(
+      jax.make_array_from_callback((mesh.size,), sharding, lambda index: np.full(1, number, np.int32))
   )

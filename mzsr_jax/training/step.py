@@ -72,14 +72,17 @@ def learning_rate(config: ml_collections.ConfigDict, step):
   return jnp.maximum(c.learning_rate * 0.5 ** jnp.asarray(halvings, jnp.float32), c.min_learning_rate)
 
 
+def _clipping(config: ml_collections.ConfigDict) -> list[optax.GradientTransformation]:
+  return [optax.clip_by_global_norm(config.optimizer.clip_norm)] if config.optimizer.clip_norm else []
+
+
 def _optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-  clip = [optax.clip_by_global_norm(config.optimizer.clip_norm)] if config.optimizer.clip_norm else []
   rate = lambda step: learning_rate(config, step)
   if config.optimizer.algorithm == "adam":
     optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
   else:
     optimizer = optax.contrib.muon(rate, consistent_rms=0.2, muon_weight_dimension_numbers=_as_matrices)
-  return optax.chain(*clip, optimizer)
+  return optax.chain(*_clipping(config), optimizer)
 
 
 def _as_matrices(learned: PyTree) -> PyTree:
@@ -102,6 +105,15 @@ def init_state(config: ml_collections.ConfigDict, params: Params, inner_lrs: PyT
     learned["inner_lrs"] = constant if inner_lrs is None else inner_lrs
   average = jax.tree.map(jnp.array, learned) if config.optimizer.average_decay else None  # a copy: steps use up the state
   return TrainState(jnp.zeros((), jnp.int32), learned, _optimizer(config).init(learned), average)
+
+
+def retuned(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
+  """The state of a config that differs in tunable fields, as `config` has it: with what belongs to clipping and averaging."""
+  clipping = [transformation.init(state.learned) for transformation in _clipping(config)]
+  average = state.average if config.optimizer.average_decay else None
+  if config.optimizer.average_decay and average is None:
+    average = jax.tree.map(jnp.copy, state.learned)  # steps use up the state
+  return state.replace(opt_state=(*clipping, state.opt_state[-1]), average=average)
 
 
 def patches_per_step(config: ml_collections.ConfigDict) -> int:
