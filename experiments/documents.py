@@ -5,6 +5,7 @@
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. The first word of a result file's name is the benchmark set
 (`set5_x2_x2_direct.json`). A new method is a result file and a line in `METHODS`. Quoted figures come from paper.json.
+The table of photos has another form: it is made of what `experiments.pipelines` wrote into experiments/results/photos/.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from experiments import pipelines
 from experiments.bench import timing
 from mzsr_jax import cli, files
 from mzsr_jax.errors import UserError
@@ -117,6 +119,13 @@ def markdown(table: Table, cells: Cells) -> str:
   return timing.table(rows)
 
 
+def photos(folder: pathlib.Path = RESULTS / "photos") -> str:
+  """The table of photos as cameras and programs make them: what was, and what is now where that was measured."""
+  before, now = (folder / f"{name}.json" for name in ("before", "now"))
+  first, *then = (json.loads(path.read_text())["pairs"] for path in (before, now) if path.exists())
+  return pipelines.markdown(*then, first).strip() if then else pipelines.markdown(first).strip()
+
+
 def filled(text: str, tables: dict[str, str]) -> str:
   """A document with its tables. Raises UserError for the name of no table."""
 
@@ -137,7 +146,7 @@ def main(argv: list[str]) -> None:
   """Writes, or checks, all documents."""
   del argv
   cells = read()
-  tables = {name: markdown(table, cells) for name, table in TABLES.items()}
+  tables = {name: markdown(table, cells) for name, table in TABLES.items()} | {"photos": photos()}
   stale = [path for path in DOCUMENTS if filled(path.read_text(), tables) != path.read_text()]
   if stale and flags.FLAGS.check:
     raise UserError(f"out of date: {', '.join(map(str, stale))}: run python -m experiments.documents")
