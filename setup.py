@@ -34,8 +34,8 @@ setuptools.setup(
     install_requires=[line for line in requirements if line and not line.startswith("#")],
     extras_require={
         "test": [
-            "flatbuffers>=24.3", "flip-evaluator>=1.7", "hypothesis>=6.100", "matplotlib>=3.9", "pytest>=8",
-            "pytest-xdist>=3.8",
+            "beartype>=0.23", "flatbuffers>=24.3", "flip-evaluator>=1.7", "hypothesis>=6.100", "matplotlib>=3.9",
+            "pytest>=8", "pytest-xdist>=3.8",
         ],  # fmt: skip
         "demo": ["gradio>=6.31"],
         "perceptual": ["flip-evaluator>=1.7"],

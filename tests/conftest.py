@@ -22,7 +22,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Types and shapes of signatures are checked at each call, in jitted code as it is traced. An int is a float here.
+_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+jaxtyping.install_import_hook([f"mzsr_jax.{room}" for room in ("core", "inference")], _CHECKER)
 
 # Silent upcasts and silent broadcasting are how a float64 constant or a transposed kernel slips through.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -38,6 +43,14 @@ def data_dir() -> pathlib.Path:
   if not root or not (pathlib.Path(root) / "Set5" / "GT").is_dir():
     pytest.skip("MZSR_DATA does not name a folder with Set5/GT: benchmark images are not part of this repository")
   return pathlib.Path(root)
+
+
+@pytest.fixture
+def unchecked():
+  """Calls that break their signatures reach the checks that users meet."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def test_any_size_adapts_and_enlarges(params, height, width, scale):
 
 
 @pytest.mark.parametrize("shape,dtype", [((8, 8, 3), np.uint8), ((8, 8), np.float32), ((1, 8, 8, 3), np.float32)])
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_float_image_is_refused(params, shape, dtype):
   lr = np.zeros(shape, dtype)
   with pytest.raises(ValueError, match="float array"):

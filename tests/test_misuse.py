@@ -11,6 +11,7 @@ import mzsr_jax as mz
 from mzsr_jax.core import model
 from mzsr_jax.photo import blind, refine
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 KERNEL = mz.load_degradation("g20d").kernel
 LR = np.random.default_rng(0).random((12, 14, 3), np.float32)
 SR = np.random.default_rng(1).random((24, 28, 3), np.float32)

@@ -179,6 +179,7 @@ def test_a_limit_below_the_smallest_window_is_refused():
     TiledAdapter(jax.devices()[:1], 64 * 64 * 1000)
 
 
+@pytest.mark.usefixtures("unchecked")  # names stand for adapters
 def test_a_folder_is_spread_in_order_with_one_image_for_an_adapter_at_a_time():
   busy, lock = set(), threading.Lock()
 

@@ -22,7 +22,7 @@ from mzsr_jax.core.model import NET
 from mzsr_jax.core.network import Network, Observation, Params
 
 
-def l1(params: Params, inputs: Observation, targets: Float[Array, "*n h w c"], network: Network = NET) -> Float[Array, ""]:
+def l1(params: Params, inputs: Observation, targets: Float[ArrayLike, "*n h w c"], network: Network = NET) -> Float[Array, ""]:
   """Mean absolute error of the network's output, in [0, 1] units: the loss of all three stages (Eq. 4).
 
   Args:
@@ -54,7 +54,7 @@ def _lr_son(lr, degradation, scale):
 
 
 def lr_son(
-    lr: Float[ArrayLike, "h w c"], degradation: Degradation | Float[ArrayLike, "k k"], scale: float = 2
+    lr: Float[ArrayLike, "h w c"], degradation: Degradation | Float[ArrayLike, "k k"], scale: degradation_lib.Factors = 2
 ) -> Float[Array, "h w c"]:
   """The LR image degraded by its own degradation, clipped to [0, 1] and enlarged back to its size by bicubic.
 

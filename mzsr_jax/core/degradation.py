@@ -89,7 +89,7 @@ def degrade(
 
 
 def son(
-    lr: Float[Array, "h w c"], degradation: Degradation, scale: float
+    lr: Float[Array, "h w c"], degradation: Degradation, scale: Factors
 ) -> Float[Array, "p q c"]:
   """An LR image degraded as its HR image was (Algorithm 2, line 2), noise and all, clipped to [0, 1]."""
   made = degrade(lr, degradation.kernel, scale, degradation.subsample)

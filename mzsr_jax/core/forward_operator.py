@@ -143,7 +143,7 @@ def numerically_separable(kernel: Float[np.ndarray, "k k"]) -> Taps:
   return Taps(*(np.pad(t, ((0, max(rank - len(t), 0)), (0, 0))).astype(np.float32) for t in taps))
 
 
-def _blurred(taps: Float[Array, "r k"], axis: Axis) -> Float[Array, "r p h"]:
+def _blurred(taps: Float[ArrayLike, "r k"], axis: Axis) -> Float[Array, "r p h"]:
   """Blur of one axis by each row of taps, then subsampling."""
   down, seen = jnp.asarray(axis.down, taps.dtype), jnp.asarray(axis.seen)
   size = down.shape[1]

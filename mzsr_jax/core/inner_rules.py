@@ -33,10 +33,11 @@ class Spectral:
   network (`parabolic_line_search`), so that parameters far from an image go further than those that are near.
 
   Attributes:
-    rates: of the step that is tried, as they would be for gradient steps; it may end up to `MAX_STEP_SCALE` times as long.
+    rates: of the steps, or of one, that are tried, as they would be for gradient steps; a step may end up to `MAX_STEP_SCALE`
+      times as long.
   """
 
-  rates: Rates
+  rates: Rates | PyTree[Float[ArrayLike, ""]]
 
 
 class CGState(NamedTuple):
@@ -73,7 +74,7 @@ def per_leaf(inner_lrs: Rates | Spectral, params: PyTree) -> PyTree[Float[ArrayL
 
 def schedule(
     inner_lrs: float | Rates | Spectral, num_steps: int | None, params: PyTree, default_steps: int = 5
-) -> PyTree[Float[ArrayLike, " n"]] | Spectral:
+) -> PyTree[Float[ArrayLike, " m"]] | Spectral:
   """The rates of `num_steps` steps for each leaf; None takes all that are given, or `default_steps` of one rate for all.
 
   Raises:
@@ -171,11 +172,11 @@ def _steepest(gradient: PyTree, rates: PyTree) -> PyTree:
   return jax.tree.map(lambda rate, d: rate * slope * d, rates, directions)
 
 
-def _scaled(g: Float[Array, "..."]) -> Float[Array, "..."]:
+def _scaled(g: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
   return g * (_UNIT * jax.lax.rsqrt((g * g).mean() + EPS))
 
 
-def _orthogonal(g: Float[Array, "... n"]) -> Float[Array, "... n"]:
+def _orthogonal(g: Float[ArrayLike, "... n"]) -> Float[Array, "... n"]:
   """A convolution's or a matrix' gradient, all that an output sees by outputs, with its singular values made equal.
 
   Newton-Schulz iterations, so roughly equal. A convolution of (3, 3, 64, 64) takes a thousandth of the time of its gradient.

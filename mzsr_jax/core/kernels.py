@@ -22,14 +22,14 @@ class Degradation:
   A pytree: kernel and noise may be traced and mapped, subsampling and offset are parts of compiled programs.
 
   Attributes:
-    kernel: (k, k) float32, k odd, sum 1; its middle pixel lies on the LR pixel's own place, s i.
+    kernel: (k, k) float32, k odd, sum 1; its middle pixel lies on the LR pixel's own place, s i. None: still to be estimated.
     subsample: "direct" (every s-th pixel) or "bicubic" (antialiased bicubic shrinking).
     offset: where the kernel's centre is treated as being: (dy, dx) from its middle, downwards and to the right, HR pixels.
       The enlargement before the network makes up for it (see `degradation.enlarge`); the blur knows `kernel` alone.
     noise_std: of the Gaussian noise of the LR image, in [0, 1] units. The image's sons get as much.
   """
 
-  kernel: Float[ArrayLike, "*t k k"]
+  kernel: Float[ArrayLike, "*t k k"] | None
   subsample: str = flax.struct.field(pytree_node=False, default="direct")
   offset: tuple[float, float] = flax.struct.field(pytree_node=False, default=(0.0, 0.0))
   noise_std: float | Float[Array, "*t"] = 0.0

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from mzsr_jax.core import conv, degradation, resize
@@ -38,7 +39,7 @@ class MZSRNet(nn.Module):
   precision: str = "float32"
 
   @nn.compact
-  def __call__(self, x: Float[Array, "n h w c"], mask: Float[Array, "n h w 1"] | None = None) -> Float[Array, "n h w c"]:
+  def __call__(self, x: Float[ArrayLike, "n h w c"], mask: Float[Array, "n h w 1"] | None = None) -> Float[Array, "n h w c"]:
     """Runs the network.
 
     Args:
@@ -91,7 +92,7 @@ class MZSRNet(nn.Module):
 
   @nn.nowrap
   def reconstruct(
-      self, params: Params, enlarged: Float[Array, "*n h w c"], mask: Float[Array, "*n h w 1"] | None = None
+      self, params: Params, enlarged: Float[ArrayLike, "*n h w c"], mask: Float[Array, "*n h w 1"] | None = None
   ) -> Float[Array, "*n h w c"]:
     """SR images of enlarged ones, see `__call__`; without an axis of images for one."""
     batch = lambda x: None if x is None else x.reshape(-1, *x.shape[-3:])

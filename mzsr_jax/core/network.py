@@ -1,16 +1,18 @@
 """What Algorithms 1 and 2 need of a network: an observation, made once an image, and an HR image made of it, differentiably."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
 from mzsr_jax.core.kernels import Degradation
 
-Params = PyTree[Float[Array, "..."]]
-Observation = PyTree[Float[Array, "..."]]
+Params = PyTree[Float[ArrayLike, "..."]]
+Observation = PyTree[Float[ArrayLike, "..."]]
 
 
+@runtime_checkable
 class Network(Protocol):
   """A network. It is a static argument of compiled programs: hashable, and equal to others of the same settings.
 

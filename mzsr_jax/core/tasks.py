@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from mzsr_jax.core import kernels
@@ -62,7 +63,7 @@ class _Drawn(NamedTuple):
 
 def sample(
     key,
-    patches: UInt8[Array, "t n p p 3"],
+    patches: UInt8[ArrayLike, "t n p p 3"],
     distribution: Distribution,
     task_numbers: Int[Array, " t"] | None = None,
     patch_numbers: Int[Array, " n"] | None = None,
@@ -95,7 +96,7 @@ def sample(
 
 def sample_lr_sons(
     key,
-    patches: UInt8[Array, "t n p p 3"],
+    patches: UInt8[ArrayLike, "t n p p 3"],
     distribution: Distribution,
     task_numbers: Int[Array, " t"] | None = None,
     patch_numbers: Int[Array, " n"] | None = None,

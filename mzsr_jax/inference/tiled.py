@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8
 
 from mzsr_jax import images
 from mzsr_jax.core import checks, degradation, inner_rules, kernels, maml, networks, resize, sharding
@@ -236,7 +236,9 @@ def degrade(
   return out
 
 
-def make_lr(gt: images.Pixels, of: Degradation, scale: int, bucket: Size | None = None, device=None) -> images.Pixels:
+def make_lr(
+    gt: images.Pixels, of: Degradation, scale: float, bucket: Size | None = None, device: jax.Device | None = None
+) -> UInt8[np.ndarray, "p q 3"]:
   """The LR image of a ground truth whose sides the scale divides: blurred, subsampled, clipped, rounded to 8 bits.
 
   Args: see `degrade`.
@@ -461,7 +463,7 @@ class TiledAdapter:
       shown: Sequence[int],
       scale: float,
       inner_lrs: float | Rates | Spectral,
-  ) -> dict[int, images.Pixels]:
+  ) -> dict[int, UInt8[np.ndarray, "p q 3"]]:
     """SR images after several numbers of steps, in one pass of the adaptation: `core.adapt.trajectory`, to 8 bits."""
     states = self.iterate(params, lr, degradation, scale, inner_lrs, shown[-1])
     return {i: self.super_resolve(state, lr, scale, degradation) for i, (state, _) in enumerate(states) if i in shown}

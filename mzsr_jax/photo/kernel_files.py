@@ -290,4 +290,4 @@ def _v73(file, dataset) -> np.ndarray | None:
 def _is_numeric(dataset) -> bool:
   """Whether a dataset of a v7.3 file is an array of numbers, not text, a cell's references, or the size of what is empty."""
   kind = np.asarray(dataset.attrs.get("MATLAB_class", "double")).astype(str)
-  return dataset.dtype.kind in "fiu" and kind != "char" and not dataset.attrs.get("MATLAB_empty", 0)
+  return dataset.dtype.kind in "fiu" and bool(kind != "char") and not dataset.attrs.get("MATLAB_empty", 0)

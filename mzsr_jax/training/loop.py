@@ -97,7 +97,7 @@ def _run(
     state, data_state, _ = restore(checkpoints, mesh=mesh)
     state = step_lib.retuned(config, state)
     batches.set_state(data_state)
-    logging.info("Going on from step %d of %s", state.step, workdir)
+    logging.info("Going on from step %d of %s", int(state.step), workdir)  # the array is used up by the next step
   step = int(state.step)
   if changes:
     told = ", ".join(f"{name}: {old!r} before, {new!r} now" for name, (old, new) in changes.items())
