@@ -40,12 +40,17 @@ def as_degradation(degradation: Degradation | Float[ArrayLike, "k k"]) -> Degrad
   return degradation if isinstance(degradation, Degradation) else Degradation(degradation)
 
 
+def first_moments(kernel: Float[ArrayLike, "k k"]) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
+  """(dy, dx) of the centre of mass of a kernel of sum 1 from its middle pixel, downwards and to the right; may be traced."""
+  axis = np.arange(kernel.shape[0]).astype(kernel.dtype) - kernel.shape[0] // 2
+  return (kernel.sum(1) * axis).sum(), (kernel.sum(0) * axis).sum()
+
+
 def centre_of_mass(kernel: Float[np.ndarray, "k k"]) -> tuple[float, float]:
-  """(dy, dx) of a kernel's centre of mass from its middle pixel, downwards and to the right, to a millionth of a pixel."""
-  axis = np.arange(kernel.shape[0]) - kernel.shape[0] // 2
-  mass = kernel.astype(np.float64) / kernel.sum(dtype=np.float64)
+  """`first_moments` of a kernel of any sum, to a millionth of a pixel."""
+  moments = first_moments(kernel.astype(np.float64) / kernel.sum(dtype=np.float64))
   # What is left of a millionth are roundings of symmetric kernels, which would change results by roundings. -0.0 + 0 is 0.
-  return tuple(float(np.round(axis @ mass.sum(1 - i), 6) + 0) for i in range(2))
+  return tuple(float(np.round(moment, 6) + 0) for moment in moments)
 
 
 def gaussian(

@@ -78,6 +78,11 @@ class MZSRNet(nn.Module):
     """Numbers kept for an HR pixel."""
     return self.depth * self.features
 
+  @property
+  def gains_by_ensemble(self) -> bool:
+    """See `network.Network`."""
+    return True
+
   @nn.nowrap
   def init_params(self, key: Key[Array, ""]) -> Params:
     """Random parameters: variance scaling (scale 1, fan-in, truncated normal), zero biases."""

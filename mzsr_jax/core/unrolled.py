@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 from mzsr_jax.core import conv, forward_operator, resize
 from mzsr_jax.core.data_step import data_step, preconditioner
 from mzsr_jax.core.forward_operator import Axis, ForwardOperator, Taps
-from mzsr_jax.core.kernels import Degradation, padded
+from mzsr_jax.core.kernels import Degradation, first_moments, padded
 from mzsr_jax.core.network import Params
 
 _FREQUENCIES = (np.pi * np.arange(-4, 5) / 4).astype(np.float32)  # radians per HR pixel, of `describe`
@@ -72,17 +72,11 @@ def observe(lr: Float[Array, "p q 3"], rows: Axis, columns: Axis, told: Told) ->
   coverage = told.scale * jnp.sqrt(jnp.maximum(forward_operator.adjoint(operator, ones), 0))
   # Direct subsampling keeps the first pixel of each cell, not its middle.
   shift = (1 - told.is_bicubic) * (told.scale - 1) / 2
-  centre = _centre_of_mass(jnp.asarray(told.kernel))
+  centre = first_moments(jnp.asarray(told.kernel))
   up = [_enlargement(axis, told.scale, c - shift) for axis, c in zip((rows, columns), centre)]
   start = jnp.einsum("hp,pqc,wq->hwc", up[0], lr, up[1], precision="highest")
   noise_std = jnp.asarray(told.noise_std, lr.dtype)
   return Observation(lr, operator, preconditioner(operator), start, coverage, describe(told), noise_std)
-
-
-def _centre_of_mass(kernel: Float[Array, "k k"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """(dy, dx) of a kernel's centre of mass from its middle pixel, downwards and to the right; as `kernels` has it, traced."""
-  axis = jnp.arange(kernel.shape[0], dtype=kernel.dtype) - kernel.shape[0] // 2
-  return (kernel.sum(1) * axis).sum(), (kernel.sum(0) * axis).sum()
 
 
 def _enlargement(axis: Axis, scale, offset) -> Float[Array, "h p"]:
@@ -173,6 +167,11 @@ class UnrolledNet(nn.Module):
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
     return self.passes * (2 * self.blocks + 3) * self.features
+
+  @property
+  def gains_by_ensemble(self) -> bool:
+    """See `network.Network`: the grid of the kernel, which it is told, turns with the image."""
+    return False
 
   @nn.nowrap
   def init_params(self, key: Key[Array, ""]) -> Params:

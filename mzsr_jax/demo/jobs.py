@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import skimage.data
-import tifffile
 from absl import logging
 from PIL import Image
 
-from mzsr_jax import files, images, weights
+from mzsr_jax import decode, files, images, weights
 from mzsr_jax.core import kernels
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference import tiled
@@ -398,32 +397,20 @@ def _read(path: pathlib.Path, limits: Limits) -> Photo:
     raise UserError(f"'{path.name}' is no photo of a known format: choose one of {', '.join(images.FORMATS)}")
   if not path.is_file():
     raise UserError("the photo is no longer here: choose it again")
+  known = set(images.FORMATS.values())
   try:
-    pixels = _pixels(path)
-  except Exception as e:  # each format has its own zoo of exceptions for damaged headers
-    raise UserError(f"'{path.name}' cannot be read: it is damaged, or of no known format") from e
-  if pixels > limits.megapixels * 1e6:
-    raise UserError(f"the photo has {pixels / 1e6:.3g} megapixels, and here it may have {limits.megapixels:g}: make it smaller")
-  try:
+    (height, width), file_format, _ = decode.header(path)
+    if file_format not in known:  # whatever its name says
+      raise UserError(f"'{path.name}' cannot be read: it is a {file_format} file, and none of {', '.join(sorted(known))}")
+    if height * width > limits.megapixels * 1e6:
+      size = f"{height * width / 1e6:.3g} megapixels"
+      raise UserError(f"the photo has {size}, and here it may have {limits.megapixels:g}: make it smaller")
     photo = photo_file.read(path)
   except UserError as e:
     raise UserError(str(e).replace(f"{path}", path.name)) from e
   if photo.rgb.shape[0] * photo.rgb.shape[1] > limits.megapixels * 1e6:  # a header that lied
     raise UserError(f"the photo has more than {limits.megapixels:g} megapixels: make it smaller")
   return photo
-
-
-def _pixels(path: pathlib.Path) -> int:
-  """Number of pixels, from the header of a file; it must be of one of `images.FORMATS`, whatever its name says."""
-  with path.open("rb") as file:
-    if file.read(4) in (b"II*\0", b"MM\0*"):  # of whose layouts Pillow knows some alone
-      with tifffile.TiffFile(path) as tiff:
-        return tiff.pages[0].imagewidth * tiff.pages[0].imagelength
-  try:
-    with Image.open(path, formats=sorted(set(images.FORMATS.values()) - {"TIFF"})) as image:
-      return image.width * image.height
-  except Image.DecompressionBombError:
-    return Image.MAX_IMAGE_PIXELS
 
 
 def _kernel_picture(kernel: np.ndarray) -> images.Pixels:

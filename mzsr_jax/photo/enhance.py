@@ -16,7 +16,6 @@ from mzsr_jax import weights
 from mzsr_jax.core import networks, resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.model import Params
-from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference.tiled import TiledAdapter, degrade
 from mzsr_jax.photo import blind, kernel_files, noise, refine
@@ -90,7 +89,7 @@ def make_recipe(
   Raises:
     UserError: damaged metadata, `scale` is not from 1 to 8, or an ensemble of a network that is told the grid of the kernel.
   """
-  if options.get("self_ensemble") and isinstance(networks.of(loaded.params), UnrolledNet):
+  if options.get("self_ensemble") and not networks.of(loaded.params).gains_by_ensemble:
     raise UserError("a self-ensemble is for the paper's networks and gains nothing for this one: leave --self_ensemble out, or "
                     "pass others with --weights")
   net_scale = network_scale(loaded, scale)

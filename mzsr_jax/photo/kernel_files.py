@@ -72,10 +72,10 @@ def load_degradation(
     raise UserError(f"unknown subsampling '{subsample}': use one of {', '.join(SUBSAMPLINGS)}")
   own = _EVALUATION[spec][-1] if spec in _EVALUATION else "bicubic" if spec == "bicubic" else "direct"
   subsample = subsample or own
-  is_gaussian = spec in _EVALUATION or spec.startswith(_PREFIX)
-  if photo_scale and is_gaussian and (centre := cell_centre(photo_scale, subsample)) != (0, 0):
-    return Degradation(_kernel(spec, centre), subsample, centre)
-  kernel = _kernel(spec)
+  shape = _shape(spec)
+  if photo_scale and shape and (centre := cell_centre(photo_scale, subsample)) != (0, 0):
+    return Degradation(_gaussian(shape, centre), subsample, centre)
+  kernel = _gaussian(shape) if shape else _other(spec)
   kernel = kernel[::-1, ::-1] if flip else kernel  # those by name are symmetric
   centre = centre_of_mass(kernel)
   if shift == "centre_of_mass":
@@ -104,15 +104,23 @@ def shrinking_kernel(scale: float) -> Float[np.ndarray, "k k"]:
   return np.outer(taps, taps).astype(np.float32)
 
 
-def _kernel(spec: str, centre: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-  """The kernel that a command line names; Gaussians about a centre."""
+def _shape(spec: str) -> tuple[float, float, float] | None:
+  """Variances and angle of the Gaussian that a command line names; None for other kernels."""
+  if spec in _EVALUATION:
+    return _EVALUATION[spec][:3]
+  return _parameters(spec) if spec.startswith(_PREFIX) else None
+
+
+def _gaussian(shape: tuple[float, float, float], centre: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+  # In float64: the rounding of LR images to 8 bits shows the last digits of a float32 exponential.
+  with jax.enable_x64(True):
+    return np.asarray(gaussian(*shape, EVALUATION_SIZE, centre), np.float32)
+
+
+def _other(spec: str) -> np.ndarray:
+  """No blur, or a file's kernel."""
   if spec == "bicubic":
     return np.ones((1, 1), np.float32)
-  if spec in _EVALUATION or spec.startswith(_PREFIX):
-    shape = _EVALUATION[spec][:3] if spec in _EVALUATION else _parameters(spec)
-    # In float64: the rounding of LR images to 8 bits shows the last digits of a float32 exponential.
-    with jax.enable_x64(True):
-      return np.asarray(gaussian(*shape, EVALUATION_SIZE, centre), np.float32)
   if _NUMBERED.fullmatch(spec) or pathlib.Path(spec).suffix.lower() in EXTENSIONS:
     return read_kernel(spec)
   raise UserError(f"unknown kernel '{spec}': use one of {SPECS}")
