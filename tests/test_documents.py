@@ -1,6 +1,7 @@
 """What the documents say: tables are those of the results, links lead somewhere, commands exist, requirements have a reason."""
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import pathlib
@@ -14,6 +15,7 @@ from test_cli import assert_one_line, run_entry
 from experiments import documents
 from mzsr_jax import weights
 from mzsr_jax.errors import UserError
+from mzsr_jax.training import config
 
 ROOT = pathlib.Path(documents.__file__).parents[1]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (*documents.DOCUMENTS, ROOT / "experiments/README.md")}
@@ -91,6 +93,17 @@ def test_commands_are_there_and_have_the_flags_that_they_are_given(name):
       text += "".join(other.read_text() for other in others if other.is_file())
     for flag in re.findall(r"(?<=\s)--(\w+)", arguments):
       assert f'"{flag}"' in text, f"{module} has no flag --{flag}"
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_config_fields_variants_and_weights_of_commands_are_known(name):
+  known = config.FIELDS | config.PRETRAIN_FIELDS | config.META_FIELDS
+  fields = re.findall(r"\bconfig\.([a-z]\w*(?:\.[a-z]\w*)*)", TEXTS[name].replace("config.py", "").replace("config.json", ""))
+  assert set(fields) <= known.keys()
+  for module, variant in re.findall(r"configs/(\w+)\.py(?::(\w+))?", TEXTS[name]):
+    config.check(importlib.import_module(f"configs.{module}").get_config(variant or None))
+  named = re.findall(r"--weights=((?:spectral:)?[a-z]\w*)(?![\w:])", TEXTS[name])
+  assert all(map(weights.is_shipped, named)), named
 
 
 def test_the_lines_of_python_enlarge_a_picture(monkeypatch):
