@@ -96,7 +96,8 @@ class Checkpoints:
     if checked := (self.directory / str(step) / _DIGEST).exists():  # which checkpoints of earlier versions lack
       items[_DIGEST] = ocp.args.JsonRestore()
     restored = self._read(step, items)
-    if checked and restored[_DIGEST]["sha256"] != provenance.digest([restored[name] for name in ("state", "data", "config")]):
+    digest = provenance.digest([restored[name] for name in ("state", "data", "config")])
+    if checked and restored[_DIGEST] != {"sha256": digest}:
       raise self._damaged(step, "its content does not have the checksum that it was written with")
     return dataclasses.replace(like, **restored["state"]), restored["data"], restored["config"]
 

@@ -268,6 +268,18 @@ def is_tunable(name: str) -> bool:
   return name in _ALL and _ALL[name].tunable
 
 
+# Fields that runs were begun with, at the values where they did nothing.
+REMOVED = {"degradation.max_noise_std": 0.0, "model.conditioned": False}
+
+
+def drop_removed(config: ml_collections.ConfigDict) -> None:
+  """Takes out of a run's config what is no field any more and did nothing, so that the run can go on."""
+  for name, idle in REMOVED.items():
+    section, field = name.split(".")
+    if config.get(section, {}).get(field) == idle:
+      del config[section][field]
+
+
 _ALL = FIELDS | PRETRAIN_FIELDS | META_FIELDS
 
 
