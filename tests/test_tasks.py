@@ -92,3 +92,14 @@ def test_parts_are_cut_from_input_and_target_alike_and_anywhere():
       np.testing.assert_array_equal(whole.inputs[task, n, y : y + 8, x : x + 8], parts.inputs[task, n])
       corners.add((y, x))
   assert len(corners) > 8
+
+
+@pytest.mark.parametrize("function", [tasks.sample, sons])
+@pytest.mark.parametrize(("scales", "subsample"), [((2.0,), "direct"), ((2.2, 3.4), "bicubic")])
+def test_accelerators_draw_the_same_tasks_all_at_once(monkeypatch, function, scales, subsample):
+  run = function if function is sons else lambda *args, **options: draw(function, *args, **options)
+  _, in_turn = run(scales, subsample, noise=0.05)
+  monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, cpu, default: default(*arrays))
+  _, at_once = run(scales, subsample, noise=0.05)
+  for expected, found in zip(in_turn, at_once):
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -21,7 +21,8 @@ from PIL import Image
 from experiments.bench import timing
 
 _MEGAPIXELS = flags.DEFINE_list("megapixels", ["0.25", "1", "4"], "sizes of LR photos")
-_STEPS = flags.DEFINE_integer("steps", 1, "adaptation steps")
+_WEIGHTS = flags.DEFINE_string("weights", "universal", "of the network")
+_STEPS = flags.DEFINE_integer("steps", 0, "adaptation steps")
 _LIMIT = flags.DEFINE_string("memory_limit", None, "passed on to the command, GiB")
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
 
@@ -41,7 +42,7 @@ def main(_):
     with tempfile.TemporaryDirectory() as folder:
       photo(megapixels).save(f"{folder}/photo.png")
       command = [sys.executable, "-m", "mzsr_jax.upscale", f"--input={folder}/photo.png", f"--output={folder}/out.png"]
-      command += ["--kernel=g20d", "--weights=x2_direct", f"--steps={_STEPS.value}"]
+      command += ["--kernel=g20d", f"--weights={_WEIGHTS.value}", f"--steps={_STEPS.value}"]
       command += [f"--memory_limit={_LIMIT.value}"] if _LIMIT.value else []
       start = time.perf_counter()
       process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -51,7 +52,7 @@ def main(_):
       seconds = time.perf_counter() - start
     peak = usage.ru_maxrss / 2**20
     rows.append({"megapixels": megapixels, "s": seconds, "s per megapixel": seconds / megapixels, "peak GiB": peak})
-  timing.report(f"The upscale command, x2, {_STEPS.value} steps, start of Python included", rows, _OUT.value)
+  timing.report(f"The upscale command, {_WEIGHTS.value}, x2, {_STEPS.value} steps, start of Python included", rows, _OUT.value)
   if _OUT.value:
     plot(rows, pathlib.Path(_OUT.value).with_suffix(".png"))
 

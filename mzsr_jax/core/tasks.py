@@ -157,5 +157,6 @@ def _sample(pair: Callable, key, patches, distribution: Distribution, task_numbe
 
   task_numbers = jnp.arange(patches.shape[0]) if task_numbers is None else task_numbers
   patch_numbers = jnp.arange(patches.shape[1]) if patch_numbers is None else patch_numbers
-  # A loop, not vmap: a kernel for each task would make the blur a grouped convolution, which is slow on a CPU.
-  return jax.lax.map(lambda args: task(*args), (task_numbers, patches))
+  # A loop on a CPU: under vmap, a kernel for each task makes the blur a grouped convolution, which is slow there.
+  loop = lambda *arrays: jax.lax.map(lambda args: task(*args), arrays)
+  return jax.lax.platform_dependent(task_numbers, patches, cpu=loop, default=jax.vmap(task))
