@@ -2,6 +2,7 @@
 scripts and plots), .[report] (reports of results), .[perceptual] (the metric FLIP), .[demo] (the page that `demo` serves)."""
 
 import pathlib
+import re
 
 import setuptools
 
@@ -10,7 +11,7 @@ requirements = (here / "requirements.txt").read_text().split("\n")
 
 setuptools.setup(
     name="mzsr-jax",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"', (here / "mzsr_jax" / "__init__.py").read_text(), re.M)[1],
     description="Zero-shot super-resolution by meta-transfer learning (MZSR), in JAX",
     license="MIT",
     license_files=["LICENSE"],
@@ -32,6 +33,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["mzsr_jax", "mzsr_jax.*"]),
     package_data={"mzsr_jax": ["py.typed", "weights/*.safetensors"]},
     install_requires=[line for line in requirements if line and not line.startswith("#")],
+    entry_points={"console_scripts": ["mzsr = mzsr_jax.__main__:main"]},
     extras_require={
         "test": [
             "beartype>=0.23", "flatbuffers>=24.3", "flip-evaluator>=1.7", "hypothesis>=6.100", "matplotlib>=3.9",

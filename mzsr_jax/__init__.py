@@ -24,6 +24,8 @@ from mzsr_jax.photo.kernel_files import load_degradation
 from mzsr_jax.weights import Weights, save_weights
 from mzsr_jax.weights import load as load_weights
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Degradation",
     "MZSRNet",

@@ -14,6 +14,7 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
+import mzsr_jax
 from mzsr_jax import devices, weights
 from mzsr_jax.core import kernels
 from mzsr_jax.errors import UserError
@@ -71,6 +72,9 @@ def _fail(error: Exception | str) -> NoReturn:
 
 def _parse(argv: list[str], arguments: int) -> list[str]:
   """Parses the flags, and any config file that they name, in absl's stead."""
+  if argv[1:] == ["--version"]:
+    print(mzsr_jax.__version__)
+    sys.exit()
   try:
     rest = flags.FLAGS(argv)
     for name in flags.FLAGS:

@@ -29,6 +29,11 @@ from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.enhance import Recipe
 
 AUTO = cli.AUTO
+USAGE = """usage: python -m mzsr_jax.upscale -i photo.jpg [-o out.png] [--scale=2] [--kernel=auto] [--strength=1]
+
+  python -m mzsr_jax.upscale -i photo.jpg      # twice as large, to results/photo.jpg
+
+--help lists all flags."""
 EXTENSIONS = tuple(extension[1:] for extension in images.FORMATS)
 # What flags that are not given are, by --preset: experiments/presets.py measures what each costs and gains.
 PRESETS = {
@@ -41,6 +46,10 @@ PRESETS = {
 def define_flags() -> None:
   """Defines the flags of this entry."""
   cli.define_adaptation_flags()
+  flags.DEFINE_float(
+      "strength", 1.0, "from 0, the plain bicubic enlargement, to 1, all that the network adds", lower_bound=0, upper_bound=1
+  )
+  flags.DEFINE_bool("save_kernel", False, "write an estimated kernel beside the result, as NAME_kernel.mat and NAME_kernel.png")
   flags.DEFINE_multi_string(
       "input", [], "LR image, folder of images (searched recursively), or pattern such as 'photos/*.jpg'; may be repeated, "
       "and further words of the command line are taken so too", short_name="i",
@@ -63,8 +72,7 @@ def define_flags() -> None:
       "comparison", None, "also write bicubic | step 0 | step 1 | last step side by side: a PNG file, or a folder for several"
   )
   flags.DEFINE_string(
-      "kernel", AUTO, f"blur kernel of the image: {kernel_files.SPECS}; auto estimates it from the image, and writes it beside "
-      "the result as NAME_kernel.mat and NAME_kernel.png",
+      "kernel", AUTO, f"blur kernel of the image: {kernel_files.SPECS}; auto, or photo, estimates it from the image",
   )
   flags.DEFINE_enum(
       "preset", None, [name for name in PRESETS if name], "what --steps and --back_projection are, where they are not given"
@@ -91,7 +99,7 @@ class Job(NamedTuple):
     source: the image.
     output: what it is enlarged to; its extension is one of `images.FORMATS`.
     comparison: a PNG file, or None.
-    kernel: where an estimated kernel is written, without extension; None where it is given.
+    kernel: where an estimated kernel is written, without extension; None where it is not.
   """
 
   source: pathlib.Path
@@ -103,11 +111,16 @@ class Job(NamedTuple):
 def main(argv: list[str]) -> None:
   """Reads the flags and super-resolves each image. Of several, a bad one is reported and the others still done."""
   args = flags.FLAGS
+  if len(sys.argv) == 1:
+    print(USAGE, file=sys.stderr)
+    sys.exit(2)
   given = {name: getattr(args, name) for name in PRESETS[None] if getattr(args, name) is not None}
   settings = PRESETS[args.preset] | given
   cli.start_jax()
-  estimates = args.kernel == AUTO
-  jobs = plan([*args.input, *argv[1:]], args.output, args.comparison, args.overwrite, args.suffix, args.ext, estimates)
+  estimates = args.kernel in (AUTO, "photo")
+  if args.save_kernel and not estimates:
+    raise UserError("--save_kernel writes a kernel that is estimated, and --kernel gives one: leave one of them out")
+  jobs = plan([*args.input, *argv[1:]], args.output, args.comparison, args.overwrite, args.suffix, args.ext, args.save_kernel)
   if not jobs:
     return
   loaded = cli.load_weights()
@@ -122,7 +135,7 @@ def main(argv: list[str]) -> None:
   noise_level = None if args.noise_level == AUTO else args.noise_level
   recipe = enhance.make_recipe(
       loaded, degradation, args.scale, settings["steps"], self_ensemble=args.self_ensemble,
-      back_projection=settings["back_projection"], noise_level=noise_level,
+      back_projection=settings["back_projection"], noise_level=noise_level, strength=args.strength,
   )  # fmt: skip
   shown = sorted({0, min(1, settings["steps"]), settings["steps"]}) if args.comparison else [settings["steps"]]
 
@@ -175,7 +188,7 @@ def _adapters(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[TiledAda
   # In pictures of 8 bits: a comparison holds bicubic, every panel, and twice the strip of them all; what is refined is held in
   # float32, with the sum of an ensemble, and some ten arrays of one channel in back-projection.
   pictures = 3 * (1 + panels) if panels else 1
-  refined = recipe.self_ensemble or recipe.back_projection or recipe.scale != recipe.net_scale
+  refined = recipe.self_ensemble or recipe.back_projection or recipe.scale != recipe.net_scale or recipe.strength < 1
   pictures += (8 + 13 * bool(recipe.back_projection)) if refined else 0
   limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), max(recipe.scale, recipe.net_scale), pictures)
   adapters = pool.make_adapters(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
@@ -212,7 +225,7 @@ def _run(
         if job.comparison and step != shown[-1]:
           panels[f"step {step}"] = photo_file.on_white(enhance.enlarge(adapter, params, photo, recipe))
       case enhance.Enlarged(result):
-        if estimate:  # beside the result, so that a run that is stopped leaves both or neither
+        if estimate and job.kernel:  # beside the result, so that a run that is stopped leaves both or neither
           blind.save(estimate, job.kernel, overwrite)
         files.write_whole(job.output, photo_file.encode(result, file_format, quality, str(job.output)), overwrite)
   if job.comparison:
@@ -220,8 +233,8 @@ def _run(
     images.write_png(job.comparison, images.side_by_side(list(panels.values()), list(panels)), overwrite)
   (height, width), (sr_height, sr_width) = photo.rgb.shape[:2], result.rgb.shape[:2]
   sizes = f"{width}x{height} -> {sr_width}x{sr_height}"
-  about += f", noise of {255 * recipe.degradation.noise_std:.1f}"
-  return f"{job.output}: {sizes}, {shown[-1]} steps, {time.perf_counter() - start:.1f} s{about}"
+  about += f", noise of {255 * recipe.degradation.noise_std:.1f} of 255"
+  return f"{job.output}: {sizes}, {shown[-1]} step{"s" * (shown[-1] != 1)}, {time.perf_counter() - start:.1f} s{about}"
 
 
 def plan(
@@ -231,7 +244,7 @@ def plan(
     overwrite: bool = False,
     suffix: str = "",
     ext: str = AUTO,
-    estimates: bool = False,
+    save_kernels: bool = False,
 ) -> list[Job]:
   """What to read and what to write, checked as far as can be without decoding.
 
@@ -243,7 +256,7 @@ def plan(
     overwrite: whether outputs may exist; of several images, those whose results exist are else left out.
     suffix: of names in a folder.
     ext: of names in a folder; "auto": as the input's.
-    estimates: whether kernels are written too.
+    save_kernels: whether estimated kernels are written too.
 
   Raises:
     UserError: no input, an output that exists, has no extension of a format, cannot be written, or would take two images or
@@ -262,7 +275,7 @@ def plan(
     panels = comparison and pathlib.Path(comparison)
     if panels and not (alone and panels.suffix.lower() == ".png"):
       panels /= name.with_suffix(".png")
-    jobs.append(Job(source, target, panels, target.with_name(f"{target.stem}_kernel") if estimates else None))
+    jobs.append(Job(source, target, panels, target.with_name(f"{target.stem}_kernel") if save_kernels else None))
 
   if not alone:
     jobs = _without_results(jobs, output)
@@ -286,8 +299,10 @@ def _check_output(output: str, alone: bool) -> None:
     return
   if path.suffix.lower() in images.FORMATS and not alone:
     raise UserError(f"output '{output}' names one image, and the input is several, or a folder: name a folder")
-  if path.suffix.lower() not in images.FORMATS and path.suffix.lower() in Image.registered_extensions():
-    raise UserError(f"output '{output}': {path.suffix} is not written; choose one of {written}, or name a folder")
+  unknown = path.suffix.lower() not in images.FORMATS
+  if unknown and (path.suffix.lower() in Image.registered_extensions() or (alone and path.suffix)):
+    raise UserError(f"output '{output}': {path.suffix} is not written; choose one of {written}, or name a folder: one that "
+                    "exists, or has no dot in its name")
 
 
 def _extension(source: pathlib.Path) -> str:

@@ -9,6 +9,7 @@ import pytest
 from absl import app, flags
 from ml_collections import config_flags
 
+import mzsr_jax
 from mzsr_jax import cli
 from mzsr_jax.errors import UserError
 
@@ -126,3 +127,22 @@ def test_entries_as_processes(entry, tmp_path):
   assert done.returncode == 2 and done.stdout == ""
   assert done.stderr.startswith("error: Unknown command line flag") and done.stderr.count("\n") == 1, done.stderr
   assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "args, code, words",
+    [
+        (["--version"], 0, [mzsr_jax.__version__]),
+        (["upscale", "--version"], 0, [mzsr_jax.__version__]),
+        (["upscale"], 2, ["upscale -i photo.jpg"]),
+        (["export", "--help"], 1, ["--workdir"]),
+        ([], 2, ["usage", "train", "download"]),
+        (["upscael"], 2, ["unknown command 'upscael'", "upscale"]),
+    ],
+)
+def test_the_console_command(args, code, words, tmp_path):
+  env = {**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1])}
+  done = subprocess.run([sys.executable, "-m", "mzsr_jax", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
+  assert done.returncode == code and "Traceback" not in done.stderr
+  for word in words:
+    assert word in done.stdout + done.stderr

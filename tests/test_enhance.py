@@ -93,7 +93,7 @@ def test_transparency_stays_beside_colour(adapter, scale, bits):
   assert (opaque.alpha == 1).all()
   np.testing.assert_array_equal(opaque.rgb, made.rgb)
   pixels = images.to_float(photo_file.on_white(opaque))
-  np.testing.assert_allclose(pixels, photo_file._as_float(opaque.rgb), atol=0.51 / 255)
+  np.testing.assert_allclose(pixels, photo_file.as_float(opaque.rgb), atol=0.51 / 255)
 
 
 def test_no_dark_fringe_around_what_is_cut_out(adapter, tmp_path):
@@ -120,10 +120,19 @@ def test_self_ensemble_is_the_mean_over_turns(adapter):
 
 def test_back_projection_makes_the_result_agree_with_the_photo(adapter):
   lr = smooth(16, 18)
-  shrunk = lambda sr: np.asarray(degradation_lib.degrade(photo_file._as_float(sr), KIND.kernel, 2, "direct"))
+  shrunk = lambda sr: np.asarray(degradation_lib.degrade(photo_file.as_float(sr), KIND.kernel, 2, "direct"))
   misfit = lambda sr: np.abs(shrunk(sr) - lr).mean()
   results = [enhance.enlarge(adapter, recipe().params, photo_file.Photo(lr), recipe(back_projection=n)).rgb for n in (0, 10)]
   assert misfit(results[1]) < 0.5 * misfit(results[0])
+
+
+@pytest.mark.parametrize("strength,passes", [(0, 0), (0.5, 1), (1, 1)])
+def test_strength_costs_no_further_pass_of_the_network(strength, passes):
+  lr, cost = smooth(12, 15), []
+  counted = TiledAdapter()
+  counted.on_progress = lambda count: cost.append(count) if count else None
+  enhance.enlarge(counted, recipe().params, photo_file.Photo(lr), recipe(strength=strength))
+  assert len(cost) == passes
 
 
 def test_noise_is_that_of_the_sons_and_the_same_in_parts(adapter):

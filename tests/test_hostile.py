@@ -47,7 +47,7 @@ def test_tiny_images_are_enlarged(monkeypatch, small, tmp_path, shape):  # noqa:
 
 def test_a_kernel_is_guessed_for_tiny_and_flat_images(monkeypatch, small, tmp_path):  # noqa: F811
   Image.new("RGB", (3, 2), (10, 200, 30)).save(tmp_path / "x.png")
-  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/x.png", "-o", f"{tmp_path}/out", "--kernel=auto") == 0
+  assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/x.png", "-o", f"{tmp_path}/out", "--kernel=auto", "--save_kernel") == 0
   assert made(tmp_path / "out") == ["x.png", "x_kernel.mat", "x_kernel.png"]
 
 

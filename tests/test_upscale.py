@@ -152,8 +152,11 @@ def test_the_kernel_is_estimated_and_kept_where_none_is_given(monkeypatch, capsy
   photo = tmp_path / "photo.png"
   images.write_png(photo, RNG.integers(0, 256, (40, 44, 3), dtype=np.uint8))
   run = lambda *args: run_entry(monkeypatch, upscale.main, upscale.define_flags, "-i", str(photo), "--steps=1", *args)
-  assert run(f"--output={tmp_path}/out") == 0
+  assert run(f"--output={tmp_path}/plain", "--kernel=photo") == 0
+  assert made(tmp_path / "plain") == ["photo.png"]
+  assert run(f"--output={tmp_path}/out", "--save_kernel") == 0
   assert made(tmp_path / "out") == ["photo.png", "photo_kernel.mat", "photo_kernel.png"]
+  np.testing.assert_array_equal(*(images.read_image(tmp_path / folder / "photo.png") for folder in ("plain", "out")))
   assert images.image_size(tmp_path / "out" / "photo.png") == (80, 88)
   assert "kernel" in capsys.readouterr().out
   kernel = kernel_files.read_kernel(tmp_path / "out" / "photo_kernel.mat")
@@ -162,8 +165,36 @@ def test_the_kernel_is_estimated_and_kept_where_none_is_given(monkeypatch, capsy
   assert abs(kernel.sum() - 1) < 1e-5
   capsys.readouterr()
   (tmp_path / "out" / "photo.png").unlink()
-  assert run(f"--output={tmp_path}/out") == 2
+  assert run(f"--output={tmp_path}/out", "--save_kernel") == 2
   assert_one_line(capsys, "photo_kernel.mat", "--overwrite")
+  assert run(f"--output={tmp_path}/picture.png", f"--kernel={tmp_path}/out/photo_kernel.png") == 2
+  assert_one_line(capsys, "photo_kernel.mat")
+  assert run(f"--output={tmp_path}/given.png", "--kernel=g20d", "--save_kernel") == 2
+  assert_one_line(capsys, "--save_kernel")
+
+
+def test_without_flags_the_usage_is_shown(monkeypatch, capsys):
+  assert run_entry(monkeypatch, upscale.main, upscale.define_flags) == 2
+  assert "upscale -i photo.jpg" in capsys.readouterr().err
+
+
+def test_a_single_output_that_is_no_image_makes_no_folder(monkeypatch, capsys, small, tmp_path):
+  assert _upscale(monkeypatch, small, "-i", f"{small}/photos/a.png", "-o", f"{tmp_path}/z.xyz") == 2
+  assert_one_line(capsys, ".xyz", "folder")
+  assert not os.listdir(tmp_path)
+
+
+def test_strength_goes_from_the_plain_enlargement_to_the_networks(monkeypatch, capsys, small, tmp_path):
+  photo = small / "photos" / "a.png"
+  for strength in (0, 0.5, 1):
+    output = f"{tmp_path}/{strength}.png"
+    assert _upscale(monkeypatch, small, "-i", f"{photo}", "-o", output, f"--strength={strength}", "--steps=1") == 0
+    assert "1 step," in capsys.readouterr().out
+  plain, half, full = (images.read_image(tmp_path / f"{strength}.png").astype(float) for strength in (0, 0.5, 1))
+  np.testing.assert_array_equal(plain, images.to_uint8(degradation.enlarge(images.to_float(images.read_image(photo)), 2)))
+  assert (plain != full).any() and np.abs(half - (plain + full) / 2).max() <= 0.5
+  assert _upscale(monkeypatch, small, "-i", f"{photo}", "-o", f"{tmp_path}/more.png", "--strength=1.1") == 2
+  assert_one_line(capsys, "strength")
 
 
 def test_noise_is_estimated_where_no_level_is_given(monkeypatch, capsys, small, tmp_path):
@@ -187,7 +218,7 @@ def test_what_is_not_blurred_is_enlarged_without_steps(monkeypatch, capsys, smal
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags) == 0
   assert "0 steps" in capsys.readouterr().out
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags, "--steps=1", "--overwrite") == 0
-  assert "1 steps" in capsys.readouterr().out
+  assert "1 step," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("preset", [name for name in upscale.PRESETS if name])

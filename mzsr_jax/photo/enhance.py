@@ -19,6 +19,7 @@ from mzsr_jax.core.model import Params
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference.tiled import TiledAdapter, degrade
 from mzsr_jax.photo import blind, kernel_files, noise, refine
+from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.file import Photo
 
 MIN_SCALE, MAX_SCALE = 1, 8
@@ -41,6 +42,7 @@ class Recipe(NamedTuple):
     self_ensemble: the mean over the turned images that the kernel does not tell apart.
     back_projection: iterations of `refine.back_project`.
     noise_level: of the photo, of 255; None has it estimated.
+    strength: from 0, the plain enlargement, to 1, that of the network; between them, a mean of both.
   """
 
   params: Params
@@ -52,6 +54,7 @@ class Recipe(NamedTuple):
   self_ensemble: bool = False
   back_projection: int = 0
   noise_level: float | None = None
+  strength: float = 1.0
 
 
 class Estimated(NamedTuple):
@@ -84,7 +87,7 @@ def make_recipe(
     degradation: see `Recipe`.
     scale: of the result.
     num_steps: of the adaptation.
-    options: `self_ensemble`, `back_projection` and `noise_level` of `Recipe`.
+    options: `self_ensemble`, `back_projection`, `noise_level` and `strength` of `Recipe`.
 
   Raises:
     UserError: damaged metadata, `scale` is not from 1 to 8, or an ensemble of a network that is told the grid of the kernel.
@@ -187,11 +190,23 @@ def _with_losses(adapter: TiledAdapter, lr, recipe: Recipe, steps: int) -> Itera
 
 
 def enlarge(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: Recipe) -> Photo:
-  """The photo, enlarged by adapted parameters; by bicubic interpolation where they are None.
+  """The photo, enlarged by adapted parameters at the recipe's strength; by bicubic interpolation where they are None.
 
   Raises:
     UserError: the result holds NaN: the adaptation diverged.
   """
+  if not params or recipe.strength == 1:
+    return _enlarged(adapter, params, photo, recipe)
+  plain = _enlarged(adapter, None, photo, recipe)
+  if recipe.strength == 0:
+    return plain
+  made = _enlarged(adapter, params, photo, recipe)
+  mean = lambda a, b: a + np.float32(recipe.strength) * (b - a)
+  alpha = None if photo.alpha is None else mean(plain.alpha, made.alpha)
+  return made._replace(rgb=mean(photo_file.as_float(plain.rgb), photo_file.as_float(made.rgb)), alpha=alpha)
+
+
+def _enlarged(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: Recipe) -> Photo:
   rgb = _refined(adapter, params, photo, recipe)
   alpha = None if photo.alpha is None else _enlarged_alpha(adapter, params, photo.alpha, recipe)
   return photo._replace(rgb=rgb, alpha=alpha, jpeg_error=0.0)

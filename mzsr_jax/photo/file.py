@@ -123,7 +123,7 @@ def encode(photo: Photo, file_format: str, quality: int = QUALITY, name: str = "
   """
   check_format(photo, file_format)
   dtype = np.uint16 if photo.bits == 16 and file_format in _WITH_16_BITS else np.uint8
-  rgb = photo.rgb if photo.rgb.dtype == dtype and not photo.gray else _as_float(photo.rgb)
+  rgb = photo.rgb if photo.rgb.dtype == dtype and not photo.gray else as_float(photo.rgb)
   colours = rgb @ np.float32(images.LUMA) if photo.gray else rgb
   pixels = colours if colours.dtype == dtype else images.quantize(colours, dtype)
   if photo.alpha is not None:
@@ -193,9 +193,10 @@ def on_white(photo: Photo) -> images.Pixels:
   """The photo as 8-bit RGB, to be looked at: gray as three channels, what is transparent over white."""
   rgb = photo.rgb
   if photo.alpha is None:
-    return rgb if rgb.dtype == np.uint8 else images.to_uint8(_as_float(rgb))
-  return images.to_uint8(images.over_white(_as_float(rgb), photo.alpha))
+    return rgb if rgb.dtype == np.uint8 else images.to_uint8(as_float(rgb))
+  return images.to_uint8(images.over_white(as_float(rgb), photo.alpha))
 
 
-def _as_float(rgb: Shaped[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+def as_float(rgb: Shaped[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+  """Colours in [0, 1], whatever type they are held in."""
   return rgb if rgb.dtype.kind == "f" else images.to_float(rgb)

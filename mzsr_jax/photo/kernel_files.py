@@ -208,6 +208,8 @@ def _picture(path: pathlib.Path) -> Float[np.ndarray, "h w"]:
   """Gray levels of an image of a kernel, in [0, 1]. Raises UserError where it is not one."""
   height, width = images.image_size(path) or (0, 0)
   if max(height, width) > _MAX_PICTURE:
+    if (array := path.with_suffix(".mat")).is_file():
+      raise UserError(f"'{path}' is a kernel enlarged to be looked at: give '{array}', which holds the kernel itself")
     raise UserError(f"'{path}' is {width}x{height}: a picture of a kernel may have at most {_MAX_PICTURE} pixels a side, each "
                     "one of the kernel's own; give a larger kernel as a .npy file, and photos to --input")
   photo = photo_file.read(path)
