@@ -151,10 +151,13 @@ def peak_of(name: str) -> float | None:
   return timing.in_new_process("experiments.bench.meta_step", f"--peak_of={name}", *same)
 
 
+def has_torch() -> bool:
+  return importlib.util.find_spec("torch") is not None
+
+
 def chosen() -> list[str]:
   """Names of the variants to run, the default first."""
-  has_torch = importlib.util.find_spec("torch") is not None
-  known = [*VARIANTS, *(TORCH if has_torch else [])]
+  known = [*VARIANTS, *(TORCH if has_torch() else [])]
   if unknown := set(_ONLY.value) - {*VARIANTS, *TORCH}:
     raise app.UsageError(f"no such variant: {', '.join(unknown)}; there are {', '.join(known)}")
   if _ONLY.value:
