@@ -26,6 +26,7 @@ from mzsr_jax import images, weights
 from mzsr_jax.demo import __main__ as demo
 from mzsr_jax.demo import jobs
 from mzsr_jax.demo.jobs import AUTO, CUSTOM, FILE, JobManager, JobRequest, Limits
+from mzsr_jax.errors import UserError
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import blind, enhance, kernel_files
 from mzsr_jax.photo import file as photo_file
@@ -220,6 +221,38 @@ def test_few_may_wait(manager):
   manager.begin("another")
   assert next(manager.run("0", JobRequest(None))).failed  # its turn has come
   manager.begin("one more")
+
+
+def test_a_place_is_not_kept_for_those_who_never_work(manager, monkeypatch):
+  clock = [time.monotonic()]
+  monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
+  fill = lambda: [manager.begin(f"{i}") for i in range(jobs.MAX_WAITING)]
+
+  def is_full():
+    try:
+      manager.begin("another")
+    except UserError:
+      return True
+    manager.leave("another")
+    return False
+
+  fill()
+  clock[0] += jobs._PATIENCE - 1
+  assert is_full()
+  clock[0] += 1
+  assert not is_full()
+  # While somebody is at work, all wait for as long as those before them may take.
+  fill()
+  with manager._busy:
+    clock[0] += 9 * manager.limits.seconds - 1
+    assert is_full()
+    clock[0] += 1
+    assert not is_full()
+  # What is given up is free at once.
+  fill()
+  assert is_full()
+  manager.give_up("3")
+  assert not is_full()
 
 
 def step_by(monkeypatch, rate):
@@ -446,6 +479,15 @@ def test_uploads_that_are_broken_off_leave_nothing(server):
   assert _ask(port, "POST", "/gradio_api/upload", part + bytes(9), **{"Content-Type": "multipart/form-data; boundary=x"}) == 400
   assert not _files_left(folder)
   assert _ask(port, "GET", "/") == 200
+
+
+def test_orders_that_fail_leave_their_places(server):
+  _, port, _ = server
+  for i in range(jobs.MAX_WAITING + 1):
+    visitor = _Visitor(port, f"wrong{i}")
+    assert visitor._queued(visitor._begin, [])["success"]
+    told = visitor._queued(visitor._work, [None, "g20d", "", None, "two", 0, False, True, 0, False])
+    assert "load the page anew" in json.dumps(told)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from mzsr_jax.demo.gate import Gate
 
 
-def ask(folder, path="/", method="GET", body=b"", host=b"127.0.0.1:7860", headers=(), local=True):
+def ask(folder, path="/", method="GET", body=b"", host=b"127.0.0.1:7860", headers=(), local=True, pieces=1):
   """(status, the body that reached the application behind the gate, None where nothing did)."""
   reached, sent = [], []
 
@@ -22,8 +22,10 @@ def ask(folder, path="/", method="GET", body=b"", host=b"127.0.0.1:7860", header
     reached.append(whole)
     await send({"type": "http.response.start", "status": 200})
 
+  coming = [body[i * len(body) // pieces : (i + 1) * len(body) // pieces] for i in range(pieces)]
+
   async def receive():
-    return {"type": "http.request", "body": body, "more_body": False}
+    return {"type": "http.request", "body": coming.pop(0), "more_body": bool(coming)}
 
   async def send(message):
     sent.append(message)
@@ -75,3 +77,20 @@ def test_uploads_are_whole_and_not_too_large(tmp_path):
   assert upload(b"form--\r\n", 8) == (200, b"form--\r\n")
   assert upload(b"form", 4) == (400, None)
   assert upload(b"", 1000 + 4097) == (413, None)
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_what_is_longer_than_its_header_says_is_counted_and_refused(tmp_path, pieces):
+  """As a chunked body is, whose length no header tells."""
+  length = [(b"content-length", b"8")]
+  for size, status in ((1000 + 4096, 200), (1000 + 4097, 413)):
+    body = bytes(size - 2) + b"--"
+    found = ask(tmp_path, "/gradio_api/upload", "POST", body, headers=length, pieces=pieces)
+    assert found == (status, body if status == 200 else None)
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join"])
+def test_two_lengths_of_one_body_are_refused(tmp_path, path):
+  both = [(b"content-length", b"2"), (b"transfer-encoding", b"chunked")]
+  assert ask(tmp_path, path, "POST", b"--", headers=both) == (400, None)
+  assert ask(tmp_path, "/gradio_api/upload", "POST", b"--", headers=both[1:]) == (413, None)

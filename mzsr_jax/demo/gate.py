@@ -26,7 +26,8 @@ class Gate:
         their owners have point to this machine, would be taken for ours.
       upload_bytes: of an uploaded file.
     """
-    self._app, self._folder, self._local, self._upload_bytes = app, folder, local, upload_bytes
+    self._app, self._folder, self._local = app, folder, local
+    self._most = upload_bytes + 4096  # of a form that holds it
 
   async def __call__(self, scope, receive, send):
     if scope["type"] == "http":
@@ -34,7 +35,9 @@ class Gate:
       if not status and scope["method"] == "POST":
         status, receive = await (self._whole if self._is_upload(scope) else self._checked)(receive)
       if status:
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        # Closed, since the rest of a body that was not read would be taken for the next request.
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
         return
     elif scope["type"] != "lifespan":
@@ -50,9 +53,11 @@ class Gate:
     host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].strip("[]")
     if self._local and host not in LOCAL:
       return 403
+    if b"transfer-encoding" in headers and b"content-length" in headers:  # two lengths, of which servers believe either
+      return 400
     if self._is_upload(scope):
       length = headers.get(b"content-length", b"")
-      return 0 if length.isdigit() and int(length) <= self._upload_bytes + 4096 else 413
+      return 0 if length.isdigit() and int(length) <= self._most else 413
     path, api = scope["path"], scope["path"].removeprefix(f"{_API}/")
     if api.startswith("file="):
       return 0 if self._is_ours(api.removeprefix("file=")) else 403
@@ -95,6 +100,8 @@ class Gate:
       if message["type"] == "http.disconnect":
         return 400, receive
       chunk, more = message.get("body", b""), message.get("more_body", False)
+      if body.tell() + len(chunk) > self._most:
+        return 413, receive
       body.write(chunk)
       tail = (tail + chunk)[-4:]
     if not tail.rstrip().endswith(b"--"):  # as a form ends

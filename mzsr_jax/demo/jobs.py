@@ -43,6 +43,7 @@ _MAX_KERNEL = 101  # pixels a side: a job can be stopped between pieces of work 
 _PREVIEW_SIDE = 1000  # pixels
 _SLOW_PICTURE = 4.0  # seconds: where the picture of a step takes longer, later steps get none
 MAX_WAITING = 8  # jobs
+_PATIENCE = 60.0  # seconds that a place is kept while nobody is at work: its turn has come, and is not taken
 _LOST = 0.2  # mean difference from the bicubic picture that no result has which still shows the photo
 
 
@@ -147,7 +148,8 @@ class JobManager:
     self.folder, self.limits = folder, limits
     self._adapter = TiledAdapter(memory_limit=memory)
     self._visits: dict[str, _Visit] = {}
-    self._waiting: set[str] = set()
+    self._waiting: dict[str, float] = {}  # visits by when they began
+    self._last_work = time.monotonic()
     self._lock, self._busy = threading.Lock(), threading.Lock()
     folder.mkdir(parents=True)
 
@@ -176,15 +178,28 @@ class JobManager:
   def begin(self, visit_id: str) -> None:
     """To be called when a job is asked for, which may have to wait: what was cancelled before counts no more.
 
+    Its place is given up by `run`, `give_up` or `leave`; or when its turn is not taken for a minute, or longer than all others
+    could take.
+
     Raises:
       UserError: too many are waiting.
     """
     visit = self._visit(visit_id)
     with self._lock:
-      if len(self._waiting - {visit_id}) >= MAX_WAITING:
+      now = time.monotonic()
+      idle_since = now if self._busy.locked() else self._last_work
+      longest = (MAX_WAITING + 1) * self.limits.seconds
+      waits = lambda began: now - max(began, idle_since) < _PATIENCE and now - began < longest
+      self._waiting = {other: began for other, began in self._waiting.items() if waits(began) and other != visit_id}
+      if len(self._waiting) >= MAX_WAITING:
         raise UserError(f"{MAX_WAITING} photos are waiting for their turn: try again in a while")
-      self._waiting.add(visit_id)
+      self._waiting[visit_id] = now
     visit.stop.clear()
+
+  def give_up(self, visit_id: str) -> None:
+    """Frees the place of a job that has begun and will not be run."""
+    with self._lock:
+      self._waiting.pop(visit_id, None)
 
   def cancel(self, visit_id: str) -> None:
     """Ends the page's job, at work or waiting, within a moment."""
@@ -194,7 +209,7 @@ class JobManager:
     """Ends the page's job, and deletes all that it gave and got."""
     with self._lock:
       visit = self._visits.pop(visit_id, None)
-      self._waiting.discard(visit_id)
+      self._waiting.pop(visit_id, None)
     if visit:
       visit.stop.set()
       self._delete(visit)
@@ -208,7 +223,7 @@ class JobManager:
     """A job, from `begin` on. Its last view says how it ended; that of a job that failed or was stopped has no result."""
     with self._lock:
       visit = self._visits.get(visit_id)
-      self._waiting.discard(visit_id)
+      self._waiting.pop(visit_id, None)
     if visit is None:  # closed while it waited
       return
     job, done = visit.folder / "job", False
@@ -246,6 +261,7 @@ class JobManager:
     try:
       yield
     finally:
+      self._last_work = time.monotonic()
       self._busy.release()
 
   def _work(self, visit: _Visit, job: pathlib.Path, wanted: JobRequest) -> Iterator[JobStatus]:

@@ -17,7 +17,7 @@ from mzsr_jax.photo import kernel_files
 _FORGOTTEN = 4 * 3600  # seconds after which files are deleted that no page has claimed, or that lie in one left open
 _TITLE = "Zero-shot super-resolution"
 _INTRO = (
-    f"<h1>{_TITLE}</h1><p>A small network fits itself to your photo and its blur, step by step, and enlarges it. "
+    f"<h1>{_TITLE}</h1><p>A small network that is told your photo's blur enlarges it. "
     "All happens on this machine; files are deleted when the page is closed.</p>"
 )
 _WELCOME = "Drop a photo, or try the example."
@@ -143,6 +143,7 @@ def _page(manager: JobManager) -> gr.Blocks:
       try:
         wanted = _job_request(*values)
       except UserError as e:
+        manager.give_up(request.session_hash)
         yield {status: _status(str(e), True)}
         return
       for job_status in manager.run(request.session_hash, wanted):
