@@ -1,10 +1,11 @@
 """Tasks: what their patches share, and that those of sons are what meta-test makes of an image."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mzsr_jax.core import degradation, tasks
+from mzsr_jax.core import degradation, observations, tasks
 
 SIDE, COUNT = 24, 3
 
@@ -103,3 +104,38 @@ def test_accelerators_draw_the_same_tasks_all_at_once(monkeypatch, function, sca
   _, at_once = run(scales, subsample, noise=0.05)
   for expected, found in zip(in_turn, at_once):
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+PATCHES = np.zeros((4, COUNT, SIDE, SIDE, 3), np.uint8)
+NOISY = tasks.Distribution(degradation.Degrader(SIDE, (2.0, 3.0), "direct"), "gaussian", noise_std=0.1)
+DRAWS = {
+    "tasks": lambda key: tasks.sample(key, PATCHES, NOISY, size=8),
+    "sons": lambda key: tasks.sample_lr_sons(
+        key, PATCHES, NOISY, son_degrader=degradation.Degrader(NOISY.degrader.least_size, (2.0, 3.0), "direct")
+    ),
+    "observations": lambda key: observations.sample(
+        key, jnp.zeros((4, 48, 48, 3), jnp.uint8), observations.mixture(48), jnp.arange(4)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_no_key_is_used_twice(monkeypatch, name):
+  """JAX finds keys that two draws are made of; and no key that others are folded into is drawn from as well."""
+  uses = {"drawn": [], "folded": []}
+
+  def noting(function, kind):
+    def noted(key, *args, **options):
+      uses[kind].append(key)
+      return function(key, *args, **options)
+    return noted
+
+  for function in ("bernoulli", "choice", "fold_in", "normal", "randint", "split", "uniform"):
+    kind = "folded" if function == "fold_in" else "drawn"
+    monkeypatch.setattr(jax.random, function, noting(getattr(jax.random, function), kind))
+  # It draws a kernel of each family from one key, and uses one of them.
+  monkeypatch.setattr(observations.kernel_families, "sample", lambda key, *_: jax.random.uniform(key, (21, 21)))
+  with jax.debug_key_reuse(True):
+    jax.block_until_ready(DRAWS[name](jax.random.key(0)))
+  assert uses["drawn"] and uses["folded"]
+  assert not {id(key) for key in uses["drawn"]} & {id(key) for key in uses["folded"]}

@@ -21,7 +21,7 @@ _BICUBIC = 0.35  # share of bicubic subsampling
 # Where the kernel's centre lies: on the LR pixel's own place, as in benchmarks; where LR pixels are the middles of the cells
 # that they stand for, as in photos; or within a pixel of its own place.
 _OWN, _CELL = 0.65, 0.2
-_FAMILIES = (0.1, 0.6, 0.1, 0.1, 0.1)  # shares of `kernel_families.FAMILIES`
+_FAMILIES = np.float32((0.1, 0.6, 0.1, 0.1, 0.1))  # shares of `kernel_families.FAMILIES`
 _RANK = 6  # of kernels in training; a kernel is what is left of it then
 
 

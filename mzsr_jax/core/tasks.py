@@ -149,11 +149,11 @@ def _sample(pair: Callable, key, patches, distribution: Distribution, task_numbe
   """pair(drawn, HR patches in [0, 1], their numbers) of each task."""
 
   def task(number, patches):
-    scale_key, kernel_key, noise_key = jax.random.split(jax.random.fold_in(key, number), 3)
+    scale_key, kernel_key, noise_key, crop_key = jax.random.split(jax.random.fold_in(key, number), 4)
     scale_index, degradation = _draw(scale_key, kernel_key, distribution)
     hr = patches.astype(jnp.float32) / 255
     lr = _degrade(distribution.degrader, hr, degradation, scale_index, noise_key, patch_numbers, distribution.noise_std > 0)
-    return pair(_Drawn(lr, degradation, scale_index, scale_key, jax.random.fold_in(noise_key, _SON)), hr, patch_numbers)
+    return pair(_Drawn(lr, degradation, scale_index, crop_key, jax.random.fold_in(noise_key, _SON)), hr, patch_numbers)
 
   task_numbers = jnp.arange(patches.shape[0]) if task_numbers is None else task_numbers
   patch_numbers = jnp.arange(patches.shape[1]) if patch_numbers is None else patch_numbers
