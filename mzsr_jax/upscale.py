@@ -234,7 +234,8 @@ def _run(
   (height, width), (sr_height, sr_width) = photo.rgb.shape[:2], result.rgb.shape[:2]
   sizes = f"{width}x{height} -> {sr_width}x{sr_height}"
   about += f", noise of {255 * recipe.degradation.noise_std:.1f} of 255"
-  return f"{job.output}: {sizes}, {shown[-1]} step{"s" * (shown[-1] != 1)}, {time.perf_counter() - start:.1f} s{about}"
+  steps = f"{shown[-1]} step{'s' * (shown[-1] != 1)}"
+  return f"{job.output}: {sizes}, {steps}, {time.perf_counter() - start:.1f} s{about}"
 
 
 def plan(
