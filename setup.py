@@ -30,7 +30,8 @@ setuptools.setup(
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=setuptools.find_packages(include=["mzsr_jax", "mzsr_jax.*"]),
+    packages=[*setuptools.find_packages(include=["mzsr_jax", "mzsr_jax.*"]), "mzsr_jax.configs"],
+    package_dir={"mzsr_jax.configs": "configs"},  # where `--config=configs/meta_x2.py` finds them outside a checkout
     package_data={"mzsr_jax": ["py.typed", "weights/*.safetensors"]},
     install_requires=[line for line in requirements if line and not line.startswith("#")],
     entry_points={"console_scripts": ["mzsr = mzsr_jax.__main__:main"]},

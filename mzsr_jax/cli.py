@@ -24,6 +24,8 @@ AUTO = "auto"  # of a flag whose value is then estimated from each photo
 # Python, JAX and compiled programs.
 _PROCESS_BYTES = 700 * 2**20
 
+_CONFIG = re.compile(r"(?<![^=])configs/(?P<name>\w+\.py)(?=:|$)")  # of an argument, after "=" or alone
+
 # Flags defined by the functions below belong to the entry that calls them, so that its --help lists them.
 flags.disclaim_key_flags()
 
@@ -76,13 +78,16 @@ def _parse(argv: list[str], arguments: int) -> list[str]:
     print(mzsr_jax.__version__)
     sys.exit()
   try:
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS([_CONFIG.sub(_shipped, arg) for arg in argv])
     for name in flags.FLAGS:
       getattr(flags.FLAGS[name].value, "keys", None)  # a config file that is missing says so at the first access only
   except (flags.Error, OSError) as e:
     user_error = _user_error_behind(e)
     if user_error is None and "Error whilst parsing config file" in str(e):
       raise  # a bug in the config file, which the message holds the traceback of
+    if user_error is None and (missing := re.search(r"config file (?s:.*)No such file or directory: '(.*)'", str(e))):
+      shipped = ", ".join(sorted(path.stem for path in _configs().glob("*.py")))
+      _fail(f"config '{missing[1]}' does not exist: name a file, or configs/NAME.py with one of the names {shipped}")
     _fail(user_error or re.sub(r"^flag --(\w+)=None: .*", r"flag --\1 is missing: pass --\1=value", str(e)))
   except (AttributeError, KeyError, TypeError, ValueError, IndexError) as e:
     # This is how ml_collections says that a config has no such field.
@@ -93,6 +98,18 @@ def _parse(argv: list[str], arguments: int) -> list[str]:
   if len(rest) > 1 + arguments:
     _fail(f"unexpected argument '{rest[1 + arguments]}': options are flags, as in --name=value (--help lists them)")
   return rest
+
+
+def _configs() -> pathlib.Path:
+  """Where the configs of this package are: in it, once it is installed, or beside it in a checkout."""
+  package = pathlib.Path(__file__).resolve().parent
+  return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def _shipped(named: re.Match) -> str:
+  """The path of a config where there is such a file, or else of ours of that name."""
+  ours = _configs() / named["name"]
+  return str(ours) if ours.is_file() and not pathlib.Path(named[0]).is_file() else named[0]
 
 
 def _user_error_behind(error: BaseException | None) -> UserError | None:

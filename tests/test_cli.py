@@ -146,3 +146,27 @@ def test_the_console_command(args, code, words, tmp_path):
   assert done.returncode == code and "Traceback" not in done.stderr
   for word in words:
     assert word in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_shipped_configs_are_found_from_anywhere_and_missing_ones_are_said(tmp_path):
+  """The config of a checkout, or of an installed package; a file of the user's own of that name comes first."""
+  root = pathlib.Path(cli.__file__).parents[1]
+  command = [sys.executable, "-m", "mzsr_jax.main", f"--workdir={tmp_path}/run"]
+  env = os.environ | {"PYTHONPATH": str(root)}
+  run = lambda config: subprocess.run(
+      [*command, *config, "--config.run.num_steps=0"], cwd=tmp_path, env=env, capture_output=True, text=True
+  )
+  for config in (["--config=configs/meta_x2.py:smoke"], ["--config", "configs/pretrain_x2.py"]):
+    done = run(config)
+    assert done.returncode == 2 and "config.run.num_steps is 0" in done.stderr, done.stderr  # it was found and read
+  for config in ("configs/meta_x3.py", "mine/configs/meta_x2.py", "mine.py"):
+    done = run([f"--config={config}"])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"config '{config}' does not exist" in done.stderr and "configs/NAME.py" in done.stderr and "meta_x2" in done.stderr
+  (tmp_path / "configs").mkdir()
+  (tmp_path / "configs" / "meta_x2.py").write_text(
+      "from mzsr_jax.training import config\ndef get_config():\n  c = config.meta()\n  c.stage = 'mine'\n  return c\n"
+  )
+  done = run(["--config=configs/meta_x2.py"])
+  assert done.returncode == 2 and "config.stage is 'mine'" in done.stderr

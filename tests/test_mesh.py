@@ -123,18 +123,26 @@ OVERRIDES = {
 }  # fmt: skip
 
 
-def launch(workdir, num_processes, num_steps):
-  """The command line, as `num_processes` processes of one CPU device each."""
+# `launch` runs this before the command, in the process that sees a full disk.
+_FULL_DISK = (
+    "import runpy, shutil; shutil.disk_usage = lambda _: shutil._ntuple_diskusage(1, 1, 0);"
+    "runpy.run_module('mzsr_jax.main', run_name='__main__', alter_sys=True)"
+)
+
+
+def launch(workdir, num_processes, num_steps, full_disk=None):
+  """The command line, as `num_processes` processes of one CPU device each; that of number `full_disk` has no room."""
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
-  command = [sys.executable, "-m", "mzsr_jax.main", "--config=configs/meta_x2.py:smoke", f"--workdir={workdir}"]
+  command = ["--config=configs/meta_x2.py:smoke", f"--workdir={workdir}"]
   command += ["--cpu_devices=1", f"--config.run.num_steps={num_steps}", *(f"--config.{k}={v}" for k, v in OVERRIDES.items())]
   command += [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={num_processes}"]
-  ids = [[f"--process_id={i}"] for i in range(num_processes)]
+  programs = [["-c", _FULL_DISK] if i == full_disk else ["-m", "mzsr_jax.main"] for i in range(num_processes)]
+  commands = [[sys.executable, *program, *command, f"--process_id={i}"] for i, program in enumerate(programs)]
   env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
   pipe = subprocess.PIPE
-  return [subprocess.Popen(command + i, cwd=REPOSITORY, env=env, stderr=pipe, stdout=pipe, text=True) for i in ids]
+  return [subprocess.Popen(each, cwd=REPOSITORY, env=env, stderr=pipe, stdout=pipe, text=True) for each in commands]
 
 
 def finish(processes, code=0):
@@ -168,3 +176,12 @@ def test_two_processes_stop_after_the_same_step_go_on_there_and_end_as_one_does(
   assert np.linalg.norm(weights_of(two) - reference) < 1e-5 * np.linalg.norm(reference)
   assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
   assert len(list((two / "tensorboard").iterdir())) == 2, "one file for each start"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full_disk", [0, 1])
+def test_the_first_process_says_for_all_whether_there_is_room(tmp_path, full_disk):
+  """Where each looked for itself, one would wait for the others for ever."""
+  outputs = finish(launch(tmp_path, 2, 4, full_disk), code=0 if full_disk else 2)
+  saved = (tmp_path / "checkpoints" / "4").is_dir()
+  assert saved == bool(full_disk) and ["No space left" in output for output in outputs] == [not saved] * 2

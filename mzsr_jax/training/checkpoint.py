@@ -7,8 +7,10 @@ import shutil
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from mzsr_jax import provenance
 from mzsr_jax.errors import UserError
@@ -24,6 +26,11 @@ def _tree(state: Any) -> dict[str, Any]:
   """The fields of a state that it has; so that one without a later field is stored as it was before there was that field."""
   fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
   return {name: value for name, value in fields.items() if value is not None}
+
+
+def _first_says(flag: bool) -> bool:
+  """The flag of the first process: all must decide alike, since they write together and wait for each other."""
+  return flag if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
 def exists(workdir: pathlib.Path) -> bool:
@@ -64,7 +71,8 @@ class Checkpoints:
     items[_DIGEST] = ocp.args.JsonSave({"sha256": provenance.digest([_tree(state), data, config])})
     self._unwritten = step
     free = shutil.disk_usage(self.directory).free
-    if free < 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(_tree(state))) + _BESIDES:  # before half of it is written
+    enough = free >= 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(_tree(state))) + _BESIDES
+    if not _first_says(enough):  # before half of it is written
       self._report(OSError(f"No space left on device: {free / 2**20:.1f} MiB are free"))
       return
     try:
