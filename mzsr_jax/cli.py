@@ -15,7 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 import mzsr_jax
-from mzsr_jax import devices, weights
+from mzsr_jax import devices, files, weights
 from mzsr_jax.core import kernels
 from mzsr_jax.errors import UserError
 from mzsr_jax.photo import kernel_files
@@ -23,6 +23,7 @@ from mzsr_jax.photo import kernel_files
 AUTO = "auto"  # of a flag whose value is then estimated from each photo
 # Python, JAX and compiled programs.
 _PROCESS_BYTES = 700 * 2**20
+_CACHE_BYTES = 2**30  # of compiled programs, at the start of a command
 
 _CONFIG = re.compile(r"(?<![^=])configs/(?P<name>\w+\.py)(?=:|$)")  # of an argument, after "=" or alone
 
@@ -203,7 +204,7 @@ def define_cache_flag() -> None:
   """Defines the flag of every entry that compiles programs."""
   flags.DEFINE_string(
       "compilation_cache", _cache_folder(), "folder where compiled programs are kept, so that the next run of the same "
-      "sizes starts at once; empty for none",
+      "sizes starts at once; empty for none. The default one is kept below 1 GiB",
   )
 
 
@@ -226,6 +227,8 @@ def start_jax() -> None:
 def use_compilation_cache() -> None:
   """Has compiled programs kept where --compilation_cache says."""
   folder = flags.FLAGS.compilation_cache
+  if folder == _cache_folder() != os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # in any other, there may be what is not ours
+    files.shrink(folder, "*-cache", _CACHE_BYTES)  # JAX's own limit takes one more package, and fails on what it did not write
   jax.config.update("jax_enable_compilation_cache", bool(folder))
   if folder:
     jax.config.update("jax_compilation_cache_dir", folder)

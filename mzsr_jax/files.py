@@ -71,6 +71,28 @@ def write_whole(path: str | pathlib.Path, data: bytes | memoryview, overwrite: b
     partial.unlink(missing_ok=True)
 
 
+def shrink(folder: str | pathlib.Path, pattern: str, most: int) -> None:
+  """Deletes files of a folder, those first that were not used for longest, until the others have at most `most` bytes.
+
+  Args:
+    folder: which need not exist.
+    pattern: of the names of the files that count.
+    most: bytes.
+  """
+  found = []
+  for path in pathlib.Path(folder).glob(pattern):
+    with contextlib.suppress(OSError):  # another process deletes too
+      about = path.stat()
+      found.append((max(about.st_atime, about.st_mtime), about.st_size, path))
+  too_many = sum(size for _, size, _ in found) - most
+  for _, size, path in sorted(found):
+    if too_many <= 0:
+      break
+    with contextlib.suppress(OSError):
+      path.unlink()
+    too_many -= size
+
+
 @contextlib.contextmanager
 def lock(folder: pathlib.Path) -> Iterator[None]:
   """While entered, no other process can enter for the same folder. The system lets go of it when the process ends, however.

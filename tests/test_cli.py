@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 from absl import app, flags
 from ml_collections import config_flags
@@ -170,3 +171,32 @@ def test_shipped_configs_are_found_from_anywhere_and_missing_ones_are_said(tmp_p
   )
   done = run(["--config=configs/meta_x2.py"])
   assert done.returncode == 2 and "config.stage is 'mine'" in done.stderr
+
+
+def test_the_cache_of_compiled_programs_stays_small(monkeypatch, tmp_path):
+  """What was not used for longest goes; a folder that is JAX's own, or named, is nobody's to clear."""
+  monkeypatch.setattr(cli, "_CACHE_BYTES", 250)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  ours, others = tmp_path / "mzsr_jax", tmp_path / "others"
+  for folder in (ours, others):
+    folder.mkdir()
+    for i, name in enumerate(("b-cache", "a-cache", "c-cache", "note")):
+      (folder / name).write_bytes(bytes(100))
+      os.utime(folder / name, (1e9 + i, 1e9 + i))
+    os.utime(folder / "b-cache", (2e9, 1e9))  # written first, and used since
+  settings = ("enable_compilation_cache", "compilation_cache_dir", "persistent_cache_min_compile_time_secs",
+              "persistent_cache_min_entry_size_bytes")  # fmt: skip
+  before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in settings}
+  started = lambda *args: run_entry(monkeypatch, lambda _: cli.use_compilation_cache(), cli.define_cache_flag, *args)
+  try:
+    with monkeypatch.context() as patch:
+      patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+      started(f"--compilation_cache={others}")
+      started()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(others))
+    started()
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+  assert sorted(os.listdir(ours)) == ["b-cache", "c-cache", "note"]
+  assert sorted(os.listdir(others)) == ["a-cache", "b-cache", "c-cache", "note"]
