@@ -86,6 +86,19 @@ wgrad.defvjp(
 )
 
 
+def dilated(x, w, dilation, precision="float32"):
+  """`conv` whose taps lie `dilation` pixels apart: plain convolutions of every `dilation`-th row and column."""
+  if dilation == 1:
+    return conv(x, w, precision)
+  n, height, width, channels = x.shape
+  x = jnp.pad(x, ((0, 0), (0, -height % dilation), (0, -width % dilation), (0, 0)))
+  rows, columns = x.shape[1] // dilation, x.shape[2] // dilation
+  apart = x.reshape(n, rows, dilation, columns, dilation, channels).transpose(0, 2, 4, 1, 3, 5)
+  out = conv(apart.reshape(-1, rows, columns, channels), w, precision)
+  out = out.reshape(n, dilation, dilation, rows, columns, -1).transpose(0, 3, 1, 4, 2, 5)
+  return out.reshape(n, *x.shape[1:3], -1)[:, :height, :width]
+
+
 def xla(x, w, precision="float32"):
   """The same function with the derivatives that JAX itself has for a convolution."""
   # Operands and result of one type: JAX cannot transpose a convolution of mixed types.

@@ -1,6 +1,6 @@
 """Random blur kernels of every kind that photos have: what the unrolled network is trained on. Pure, on device.
 
-All are densities around a centre that may lie off the middle pixel, sampled at pixels, with sum 1.
+All lie around a centre that may be off the middle pixel, are sampled at pixels, and sum to 1.
 """
 
 import jax
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 SIZE = 21  # pixels, side
-FAMILIES = ("none", "gaussian", "perturbed", "motion", "disk")
+FAMILIES = ("none", "gaussian", "perturbed", "motion", "disk", "area", "sharpened")
 _RANGE = np.arange(SIZE, dtype=np.float32) - SIZE // 2
 _MIN_VARIANCE = 0.05  # pixels^2
 _POINTS = 24  # of a path of motion
@@ -20,7 +20,7 @@ Centre = Float[Array, " 2"]
 
 
 def sample(
-    key: Key[Array, ""], scale: Float[ArrayLike, ""], centre: Float[ArrayLike, " 2"], weights: Float[ArrayLike, " 5"]
+    key: Key[Array, ""], scale: Float[ArrayLike, ""], centre: Float[ArrayLike, " 2"], weights: Float[ArrayLike, " 7"]
 ) -> Kernel:
   """One random kernel.
 
@@ -32,7 +32,7 @@ def sample(
   """
   which, key = jax.random.split(key)
   family = jax.random.choice(which, len(FAMILIES), p=jnp.asarray(weights, jnp.float32))
-  kernel = jnp.stack([draw(key, scale, centre) for draw in (_none, _gaussian, _perturbed, _motion, _disk)])[family]
+  kernel = jnp.stack([draw(key, scale, centre) for draw in _DRAWN])[family]
   return kernel / kernel.sum()
 
 
@@ -92,3 +92,26 @@ def _disk(key, scale, centre: Centre) -> Kernel:
   radius = jax.random.uniform(key, minval=0.7, maxval=1.0 + 0.9 * scale)
   y, x = _offsets(centre)
   return jnp.clip(radius + 0.5 - jnp.sqrt(y * y + x * x), 0, 1)
+
+
+def _area(key, scale, centre: Centre) -> Kernel:
+  """The mean over an LR pixel, as of a sensor or a program that shrinks by averaging: a square of side s."""
+  del key
+  y, x = _offsets(centre)
+  side = lambda axis: jnp.clip((scale + 1) / 2 - jnp.abs(axis), 0, jnp.minimum(scale, 1.0))
+  return side(y) * side(x)
+
+
+def _sharpened(key, scale, centre: Centre) -> Kernel:
+  """A Gaussian, as wide as what cameras and programs shrink by, then an unsharp mask of the LR image."""
+  u = jax.random.uniform(key, (5,))
+  low, high = 0.25 * scale, 0.6 * scale  # standard deviations: a program's, and of soft optics
+  sigma = low + (high - low) * u[0]
+  amount, radius = 1.5 * u[1], (0.5 + u[2]) * scale
+  y, x = _offsets(centre)
+  square = y * y + x * x
+  density = lambda variance: jnp.exp(-0.5 * square / variance) / variance
+  return (1 + amount) * density(sigma**2) - amount * density(sigma**2 + radius**2)
+
+
+_DRAWN = (_none, _gaussian, _perturbed, _motion, _disk, _area, _sharpened)

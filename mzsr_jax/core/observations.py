@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from mzsr_jax.core import forward_operator, kernel_families, resize, unrolled
-from mzsr_jax.core.forward_operator import Axis
+from mzsr_jax import images
+from mzsr_jax.core import forward_operator, jpeg, kernel_families, resize, unrolled
+from mzsr_jax.core.forward_operator import Axis, Taps
 from mzsr_jax.core.unrolled import Observation, Told
 
 MAX_NOISE = 25 / 255
@@ -21,7 +22,11 @@ _BICUBIC = 0.35  # share of bicubic subsampling
 # Where the kernel's centre lies: on the LR pixel's own place, as in benchmarks; where LR pixels are the middles of the cells
 # that they stand for, as in photos; or within a pixel of its own place.
 _OWN, _CELL = 0.65, 0.2
-_FAMILIES = np.float32((0.1, 0.6, 0.1, 0.1, 0.1))  # shares of `kernel_families.FAMILIES`
+_FAMILIES = np.float32((0.1, 0.5, 0.08, 0.08, 0.08, 0.08, 0.08))  # shares of `kernel_families.FAMILIES`
+_SHRUNK = 0.4  # share of bicubic subsampling whose images are not blurred besides
+_WRONG, _ERROR = 0.1, 0.15  # share of patches told a wrong kernel, and how wrong: standard deviation of its log-variance
+_SMOOTH = 0.25  # share of noise that is correlated, as cameras leave it
+_JPEG, _QUALITY = 0.15, (50.0, 98.0)  # share of patches compressed, and how
 _RANK = 6  # of kernels in training; a kernel is what is left of it then
 
 
@@ -90,27 +95,67 @@ def sample(
 
 def _observe(key, hr: Float[Array, "p p 3"], scales: Scales) -> Observation:
   """A patch under a random degradation."""
-  keys = jax.random.split(key, 7)
+  keys = jax.random.split(key, 9)
   index = jax.random.choice(keys[0], len(scales.values), p=jnp.asarray(scales.shares))
   scale = jnp.asarray(scales.values)[index]
   is_bicubic = jax.random.bernoulli(keys[1], _BICUBIC)
-  kernel = kernel_families.sample(keys[4], scale, _centre(keys[2:4], scale, is_bicubic), _FAMILIES)
-  taps = forward_operator.separable(kernel, _RANK)
-  kernel = jnp.matmul(taps.columns.T, taps.rows, precision="highest")
-  level = jnp.maximum(jax.random.uniform(keys[5], minval=-1), 0)  # 0 for half of the patches
-  noise_std = MAX_NOISE * level**2
-
-  size = hr.shape[0]
-  seen = (np.arange(size)[:, None] + np.arange(len(kernel)) - len(kernel) // 2) % size
-  down = jnp.asarray(scales.down)[index, is_bicubic.astype(jnp.int32)]
-  axis = Axis(down, seen, lr_length=jnp.any(down != 0, 1).sum().astype(jnp.float32))
+  centre = _centre(keys[2:4], scale, is_bicubic)
+  unblurred = np.eye(len(_FAMILIES), dtype=np.float32)[kernel_families.FAMILIES.index("none")]
+  shares = jnp.where(is_bicubic, (1 - _SHRUNK) * _FAMILIES + _SHRUNK * unblurred, _FAMILIES)
+  # What is told may be the kernel of a slightly larger or smaller scale, but for that the same: as wrong as an estimate.
+  error = _ERROR * jax.random.normal(keys[7]) * jax.random.bernoulli(keys[8], _WRONG)
+  scales_of_kernels = jnp.stack([scale, scale * jnp.exp(error)])
+  taps, told_taps = _kernels(keys[4], scales_of_kernels, centre, shares)
+  axis = _periodic_axis(hr.shape[0], jnp.asarray(scales.down)[index, is_bicubic.astype(jnp.int32)])
   operator = forward_operator.make(taps, axis, axis)
-  lr = forward_operator.apply(operator, hr)
-  lr += noise_std * jax.random.normal(keys[6], lr.shape)
+  lr, noise_std = _taken(keys[5:7], forward_operator.apply(operator, hr), axis.lr_length)
   known = forward_operator.known(operator)[0]
-  lr = jnp.where(known[:, None, None] & known[None, :, None], jnp.round(jnp.clip(lr, 0, 1) * 255) / 255, 0)
-  told = Told(kernel, taps, scale, is_bicubic.astype(jnp.float32), noise_std)
+  lr = jnp.where(known[:, None, None] & known[None, :, None], lr, 0)
+  told_kernel = jnp.matmul(told_taps.columns.T, told_taps.rows, precision="highest")
+  told = Told(told_kernel, told_taps, scale, is_bicubic.astype(jnp.float32), noise_std)
   return jax.lax.stop_gradient(unrolled.observe(lr, axis, axis, told))
+
+
+def _kernels(key, scales: Float[Array, " 2"], centre, shares) -> tuple[Taps, Taps]:
+  """One random kernel at two scales, of low rank."""
+  kernels = jax.vmap(lambda scale: kernel_families.sample(key, scale, centre, shares))(scales)
+  both = jax.vmap(lambda kernel: forward_operator.separable(kernel, _RANK))(kernels)
+  return tuple(jax.tree.map(lambda x: x[i], both) for i in (0, 1))
+
+
+def _periodic_axis(size: int, down: Float[Array, "q p"]) -> Axis:
+  """The axis of a patch that goes on periodically."""
+  seen = (np.arange(size)[:, None] + np.arange(kernel_families.SIZE) - kernel_families.SIZE // 2) % size
+  return Axis(down, seen, lr_length=jnp.any(down != 0, 1).sum().astype(jnp.float32))
+
+
+def _taken(keys, lr: Float[Array, "q q 3"], length) -> tuple[Float[Array, "q q 3"], Float[Array, ""]]:
+  """What a camera makes of an LR patch, of which the first `length` rows and columns are known: noise, perhaps JPEG, 8 bits.
+
+  Returns:
+    The patch, and the standard deviation that is told of both.
+  """
+  noise_key, jpeg_key = (jax.random.split(key, 4) for key in keys)
+  level = jnp.maximum(jax.random.uniform(noise_key[0], minval=-1), 0)  # 0 for half of the patches
+  noise_std = MAX_NOISE * level**2
+  white = jax.random.normal(noise_key[1], lr.shape)
+  smooth = sum(jnp.roll(white, (i, j), (0, 1)) for i in (0, 1) for j in (0, 1)) / 2
+  lr += noise_std * jnp.where(jax.random.bernoulli(noise_key[2], _SMOOTH), smooth, white)
+  clean = _to_8_bits(lr)
+
+  place = np.arange(-(-lr.shape[0] // jpeg.BLOCK) * jpeg.BLOCK) % length.astype(jnp.int32)
+  compressed = jpeg.compress(clean[place][:, place], jax.random.uniform(jpeg_key[0], minval=_QUALITY[0], maxval=_QUALITY[1]))
+  compressed = _to_8_bits(compressed[: lr.shape[0], : lr.shape[1]])
+  # What is told of JPEG is that of a whole photo's luma, and rather too much (`photo.noise.of_jpeg`).
+  luma_change = jnp.matmul(compressed - clean, np.float32(images.LUMA), precision="highest")
+  change = jnp.sqrt((luma_change**2).mean()) * jnp.exp(jax.random.uniform(jpeg_key[1], minval=-0.3, maxval=0.7))
+  is_jpeg = jax.random.bernoulli(jpeg_key[2], _JPEG)
+  return jnp.where(is_jpeg, compressed, clean), jnp.where(is_jpeg, jnp.hypot(noise_std, change), noise_std)
+
+
+def _to_8_bits(image: Float[Array, "*n"]) -> Float[Array, "*n"]:
+  """Clipped and rounded as in a file."""
+  return jnp.round(jnp.clip(image, 0, 1) * 255) / 255
 
 
 def _centre(keys, scale, is_bicubic) -> Float[Array, " 2"]:

@@ -21,6 +21,7 @@ from mzsr_jax.core.kernels import Degradation, first_moments, padded
 from mzsr_jax.core.network import Params
 
 _FREQUENCIES = (np.pi * np.arange(-4, 5) / 4).astype(np.float32)  # radians per HR pixel, of `describe`
+_DILATION = 4  # pixels, of the layer that looks further
 _HIDDEN = 32  # of the layer between a degradation and the biases
 _INITIAL_MU = 2e-3, 200.0  # without noise, and times its variance
 
@@ -246,17 +247,27 @@ class _Pass(nn.Module):
   def __call__(self, z, coverage, bias, memory, mask):
     inside = jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32
 
-    def convolve(x, features, name, dtype=inside, scale=1.0):
-      init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
-      weights = self.param(name, init, (3, 3, x.shape[-1], features))
+    def init(scale):
+      return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal") if scale else nn.initializers.zeros
+
+    def convolve(x, features, name, dtype=inside, scale=1.0, dilation=1):
+      weights = self.param(name, init(scale), (3, 3, x.shape[-1], features)).astype(dtype)
       x = x.astype(dtype)
       # What pads the image is 0 for each layer, as what lies beyond its edge is. The layers have no biases, but for that of
       # the degradation: on a CPU, their gradients would cost half as much as the convolutions.
-      return conv.conv(x if mask is None else x * mask.astype(dtype), weights.astype(dtype), jnp.dtype(dtype).name)
+      x = x if mask is None else x * mask.astype(dtype)
+      return conv.dilated(x, weights, dilation, jnp.dtype(dtype).name)
 
-    carried = self.param("carried", nn.initializers.variance_scaling(0.25, "fan_in", "truncated_normal"), (self.features,) * 2)
+    def mix(x, features, name, scale):
+      weights = self.param(name, init(scale), (x.shape[-1], features))
+      return jnp.matmul(x.astype(inside), weights.astype(inside))
+
     first = convolve(jnp.concatenate([z - 0.5, coverage], -1), self.features, "first", jnp.float32) + bias
-    h = first.astype(inside) + jnp.matmul(memory.astype(inside), carried.astype(inside))
+    h = first.astype(inside) + mix(memory, self.features, "carried", 0.25)
+    # What lies further away, as far as a kernel of 9 pixels sees: of half the channels, which costs little.
+    context = nn.relu(mix(nn.relu(h), self.features // 2, "context_in", 2.0))
+    context = nn.relu(convolve(context, self.features // 2, "context", scale=2.0, dilation=_DILATION))
+    h = h + mix(context, self.features, "context_out", 0.0)
     for i in range(self.blocks):
       inner = nn.relu(convolve(nn.relu(h), self.features, f"block{i + 1}a", scale=2.0))
       h = h + convolve(inner, self.features, f"block{i + 1}b", scale=0.5)
