@@ -229,7 +229,7 @@ def test_presets_are_settings_that_flags_override(monkeypatch, capsys, small, tm
   assert "2 steps" in capsys.readouterr().out
   flags = [photo, "--kernel=g20d", f"--weights={small}/w.safetensors", f"-o={tmp_path}/c.png", f"--preset={preset}"]
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags) == 0
-  assert f"{settings['steps']} steps" in capsys.readouterr().out
+  assert f", {settings['steps']} step{'s' if settings['steps'] > 1 else ''}, " in capsys.readouterr().out
   spelled = [f"--{name}={value}" for name, value in settings.items() if name != "steps"]
   assert _upscale(monkeypatch, small, photo, f"-o={tmp_path}/b.png", *spelled) == 0
   assert pathlib.Path(tmp_path / "a.png").read_bytes() == pathlib.Path(tmp_path / "b.png").read_bytes()
