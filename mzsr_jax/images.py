@@ -9,6 +9,7 @@ from jaxtyping import Float, Shaped, UInt, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from mzsr_jax import decode, files
+from mzsr_jax.core.jpeg import LUMA as LUMA
 from mzsr_jax.errors import UserError
 
 # What is written, by extension, as Pillow calls it.
@@ -17,7 +18,6 @@ FORMATS = {
     ".webp": "WEBP",
 }  # fmt: skip
 EXTENSIONS = (*FORMATS, ".avif", ".gif")  # of what is looked for in folders; a file that is named is read whatever its name is
-LUMA = (0.299, 0.587, 0.114)  # of R, G and B in a gray level, ITU-R BT.601
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 

@@ -5,25 +5,24 @@ import numpy as np
 import scipy.fft
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from mzsr_jax import images
-
+LUMA = (0.299, 0.587, 0.114)  # of R, G and B in a gray level, ITU-R BT.601
 BLOCK = 16  # pixels, side of what is coded together: four blocks of luma, one of each chroma
 # Steps at quality 50, ITU-T T.81, tables K.1 and K.2.
 LUMA_STEPS = np.array([
     [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56],
     [14, 17, 22, 29, 51, 87, 80, 62], [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
     [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
-])  # fmt: skip
-CHROMA_STEPS = np.full((8, 8), 99)
+], np.float32)  # fmt: skip
+CHROMA_STEPS = np.full((8, 8), 99, np.float32)
 CHROMA_STEPS[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 _COSINES = scipy.fft.dct(np.eye(8), axis=0, norm="ortho").astype(np.float32)
-_TO_YCBCR = np.array([images.LUMA, [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
+_TO_YCBCR = np.array([LUMA, [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 _TO_RGB = np.linalg.inv(_TO_YCBCR.astype(np.float64)).astype(np.float32)
 
 
-def steps(quality: Float[ArrayLike, ""], at_50: Int[np.ndarray, "8 8"]) -> Float[Array, "8 8"]:
+def steps(quality: Float[ArrayLike, ""], at_50: Float[np.ndarray, "8 8"]) -> Float[Array, "8 8"]:
   """Steps of the quantisation at a quality from 1 to 100, as the Independent JPEG Group scales them."""
   percent = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality)
   return jnp.clip(jnp.floor((at_50 * percent + 50) / 100), 1, 255)
@@ -57,5 +56,5 @@ def _quantised(plane: Float[Array, "h w"], steps: Float[Array, "8 8"]) -> Float[
   blocks = plane.reshape(plane.shape[0] // 8, 8, plane.shape[1] // 8, 8)
   exactly = {"precision": lax.Precision.HIGHEST}
   found = jnp.einsum("ui,piqj,vj->pquv", _COSINES, blocks, _COSINES, **exactly)
-  found = jnp.round(found / steps) * steps
+  found = jnp.round(found / steps[None, None]) * steps[None, None]
   return jnp.einsum("ui,pquv,vj->piqj", _COSINES, found, _COSINES, **exactly).reshape(plane.shape)

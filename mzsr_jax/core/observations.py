@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from mzsr_jax import images
 from mzsr_jax.core import forward_operator, jpeg, kernel_families, resize, unrolled
 from mzsr_jax.core.forward_operator import Axis, Taps
 from mzsr_jax.core.unrolled import Observation, Told
@@ -103,7 +102,7 @@ def _observe(key, hr: Float[Array, "p p 3"], scales: Scales) -> Observation:
   unblurred = np.eye(len(_FAMILIES), dtype=np.float32)[kernel_families.FAMILIES.index("none")]
   shares = jnp.where(is_bicubic, (1 - _SHRUNK) * _FAMILIES + _SHRUNK * unblurred, _FAMILIES)
   # What is told may be the kernel of a slightly larger or smaller scale, but for that the same: as wrong as an estimate.
-  error = _ERROR * jax.random.normal(keys[7]) * jax.random.bernoulli(keys[8], _WRONG)
+  error = jnp.where(jax.random.bernoulli(keys[8], _WRONG), _ERROR * jax.random.normal(keys[7]), 0)
   scales_of_kernels = jnp.stack([scale, scale * jnp.exp(error)])
   taps, told_taps = _kernels(keys[4], scales_of_kernels, centre, shares)
   axis = _periodic_axis(hr.shape[0], jnp.asarray(scales.down)[index, is_bicubic.astype(jnp.int32)])
@@ -120,7 +119,7 @@ def _kernels(key, scales: Float[Array, " 2"], centre, shares) -> tuple[Taps, Tap
   """One random kernel at two scales, of low rank."""
   kernels = jax.vmap(lambda scale: kernel_families.sample(key, scale, centre, shares))(scales)
   both = jax.vmap(lambda kernel: forward_operator.separable(kernel, _RANK))(kernels)
-  return tuple(jax.tree.map(lambda x: x[i], both) for i in (0, 1))
+  return tuple(Taps(both.columns[i], both.rows[i]) for i in (0, 1))
 
 
 def _periodic_axis(size: int, down: Float[Array, "q p"]) -> Axis:
@@ -147,7 +146,7 @@ def _taken(keys, lr: Float[Array, "q q 3"], length) -> tuple[Float[Array, "q q 3
   compressed = jpeg.compress(clean[place][:, place], jax.random.uniform(jpeg_key[0], minval=_QUALITY[0], maxval=_QUALITY[1]))
   compressed = _to_8_bits(compressed[: lr.shape[0], : lr.shape[1]])
   # What is told of JPEG is that of a whole photo's luma, and rather too much (`photo.noise.of_jpeg`).
-  luma_change = jnp.matmul(compressed - clean, np.float32(images.LUMA), precision="highest")
+  luma_change = jnp.matmul(compressed - clean, np.float32(jpeg.LUMA), precision="highest")
   change = jnp.sqrt((luma_change**2).mean()) * jnp.exp(jax.random.uniform(jpeg_key[1], minval=-0.3, maxval=0.7))
   is_jpeg = jax.random.bernoulli(jpeg_key[2], _JPEG)
   return jnp.where(is_jpeg, compressed, clean), jnp.where(is_jpeg, jnp.hypot(noise_std, change), noise_std)
