@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.fft
 import scipy.optimize
 from absl import flags
 from jax import lax
 
 from experiments import camera
 from mzsr_jax import cli, files, images, provenance, weights
-from mzsr_jax.core import degradation, kernels, resize
+from mzsr_jax.core import degradation, jpeg, kernels, resize
 from mzsr_jax.photo import kernel_net
 from mzsr_jax.training import data
 
@@ -32,13 +31,6 @@ _ORDER = (2, 3, 2, 4)  # scales of the steps, over and over
 _MOST_NOISE = 0.02
 _QUALITIES = 40, 98  # of JPEG, least and most
 _LOSSLESS = 1e-3  # step of a quantisation that changes nothing
-# Steps for luma at quality 50, ITU-T T.81, table K.1.
-_JPEG_TABLE = np.array([
-    [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56],
-    [14, 17, 22, 29, 51, 87, 80, 62], [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
-    [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
-])  # fmt: skip
-_COSINES = scipy.fft.dct(np.eye(8), axis=0, norm="ortho").astype(np.float32)
 
 
 def define_flags() -> None:
@@ -54,9 +46,8 @@ def define_flags() -> None:
 
 
 def jpeg_tables(qualities: np.ndarray) -> np.ndarray:
-  """(B, 8, 8) steps of the luma's quantisation at qualities from 1 to 100, as the Independent JPEG Group scales them."""
-  percent = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)[:, None, None]
-  return np.clip(np.floor((_JPEG_TABLE * percent + 50) / 100), 1, 255)
+  """(B, 8, 8) steps of the luma's quantisation at qualities from 1 to 100."""
+  return np.asarray(jax.vmap(jpeg.steps, (0, None))(jnp.asarray(qualities, jnp.float32), jpeg.LUMA_STEPS))
 
 
 def compress(lr, tables, corner):
@@ -70,11 +61,7 @@ def compress(lr, tables, corner):
   b, h, w = lr.shape
   padded = jnp.pad(lr, ((0, 0), (8, 8), (8, 8)), mode="symmetric")
   x = lax.dynamic_slice(padded, (0, *(8 - corner)), (b, h + 8, w + 8)) * 255 - 128
-  blocks = x.reshape(b, h // 8 + 1, 8, w // 8 + 1, 8)
-  cosines = jnp.einsum("ui,bpiqj,vj->bpquv", _COSINES, blocks, _COSINES)
-  tables = tables[:, None, None]
-  cosines = jnp.round(cosines / tables) * tables
-  x = jnp.einsum("ui,bpquv,vj->bpiqj", _COSINES, cosines, _COSINES).reshape(b, h + 8, w + 8)
+  x = jax.vmap(jpeg.quantised)(x, tables)
   return lax.dynamic_slice((x + 128) / 255, (0, *corner), (b, h, w))
 
 

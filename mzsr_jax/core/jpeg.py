@@ -24,7 +24,7 @@ _TO_RGB = np.linalg.inv(_TO_YCBCR.astype(np.float64)).astype(np.float32)
 
 def steps(quality: Float[ArrayLike, ""], at_50: Float[np.ndarray, "8 8"]) -> Float[Array, "8 8"]:
   """Steps of the quantisation at a quality from 1 to 100, as the Independent JPEG Group scales them."""
-  percent = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+  percent = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
   return jnp.clip(jnp.floor((at_50 * percent + 50) / 100), 1, 255)
 
 
@@ -37,9 +37,9 @@ def compress(image: Float[Array, "h w 3"], quality: Float[ArrayLike, ""]) -> Flo
   """
   h, w, _ = image.shape
   ycc = jnp.matmul(image * 255 - 128, _TO_YCBCR.T, precision="highest")
-  y = _quantised(ycc[..., 0], steps(quality, LUMA_STEPS))
+  y = quantised(ycc[..., 0], steps(quality, LUMA_STEPS))
   halved = ycc[..., 1:].reshape(h // 2, 2, w // 2, 2, 2).mean((1, 3))
-  chroma = [_quantised(halved[..., i], steps(quality, CHROMA_STEPS)) for i in range(2)]
+  chroma = [quantised(halved[..., i], steps(quality, CHROMA_STEPS)) for i in range(2)]
   chroma = [_doubled(_doubled(c).T).T for c in chroma]
   return (jnp.matmul(jnp.stack([y, *chroma], -1), _TO_RGB.T, precision="highest") + 128) / 255
 
@@ -51,8 +51,8 @@ def _doubled(plane: Float[Array, "h w"]) -> Float[Array, "2*h w"]:
   return both.reshape(-1, plane.shape[1])
 
 
-def _quantised(plane: Float[Array, "h w"], steps: Float[Array, "8 8"]) -> Float[Array, "h w"]:
-  """Blocks of 8x8, their coefficients in whole steps."""
+def quantised(plane: Float[Array, "h w"], steps: Float[Array, "8 8"]) -> Float[Array, "h w"]:
+  """A plane of blocks of 8x8, in levels about 0, their coefficients in whole steps."""
   blocks = plane.reshape(plane.shape[0] // 8, 8, plane.shape[1] // 8, 8)
   exactly = {"precision": lax.Precision.HIGHEST}
   found = jnp.einsum("ui,piqj,vj->pquv", _COSINES, blocks, _COSINES, **exactly)
