@@ -1,5 +1,6 @@
 """What a camera does to an LR image besides blur and sampling: noise and JPEG."""
 
+import io
 import tempfile
 
 import numpy as np
@@ -29,7 +30,14 @@ def taken(lr: np.ndarray, noise: float, quality: int | None) -> Photo:
     lr = images.to_float(images.to_uint8(lr + np.random.default_rng(1).normal(0, noise / 255, lr.shape)))
   if not quality:
     return Photo(lr)
-  with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
-    Image.fromarray(images.to_uint8(lr)).save(file, "JPEG", quality=quality)
+  coded = io.BytesIO()
+  Image.fromarray(images.to_uint8(lr)).save(coded, "JPEG", quality=quality)
+  return read(coded.getvalue(), ".jpg")
+
+
+def read(content: bytes, extension: str) -> Photo:
+  """The photo that a file of such content is."""
+  with tempfile.NamedTemporaryFile(suffix=extension) as file:
+    file.write(content)
     file.flush()
     return photo_file.read(file.name)

@@ -10,7 +10,6 @@ beside it. The same seed and photos make the same files.
 
 import io
 import pathlib
-import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import tqdm
 from absl import flags
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from experiments import outputs
+from experiments import camera, outputs
 from experiments.bench import timing
 from mzsr_jax import cli, files, images, upscale, weights
 from mzsr_jax.core import resize
@@ -114,10 +113,7 @@ def photo_of(hr: images.Pixels, pipeline: Pipeline, scale: int, rng: np.random.G
     buffer = io.BytesIO()
     options = {} if span is None else {"quality": int(rng.integers(*span, endpoint=True))}
     pixels.save(buffer, images.FORMATS[extension], **options)  # Pillow's JPEG has half the chroma, 4:2:0
-  with tempfile.NamedTemporaryFile(suffix=extension) as file:
-    file.write(buffer.getvalue())
-    file.flush()
-    return photo_file.read(file.name)
+  return camera.read(buffer.getvalue(), extension)
 
 
 def truths(folder: str | None, side: int) -> Iterator[tuple[str, images.Pixels]]:
