@@ -116,7 +116,7 @@ def sample_lr_sons(
   def pair(drawn: _Drawn, hr, numbers) -> Pairs:
     size = distribution.degrader.least_size
     lr = drawn.lr[:, :size, :size]
-    son = _degrade(son_degrader, lr, drawn.degradation, drawn.scale_index, drawn.son_key, numbers, distribution.noise_std > 0)
+    son = _degrade(son_degrader, lr, drawn.degradation, drawn.scale_index, drawn.son_key, numbers)
     return Pairs(son_degrader.enlarge(son, drawn.scale_index), lr)
 
   return _sample(pair, key, patches, distribution, task_numbers, patch_numbers)
@@ -135,9 +135,9 @@ def _draw(scale_key, kernel_key, distribution: Distribution) -> tuple[Int[Array,
   return scale_index, Degradation(kernel, distribution.degrader.subsample, noise_std=distribution.noise_std)
 
 
-def _degrade(degrader: Degrader, patches, degradation: Degradation, scale_index, key, numbers, is_noisy: bool):
+def _degrade(degrader: Degrader, patches, degradation: Degradation, scale_index, key, numbers):
   """LR patches; the noise of each depends on the key and its number alone."""
-  if not is_noisy:
+  if not degradation.noise_std:
     return degrader.shrink(patches, degradation.kernel, scale_index)
   noisy = lambda patch, number: degrader.shrink(
       patch[None], degradation.kernel, scale_index, degradation.noise_std, jax.random.fold_in(key, number)
@@ -152,7 +152,7 @@ def _sample(pair: Callable, key, patches, distribution: Distribution, task_numbe
     scale_key, kernel_key, noise_key, crop_key = jax.random.split(jax.random.fold_in(key, number), 4)
     scale_index, degradation = _draw(scale_key, kernel_key, distribution)
     hr = patches.astype(jnp.float32) / 255
-    lr = _degrade(distribution.degrader, hr, degradation, scale_index, noise_key, patch_numbers, distribution.noise_std > 0)
+    lr = _degrade(distribution.degrader, hr, degradation, scale_index, noise_key, patch_numbers)
     return pair(_Drawn(lr, degradation, scale_index, crop_key, jax.random.fold_in(noise_key, _SON)), hr, patch_numbers)
 
   task_numbers = jnp.arange(patches.shape[0]) if task_numbers is None else task_numbers
