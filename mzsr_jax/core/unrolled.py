@@ -167,7 +167,7 @@ class UnrolledNet(nn.Module):
   @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
-    return self.passes * (2 * self.blocks + 3) * self.features
+    return self.passes * (2 * self.blocks + 4) * self.features
 
   @property
   def gains_by_ensemble(self) -> bool:
