@@ -12,6 +12,7 @@ import mzsr_jax as mz
 from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core import model
+from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference import pool, tiled, tiles
 from mzsr_jax.inference.tiled import TiledAdapter
@@ -98,6 +99,16 @@ def test_the_gradient_summed_over_windows_is_that_of_the_whole_image(windowed, p
   summed = step(windowed.adapt(params, lr, degradation, 2, one))
   whole = step(mz.adapt(params, lr, degradation, 2, one, model=NET))
   assert np.linalg.norm(summed - whole) < 1e-5 * np.linalg.norm(whole)
+
+
+def test_an_idle_device_changes_nothing_of_a_network_that_is_told_the_degradation():
+  net = UnrolledNet(passes=1, features=8, blocks=1)
+  drawn = net.init_params(jax.random.key(0))
+  params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), drawn)
+  lr, degradation = noise(20, 24), kernel_files.load_degradation("g20d").replace(noise_std=0.01)
+  one, two = (TiledAdapter(jax.devices()[:n]).adapt(params, lr, degradation, 2, 0.01, 1) for n in (1, 2))
+  assert difference(one, params) > 1e-5
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, two)
 
 
 def test_buckets_pad_without_a_trace(params):

@@ -504,12 +504,13 @@ class TiledAdapter:
     """Tiles of the enlargement of `image`, as many at a time as there are devices."""
     for i in range(0, len(plan.tiles), len(self.devices)):
       some = plan.tiles[i : i + len(self.devices)]
-      yield some, self._stack([_tile(image, plan, *pair) for pair in some])
+      batch = self._stack([_tile(image, plan, *pair) for pair in some])
+      batch.core[len(some) :] = 0
+      yield some, batch
 
   def _stack(self, per_device: list[PyTree]) -> PyTree:
-    """Stacks one entry per device; what is missing are zeros, an empty tile."""
-    missing = len(self.devices) - len(per_device)
-    per_device = per_device + missing * [jax.tree.map(np.zeros_like, per_device[0])]
+    """Stacks one entry per device. An idle one repeats the first: a tile of zeros is of scale 0, and its gradient is NaN."""
+    per_device = per_device + (len(self.devices) - len(per_device)) * per_device[:1]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *per_device)
 
   def _shard(self, tree: PyTree) -> PyTree:
