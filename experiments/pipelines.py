@@ -209,7 +209,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
   mean = lambda method, name: float(np.mean([row[method][name] for row in rows]))
   found = {"pairs": len(rows), "gain": float(gains.mean()), "better": float((gains > 0).mean()), "worst": float(gains.min())}
   found |= {name: mean("default", name) - mean("bicubic", name) for name in ("ssim", "flip") if name in rows[0]["default"]}
-  return found | {"overshoot": mean("default", "overshoot") / max(mean("bicubic", "overshoot"), 1e-6)}
+  return found | {f"overshoot of {method}": mean(method, "overshoot") for method in ("bicubic", "default")}
 
 
 def markdown(rows: list[dict[str, Any]], before: list[dict[str, Any]] | None = None) -> str:
@@ -232,7 +232,7 @@ def _line(found: dict[str, float]) -> dict[str, str]:
   line = {"pairs": str(found["pairs"]), "gain, dB": signed("gain", 2), "better": f"{found['better']:.0%}"}
   line |= {"worst, dB": signed("worst", 2), "SSIM": signed("ssim", 4)}
   line |= {"FLIP": signed("flip", 4)} if "flip" in found else {}
-  return line | {"overshoot": f"{found['overshoot']:.2f}"}
+  return line | {"overshoot, levels": f"{found['overshoot of default']:.2f} (bicubic {found['overshoot of bicubic']:.2f})"}
 
 
 def main(argv: list[str]) -> None:

@@ -132,7 +132,11 @@ def calibrate(params) -> np.ndarray:
           taken = camera.taken(images.to_float(lr), 0, quality)
           prediction = kernel_net.predict(params, taken.rgb, scale, mode)
           found.append((prediction.mean - kernel_net.encode(kernel_net.Gaussian(*shape), scale), prediction.variance))
-  error, variance = map(np.array, zip(*found))
+  return likeliest(*map(np.array, zip(*found)))
+
+
+def likeliest(error: np.ndarray, variance: np.ndarray) -> np.ndarray:
+  """The calibration under which the errors (n, d) of whole images are most likely. Args: the variances that were predicted."""
   print("whole photos: mean error", error.mean(0), "root of mean square", np.sqrt((error**2).mean(0)))
 
   def fit(e2, v):
@@ -141,7 +145,7 @@ def calibrate(params) -> np.ndarray:
       return (e2 / total + np.log(total)).sum()
     return np.exp(scipy.optimize.minimize(cost, [0.0, np.log(e2.mean())], method="Nelder-Mead").x)
 
-  return np.stack([fit(error[:, i] ** 2, variance[:, i]) for i in range(3)], -1).astype(np.float32)
+  return np.stack([fit(error[:, i] ** 2, variance[:, i]) for i in range(error.shape[1])], -1).astype(np.float32)
 
 
 def main(argv: list[str]) -> None:

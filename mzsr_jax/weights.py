@@ -25,7 +25,8 @@ from mzsr_jax.errors import UserError
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
 SUFFIX = ".safetensors"
-KERNEL_ESTIMATOR = "kernel_estimator"  # shipped beside the others, but no network that enlarges: see `kernel_net`
+# Shipped beside the others, but no networks that enlarge: see `kernel_net` and `response`.
+KERNEL_ESTIMATOR, PHOTO_ESTIMATOR = "kernel_estimator", "photo_estimator"
 DEFAULT = "universal"  # for every scale, kernel and noise
 SPECTRAL = "spectral:"  # before a name or path: the same parameters, adapted by such steps (`inner_rules.Spectral`)
 SPECTRAL_RATE = 0.04  # of them all, where training learned none of this kind
@@ -35,7 +36,7 @@ _DIGEST = "content_sha256"  # of everything else in a file; what others wrote ma
 
 def names() -> list[str]:
   """Names of the weights that come with the package and enlarge images."""
-  return sorted(p.stem for p in SHIPPED.glob(f"*{SUFFIX}") if p.stem != KERNEL_ESTIMATOR)
+  return sorted(p.stem for p in SHIPPED.glob(f"*{SUFFIX}") if p.stem not in (KERNEL_ESTIMATOR, PHOTO_ESTIMATOR))
 
 
 def is_shipped(name: str) -> bool:

@@ -3,13 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+import scipy.ndimage
+from PIL import Image, ImageFilter
 
-from experiments import train_kernel_estimator
+from experiments import train_kernel_estimator, train_photo_estimator
 from mzsr_jax import images, weights
 from mzsr_jax.core import degradation, kernels
 from mzsr_jax.errors import UserError
-from mzsr_jax.photo import blind, kernel_files, kernel_net
+from mzsr_jax.photo import blind, kernel_files, kernel_net, response
 from mzsr_jax.photo.kernel_net import Gaussian
 from mzsr_jax.training import data
 
@@ -155,6 +156,84 @@ def test_an_estimate_is_the_same_each_time():
   assert first.text == second.text
 
 
+# Photos.
+
+
+def as_photo(truth, method, *, amount=0, radius=1.0):
+  """A photo's half by Pillow, sharpened."""
+  half = Image.fromarray(images.to_uint8(truth)).resize((truth.shape[1] // 2, truth.shape[0] // 2), method)
+  return images.to_float(np.asarray(half.filter(ImageFilter.UnsharpMask(radius, amount, 0)) if amount else half))
+
+
+@pytest.mark.parametrize("scale", [2.0, 2.5, 3.0, 4.0])
+def test_a_sharpened_kernel_is_the_unsharp_mask_of_a_blur(scale):
+  blur = response.Blur(0.16, (0.05, 0.03), 0.8, 1.0)
+  plain, wide = (response.kernel(blur._replace(variance=v, amount=0.0), scale).astype(np.float64) for v in (0.16, 1.16))
+  sharp = response.kernel(blur, scale)
+  np.testing.assert_allclose(sharp, 1.8 * plain - 0.8 * wide, atol=1e-6)
+  assert sharp.sum() == pytest.approx(1, abs=1e-5)
+  np.testing.assert_allclose(kernels.centre_of_mass(plain), ((scale - 1) / 2,) * 2, atol=0.02)
+
+
+@pytest.mark.parametrize("scale", [2.0, 4.0])
+def test_codes_of_blurs_are_decoded_to_them(scale):
+  blurs = [response.Blur(0.25, (0.1, -0.05), 0.0, 0.5), response.Blur(0.36, (0.0, 0.0), 1.0, 1.0)]
+  for blur in blurs:
+    f = response.FREQUENCIES
+    gaussian = lambda v, f=f: np.exp(-(f**2) * v / 2)
+    own = (1 + blur.amount) * gaussian(blur.variance) - blur.amount * gaussian(blur.variance + blur.radius**2)
+    (found,) = response.decode(response.encode(own, np.array(blur.anisotropy))[None], np.full(8, 0.01), scale)
+    assert found.variance == pytest.approx(blur.variance, abs=0.03) and found.amount == pytest.approx(blur.amount, abs=0.15)
+    np.testing.assert_allclose(found.anisotropy, blur.anisotropy, atol=1e-6)
+
+
+def test_caution_never_makes_a_response_smaller():
+  found = response.cautious(response.prior())
+  assert (found.mean[:6] > response.prior().mean[:6]).all() and (found.mean[6:] == response.prior().mean[6:]).all()
+
+
+def test_sharpening_is_seen_and_responses_are_near_the_true_ones():
+  f = response.FREQUENCIES[:5]
+
+  def seen(found):
+    place = np.arange(len(found.kernel)) - len(found.kernel) // 2 - 0.5
+    return np.cos(np.outer(f / 2, place)) @ found.kernel.sum(0)
+
+  errors = []
+  for i in range(4):
+    plain, sharp = (blind.estimate_photo(as_photo(photo(i), Image.Resampling.BOX, amount=a), 2) for a in (0, 100))
+    assert (seen(sharp) > seen(plain))[1:].all()
+    area = np.cos(f / 4)
+    errors.append([seen(plain) - area, seen(sharp) - area * (2 - np.exp(-(f**2) / 2))])
+  assert np.abs(np.mean(errors, 0)).mean() < 0.2
+  assert "sharpened" in sharp.text and "sharpened" not in plain.text
+
+
+def test_a_photo_without_edges_gets_the_kernel_of_area_shrinking():
+  found = blind.estimate_photo(np.full((40, 90, 3), 0.3, np.float32), 2)
+  assert "no edges" in found.text and "unsure" in found.text
+  np.testing.assert_allclose(found.kernel[10:12, 10:12], 0.25, atol=0.03)  # the four pixels of a cell, nearly alone
+
+
+def test_simulated_photos_are_what_pillow_makes():
+  draws = train_photo_estimator.draw(np.random.default_rng(0), 3)
+  zeros = np.zeros(3, np.float32)
+  plain = draws._replace(
+      which=np.array([1, 2, 3]), sigma=np.zeros((3, 3), np.float32), gamma=zeros + 1, noise=zeros, smooth=zeros + 0.5,
+      amount=np.float32([0, 0, 0.8]), tables=np.full((2, 3, 8, 8), 1e-3, np.float32),
+  )  # fmt: skip
+  hr = kernel_net.luma(photo(0, 288))
+  made = train_photo_estimator.make_patches(np.stack([hr] * 3), plain, jax.random.key(0), scale=2)
+  gray = Image.fromarray(images.to_uint8(hr))
+  for i, method in enumerate((Image.Resampling.BOX, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)):
+    half = gray.resize((144, 144), method)
+    half = np.asarray(half, np.float64)
+    if i == 2:
+      half = half + 0.8 * (half - scipy.ndimage.gaussian_filter(half, plain.radius[2]))
+    expected = np.clip(half[8:72, 8:136], 0, 255)
+    assert np.abs(255 * np.concatenate(list(made[i]), 1) - expected).mean() < 1
+
+
 # What users meet.
 
 
@@ -188,9 +267,10 @@ def test_wrong_input(lr, args, words):
   assert "\n" not in str(e.value)
 
 
-def test_the_estimator_is_shipped_but_is_no_sr_network():
-  assert weights.KERNEL_ESTIMATOR not in weights.names()
-  metadata = weights._read(weights.resolve(weights.KERNEL_ESTIMATOR))[1]
+@pytest.mark.parametrize("name", [weights.KERNEL_ESTIMATOR, weights.PHOTO_ESTIMATOR])
+def test_the_estimators_are_shipped_but_are_no_sr_networks(name):
+  assert name not in weights.names()
+  metadata = weights._read(weights.resolve(name))[1]
   assert metadata["stage"] == "kernel_estimator" and int(metadata["steps"]) > 0 and metadata["data"]
   with pytest.raises(UserError, match="do not hold"):
-    weights.load(weights.KERNEL_ESTIMATOR)
+    weights.load(name)

@@ -108,7 +108,7 @@ def test_the_estimated_kernel_can_be_taken_along(manager, tmp_path):
   assert images.image_size(views[-1].result) == (30, 36)
   kernel = kernel_files.read_kernel(views[-1].kernel_file)
   photo = photo_file.read(next(manager.folder.glob("*/photo.jpg")))
-  estimate = blind.estimate(photo.rgb, 2.0, "direct", (0.5, 0.5))
+  estimate = blind.estimate_photo(photo.rgb, 2.0)
   np.testing.assert_allclose(kernel, estimate.kernel, atol=1e-6)
   assert views[-1].kernel_text == estimate.text and views[-1].noise_text == f"{255 * enhance.noise_std(photo):.1f} of 255"
   path = give(manager, "own.npy", b"")

@@ -61,14 +61,6 @@ def test_gaussians_of_photos_lie_in_the_middle_of_the_cell(name):
   assert kernel_files.load_degradation("bicubic", photo_scale=2).kernel.shape == (1, 1)
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_shrinking_kernel_is_bicubic_shrinking(scale):
-  image = np.random.default_rng(0).random((12 * scale, 16 * scale, 3), np.float32)
-  made = degradation.degrade(image, kernel_files.shrinking_kernel(scale), scale, "direct")
-  expected = degradation.subsample(image, scale, "bicubic")
-  np.testing.assert_allclose(made[4:-4, 4:-4], expected[4:-4, 4:-4], atol=1e-5)
-
-
 def test_subsampling_may_be_chosen_and_defaults_to_the_names_own():
   assert kernel_files.load_degradation("g13b").subsample == "bicubic"
   assert kernel_files.load_degradation("g13b", "direct").subsample == "direct"

@@ -63,8 +63,8 @@ def test_a_summary_is_of_its_pairs():
   scored = lambda psnr, overshoot: {"psnr": psnr, "ssim": 0.5, "overshoot": overshoot}
   rows = [{"pipeline": "a", "bicubic": scored(30, 1), "default": scored(*own)} for own in ((31, 2), (29.5, 1))]
   found = pipelines.summary(rows)
-  assert (found["pairs"], found["gain"], found["better"], found["worst"], found["overshoot"]) == (2, 0.25, 0.5, -0.5, 1.5)
-  assert "| a | 2 | +0.25 | 50% | -0.50 | +0.0000 | 1.50 |" in pipelines.markdown(rows)
+  assert (found["pairs"], found["gain"], found["better"], found["worst"]) == (2, 0.25, 0.5, -0.5)
+  assert "| a | 2 | +0.25 | 50% | -0.50 | +0.0000 | 1.50 (bicubic 1.00) |" in pipelines.markdown(rows)
   assert "| a | 2 | +0.25 → +0.25 | 50% → 50% |" in pipelines.markdown(rows, rows)
 
 
@@ -77,6 +77,6 @@ def test_the_bed_runs(monkeypatch, tmp_path):
   flags = f"--out={out}", "--side=64", "--compilation_cache="
   assert run_entry(monkeypatch, pipelines.main, pipelines.define_flags, *flags) == 0
   rows = json.loads(out.read_text())["pairs"]
-  assert [row["pipeline"] for row in rows] == list(kept) and "HR pixels" in rows[0]["about"]
+  assert [row["pipeline"] for row in rows] == list(kept) and "contrast" in rows[0]["about"]
   assert rows[0]["default"]["psnr"] != rows[0]["bicubic"]["psnr"] > 20
   assert out.with_suffix(".md").read_text() == pipelines.markdown(rows)

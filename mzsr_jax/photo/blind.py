@@ -1,7 +1,8 @@
 """The blur kernel of an LR image, estimated from the image alone.
 
-A shipped network predicts the Gaussian that blurred an image, in less than a second (`kernel_net`). `experiments/blind.py`
-compares it with other ways.
+Shipped networks predict, in less than a second, the Gaussian that blurred the image of a benchmark (`kernel_net`), and the
+blur and sharpening that a photo went through (`response`). `experiments/blind.py` and `experiments/pipelines.py` measure what
+they gain.
 """
 
 import functools
@@ -17,12 +18,13 @@ from PIL import Image
 from mzsr_jax import files, images, weights
 from mzsr_jax.core import checks, kernels
 from mzsr_jax.errors import UserError
-from mzsr_jax.photo import kernel_net
+from mzsr_jax.photo import kernel_net, response
 from mzsr_jax.photo.kernel_net import Gaussian, Prediction
 
 _UNSURE = 0.25  # relative error of a width from which on the text says so
-_SHRUNK = 0.52  # standard deviation, times the scale, of the Gaussian that is seen in images shrunk by bicubic
 _UNTOLD = 0.5  # radians, error of the angle from which on the text gives no angle
+_NO_EDGES = "the image has no edges to tell its blur by, so a likely one: "
+_DRAWS = 500  # codes, by which errors are measured
 _SHOWN = 200  # pixels, side of the picture of a kernel
 
 
@@ -47,10 +49,8 @@ class Estimate(NamedTuple):
 MIN_SCALE = kernel_net.SCALES[0]  # for which kernels can be estimated
 
 
-def estimate(
-    lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str = "direct", centre: tuple[float, float] = (0.0, 0.0)
-) -> Estimate:
-  """Estimates the kernel that an image was blurred by before it was subsampled.
+def estimate(lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str = "direct") -> Estimate:
+  """Estimates the Gaussian that an image was blurred by before it was subsampled, on the grid of the paper's benchmarks.
 
   An image without edges gives the middle of what the network was trained for, and says so.
 
@@ -58,59 +58,71 @@ def estimate(
     lr: in [0, 1], of any size.
     scale: how many times smaller it is than the HR image; 2 to 4.
     subsample: one of `kernels.SUBSAMPLINGS`, by which the kernel was followed.
-    centre: where the kernel is put, see `kernel_files.cell_centre`; it is not estimated.
 
   Raises:
     ValueError: the image is no float array, or not in [0, 1].
     UserError: not an RGB image, or another value where one of the above is asked for.
   """
+  if subsample not in kernels.SUBSAMPLINGS:
+    raise UserError(f"unknown subsampling '{subsample}': use one of {', '.join(kernels.SUBSAMPLINGS)}")
+  _check(lr, scale)
+  params, calibration = _shipped(weights.KERNEL_ESTIMATOR)
+  found = kernel_net.predict(params, lr.astype(np.float32), scale, subsample)
+  preface = _NO_EDGES if found is None else ""
+  found = kernel_net.calibrated(found, calibration, kernel_net.prior(scale)) if found else kernel_net.prior(scale)
+  shape = kernel_net.decode(found.mean, scale)
+  return _described(kernel_net.kernel(shape), shape, kernel_net.decode(_around(found), scale), preface)
+
+
+def estimate_photo(lr: Float[np.ndarray, "h w 3"], scale: float) -> Estimate:
+  """Estimates what a photo went through, shrinking and sharpening included, as one kernel about the middle of a cell.
+
+  Where it is unsure, the kernel is the narrower, or the more sharpened: see `response.cautious`.
+
+  Args, Raises: see `estimate`.
+  """
+  _check(lr, scale)
+  params, calibration = _shipped(weights.PHOTO_ESTIMATOR)
+  found = kernel_net.predict(params, lr.astype(np.float32), scale, "direct", response.NET)
+  preface = _NO_EDGES if found is None else ""
+  found = response.cautious(response.posterior(found, calibration)) if found else response.prior()
+  blur, *several = response.decode(np.vstack([found.mean, _around(found)]), found.variance, scale)
+  shape = Gaussian(*(part.item() for part in response.shape([blur], scale)))
+  described = _described(response.kernel(blur, scale), shape, response.shape(several, scale))
+  return described._replace(text=f"{preface}{response.describe(found)}")
+
+
+def _check(lr: np.ndarray, scale: float) -> None:
+  """Raises for an image or a scale that kernels cannot be estimated of."""
   if lr.ndim != 3 or lr.shape[2] != 3 or not lr.size or not np.isfinite(lr).all():
     raise UserError(f"the image must be (H, W, 3) of finite values, not {' x '.join(map(str, lr.shape))} of {lr.dtype}")
   checks.check_image(lr)
   low, high = kernel_net.SCALES[0], kernel_net.SCALES[-1]
   if not low <= scale <= high:
     raise UserError(f"scale {scale:g}: the kernel can be estimated for scales from {low:g} to {high:g} only")
-  if subsample not in kernels.SUBSAMPLINGS:
-    raise UserError(f"unknown subsampling '{subsample}': use one of {', '.join(kernels.SUBSAMPLINGS)}")
-  lr = lr.astype(np.float32)
-  if not len(kernel_net.patches(kernel_net.luma(lr), most=1)):
-    return _regressed(kernel_net.prior(scale), scale, centre, "the image has no edges to tell its blur by, so a likely one: ")
-  params, calibration = _shipped()
-  found = kernel_net.predict(params, lr, scale, subsample)
-  return _regressed(kernel_net.calibrated(found, calibration, scale), scale, centre)
-
-
-def looks_shrunk(found: Estimate, scale: float) -> bool:
-  """Whether a blur is no wider than bicubic shrinking by `scale` looks, so that it need not be a blur at all.
-
-  To be told too narrow a kernel leaves some blur in the result; too wide a one makes halos.
-  """
-  return float(np.sqrt(found.sigmas.prod())) <= _SHRUNK * scale
 
 
 @functools.cache
-def _shipped():
-  """Parameters and calibration of the network."""
-  arrays = weights.load_arrays(weights.KERNEL_ESTIMATOR)
+def _shipped(name: str):
+  """Parameters and calibration of a network."""
+  arrays = weights.load_arrays(name)
   return arrays["net"], np.asarray(arrays["calibration"], np.float64)
 
 
-def _regressed(found: Prediction, scale: float, centre: tuple[float, float], preface: str = "") -> Estimate:
-  """The estimate of a predicted code."""
-  shape = kernel_net.decode(found.mean, scale)
-  return describe(kernel_net.kernel(shape, centre), shape, found, scale, preface)
+def _around(found: Prediction) -> Float[np.ndarray, "n d"]:
+  """Codes drawn around one, by its own errors."""
+  return found.mean + np.sqrt(found.variance) * np.random.default_rng(0).standard_normal((_DRAWS, len(found.mean)))
 
 
-def describe(kernel: np.ndarray, shape: Gaussian, code: Prediction, scale: float, preface: str = "") -> Estimate:
-  """A kernel with its widths and angle; their errors are those of codes drawn around its own."""
-  drawn = code.mean + np.sqrt(code.variance) * np.random.default_rng(0).standard_normal((1000, 3))
-  several = kernel_net.decode(drawn, scale)
+def _described(kernel: np.ndarray, shape: Gaussian, several: Gaussian, preface: str = "") -> Estimate:
+  """A kernel with its widths and angle; their errors are those of `several` drawn around it."""
   sigmas = np.sqrt(np.stack(shape[:2]))
   error = np.sqrt(((np.sqrt(np.stack(several[:2])) - sigmas[:, None]) ** 2).mean(1))
   turn = np.sqrt(-2 * np.log(np.abs(np.exp(2j * several.theta).mean()))) / 2  # circular standard deviation
   angle = f"turned by {shape.theta:.2f} +- {turn:.2f} radians" if turn < _UNTOLD else "at an angle that cannot be told"
   doubt = "; unsure" if (error > _UNSURE * sigmas).any() else ""
-  text = f"{preface}blur of {sigmas[0]:.2f} +- {error[0]:.2f} by {sigmas[1]:.2f} +- {error[1]:.2f} HR pixels, {angle}{doubt}"
+  widths = f"{sigmas[0]:.2f} +- {error[0]:.2f} by {sigmas[1]:.2f} +- {error[1]:.2f} HR pixels"
+  text = f"{preface}blur of {widths}, {angle}{doubt}"
   return Estimate(np.float32(kernel), np.float32(sigmas), float(shape.theta), np.float32(error), text)
 
 

@@ -116,11 +116,11 @@ def run(adapter: TiledAdapter, photo: Photo, recipe: Recipe, shown: Sequence[int
   """
   degradation, estimate = recipe.degradation, None
   if degradation.kernel is None:
+    if degradation.subsample == "direct":
+      estimate = blind.estimate_photo(photo.rgb, recipe.net_scale)
+    else:
+      estimate = blind.estimate(photo.rgb, recipe.net_scale, degradation.subsample)
     centre = kernel_files.cell_centre(recipe.net_scale, degradation.subsample)
-    estimate = blind.estimate(photo.rgb, recipe.net_scale, degradation.subsample, centre)
-    if degradation.subsample == "direct" and blind.looks_shrunk(estimate, recipe.net_scale):
-      text = f"{estimate.text}: taken for a program's bicubic shrinking"
-      estimate = estimate._replace(kernel=kernel_files.shrinking_kernel(recipe.net_scale), text=text)
     degradation = degradation.replace(kernel=estimate.kernel, offset=centre)
   level = noise_std(photo) if recipe.noise_level is None else recipe.noise_level / 255
   recipe = recipe._replace(degradation=degradation.replace(noise_std=level))

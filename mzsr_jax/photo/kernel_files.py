@@ -12,7 +12,6 @@ from absl import logging
 from jaxtyping import Float
 
 from mzsr_jax import files, images
-from mzsr_jax.core import resize
 from mzsr_jax.core.kernels import EVALUATION_SIZE, SUBSAMPLINGS, Degradation, centre_of_mass, gaussian
 from mzsr_jax.errors import UserError
 from mzsr_jax.photo import file as photo_file
@@ -93,15 +92,6 @@ def cell_centre(scale: float, subsample: str) -> tuple[float, float]:
   cell instead; bicubic subsampling has the middles in itself.
   """
   return ((scale - 1) / 2,) * 2 if subsample == "direct" else (0.0, 0.0)
-
-
-def shrinking_kernel(scale: float) -> Float[np.ndarray, "k k"]:
-  """Bicubic shrinking by `scale` as a blur that direct subsampling follows, about `cell_centre`; exact for whole scales."""
-  size = max(EVALUATION_SIZE, 2 * math.ceil(2.5 * scale) + 1)
-  (centre, _), place = cell_centre(scale, "direct"), np.arange(size) - size // 2
-  taps = resize.cubic((place - centre) / scale)
-  taps /= taps.sum()
-  return np.outer(taps, taps).astype(np.float32)
 
 
 def _shape(spec: str) -> tuple[float, float, float] | None:

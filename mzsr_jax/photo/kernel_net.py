@@ -80,7 +80,12 @@ class KernelNet(nn.Module):
   """Energies of linear filters, in cells of 8x8 pixels, and how they stand to each other.
 
   A Gaussian blur takes f' Sigma f off the logarithm of the energy at frequency f: what is looked for is linear in these.
+
+  Attributes:
+    middle: what the numbers of a code are about.
   """
+
+  middle: tuple[float, ...] = (-1.0, 0.0, 0.0)
 
   @nn.compact
   def __call__(self, luma: Float[Array, "n p p"], condition: Float[Array, "n 2"]):
@@ -105,8 +110,8 @@ class KernelNet(nn.Module):
     log_contrast = jnp.log(contrast + 0.5 * _LEVEL)[:, None] + 3
     x = jnp.concatenate([x.mean(1), (trust * x).sum(1), log_contrast, condition], -1)
     x = nn.relu(nn.Dense(48, name="dense1")(x))
-    x = nn.Dense(6, name="dense2")(x)
-    return x[:, :3] - jnp.asarray([[1.0, 0.0, 0.0]], jnp.float32), 6 * jnp.tanh(x[:, 3:] / 6) - 2
+    mean, log_variance = jnp.split(nn.Dense(2 * len(self.middle), name="dense2")(x), 2, axis=1)
+    return mean + jnp.asarray([self.middle], jnp.float32), 6 * jnp.tanh(log_variance / 6) - 2
 
 
 NET = KernelNet()
@@ -126,17 +131,17 @@ def condition(scale: float, subsample: str) -> Float[np.ndarray, "2"]:
   return np.float32([np.clip(scale, SCALES[0], SCALES[-1]) - 3, sign])
 
 
-def init(key) -> Params:
+def init(key, net: KernelNet = NET) -> Params:
   """Random parameters."""
-  return NET.init(key, jnp.zeros((1, PATCH, PATCH), jnp.float32), jnp.zeros((1, 2), jnp.float32))["params"]
+  return net.init(key, jnp.zeros((1, PATCH, PATCH), jnp.float32), jnp.zeros((1, 2), jnp.float32))["params"]
 
 
-def apply(params: Params, luma: Float[Array, "n p p"], condition: Float[Array, "n 2"]):
+def apply(params: Params, luma: Float[Array, "n p p"], condition: Float[Array, "n 2"], net: KernelNet = NET):
   """Means and log-variances, see `KernelNet`."""
-  return NET.apply({"params": params}, luma, condition)
+  return net.apply({"params": params}, luma, condition)
 
 
-_apply = jax.jit(apply)
+_apply = jax.jit(apply, static_argnames="net")
 
 
 def luma(rgb: Float[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w"]:
@@ -167,19 +172,21 @@ def combine(mean: Float[Array, "*b n 3"], variance: Float[Array, "*b n 3"]):
   return (weight * mean).sum(-2) / total, 1 / total
 
 
-def calibrated(prediction: Prediction, calibration: Float[np.ndarray, "2 3"], scale: float) -> Prediction:
+def calibrated(prediction: Prediction, calibration: Float[np.ndarray, "2 d"], prior: Prediction) -> Prediction:
   """With the variance that whole images were found to have: patches of one image err alike, so that it falls with their
   number to a floor only. Never above that of the prior.
 
   Args:
     prediction: of `combine`.
     calibration: factor of the variance, and the variance to add.
-    scale: scale factor.
+    prior: what is known without an image.
   """
-  return Prediction(prediction.mean, np.minimum(prediction.variance * calibration[0] + calibration[1], prior(scale).variance))
+  return Prediction(prediction.mean, np.minimum(prediction.variance * calibration[0] + calibration[1], prior.variance))
 
 
-def predict(params: Params, lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str) -> Prediction | None:
+def predict(
+    params: Params, lr: Float[np.ndarray, "h w 3"], scale: float, subsample: str, net: KernelNet = NET
+) -> Prediction | None:
   """The combined prediction for an image, not calibrated; None where the image holds no edge."""
   cut = patches(luma(lr))
   if not len(cut):
@@ -189,12 +196,12 @@ def predict(params: Params, lr: Float[np.ndarray, "h w 3"], scale: float, subsam
   for first in range(0, len(cut), _CHUNK):
     chunk = cut[first : first + _CHUNK]
     padded = np.pad(chunk, ((0, _CHUNK - len(chunk)), (0, 0), (0, 0)))
-    found.append([np.asarray(x)[: len(chunk)] for x in _apply(params, padded, told)])
+    found.append([np.asarray(x)[: len(chunk)] for x in _apply(params, padded, told, net)])
   mean, log_variance = (np.concatenate(parts) for parts in zip(*found))
   return Prediction(*combine(mean.astype(np.float64), np.exp(log_variance.astype(np.float64))))
 
 
-def kernel(shape: Gaussian, centre: tuple[float, float] = (0.0, 0.0)) -> Float[np.ndarray, "k k"]:
-  """The kernel of a shape (scalars) about a centre, on the grid of the evaluation kernels."""
+def kernel(shape: Gaussian) -> Float[np.ndarray, "k k"]:
+  """The kernel of a shape (scalars), on the grid of the evaluation kernels."""
   with jax.enable_x64(True):
-    return np.asarray(kernels.gaussian(*map(float, shape), kernels.EVALUATION_SIZE, centre), np.float32)
+    return np.asarray(kernels.gaussian(*map(float, shape), kernels.EVALUATION_SIZE), np.float32)

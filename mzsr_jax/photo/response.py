@@ -1,0 +1,149 @@
+"""What became of a photo's frequencies before it was a file: blur, shrinking and sharpening as one kernel.
+
+An unsharp mask of amount a and radius r makes of a photo blurred by K the photo blurred by (1 + a) K - a (K * G_r): one more
+kernel. So the kernel of a photo is sought as (1 + a) G(Sigma) - a G(Sigma + r^2 I). What a network sees in the photo is not
+these numbers, of which many sets leave nearly the same image, but the response at some frequencies, in units of LR pixels;
+that is its code. The kernel is the one of the family whose response fits best. Area, bicubic and Lanczos shrinking are nearly
+in the family.
+
+`experiments/train_photo_estimator.py` trains the network.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from mzsr_jax.core.kernels import EVALUATION_SIZE
+from mzsr_jax.photo.kernel_net import Gaussian, KernelNet, Prediction
+
+FREQUENCIES = np.pi * np.array([0.2, 0.4, 0.6, 0.8, 1.0, 1.3])  # radians per LR pixel, along an axis
+_COUNT = len(FREQUENCIES)
+_SOFTENING = 0.03  # responses far below this all leave the same image
+_DIRECTION = 5.0  # units of the anisotropy in a code
+_DEVIATIONS = np.linspace(0.1, 1.15, 43)  # of the blur, LR pixels
+_AMOUNTS = np.linspace(0, 2, 21)
+_RADII = np.array([0.5, 0.75, 1.0, 1.5, 2.0])  # of the unsharp mask, LR pixels
+_MIDDLE, _FINE = 1, 4  # frequencies of periods of 5 and of 2 LR pixels
+_UNSURE = 0.35  # error of the logarithm of the fine response from which on the text says so
+_ROUND = 0.9  # most of the anisotropy, in parts of the variance
+_CAUTION = 0.5  # standard errors: with 0.2, photos gain as much on average, and fewer of them gain
+_PARSIMONY = 0.02  # what a unit of sharpening must gain in the fit
+NET = KernelNet((0.0, -0.1, -0.3, -0.5, -0.8, -1.5, 0.0, 0.0))
+
+
+class Blur(NamedTuple):
+  """Parameters of a kernel of the family.
+
+  Attributes:
+    variance: mean of both axes, LR pixels^2.
+    anisotropy: half the difference of the variances along the principal axes, times (cos, sin) of twice the first one's angle.
+    amount: of the sharpening, a.
+    radius: of it, LR pixels.
+  """
+
+  variance: float
+  anisotropy: tuple[float, float]
+  amount: float
+  radius: float
+
+
+def encode(response: Float[np.ndarray, "*b f"], anisotropy: Float[np.ndarray, "*b 2"]) -> Float[np.ndarray, "*b d"]:
+  """The code of responses at `FREQUENCIES` and of `Blur.anisotropy`."""
+  return np.concatenate([np.log(np.maximum(response, 0) + _SOFTENING), np.asarray(anisotropy) * _DIRECTION], -1)
+
+
+@functools.cache
+def prior() -> Prediction:
+  """A code where an image says nothing: area shrinking, with errors larger than the blurs of photos differ by."""
+  area = np.sinc(FREQUENCIES / (2 * np.pi))
+  return Prediction(encode(area, np.zeros(2)), np.append((FREQUENCIES / np.pi) ** 2, [1.0, 1.0]))
+
+
+def posterior(found: Prediction, calibration: Float[np.ndarray, "2 d"]) -> Prediction:
+  """What is known of a photo: what was predicted, with the variance that whole photos have (`kernel_net.calibrated`), and the
+  prior, which counts in small photos and in those that are out of focus."""
+  own, known = found.variance * calibration[0] + calibration[1], prior()
+  variance = 1 / (1 / own + 1 / known.variance)
+  return Prediction(variance * (found.mean / own + known.mean / known.variance), variance)
+
+
+def cautious(found: Prediction) -> Prediction:
+  """The code with its responses raised by `_CAUTION` standard errors.
+
+  To be told more blur, or less sharpening, than there was makes halos; less blur only leaves some in the result.
+  """
+  raised = _CAUTION * np.sqrt(found.variance) * (np.arange(found.mean.shape[-1]) < _COUNT)
+  return found._replace(mean=found.mean + raised)
+
+
+def taps(variance, centre: float, size: int) -> Float[np.ndarray, "*b k"]:
+  """Gaussians on the HR grid, sums 1. Args: variances, HR pixels^2; centre from the middle pixel; size, pixels."""
+  exponent = -((np.arange(size) - size // 2 - centre) ** 2) / (2 * np.asarray(variance)[..., None])
+  made = np.exp(exponent - exponent.max(-1, keepdims=True))
+  return made / made.sum(-1, keepdims=True)
+
+
+def kernel_size(scale: float) -> int:
+  """Pixels, side: two and a half deviations of the widest sharpening."""
+  return max(EVALUATION_SIZE, 2 * math.ceil(2.5 * 1.5 * scale) + 1)
+
+
+@functools.cache
+def _family(scale: float) -> tuple[np.ndarray, np.ndarray]:
+  """Parameters (n, 3), deviation, amount and radius, of the family's isotropic kernels, and their codes' responses."""
+  centre, size = (scale - 1) / 2, kernel_size(scale)
+  wave = np.cos(np.outer(np.arange(size) - size // 2 - centre, FREQUENCIES / scale))
+  parameters = np.array(np.meshgrid(_DEVIATIONS, _AMOUNTS, _RADII, indexing="ij")).reshape(3, -1).T
+  deviation, amount, radius = parameters.T
+  plain, wide = (taps(v * scale**2, centre, size) @ wave for v in (deviation**2, deviation**2 + radius**2))
+  response = (1 + amount[:, None]) * plain - amount[:, None] * wide
+  return parameters, np.log(np.maximum(response, 0) + _SOFTENING)
+
+
+def describe(found: Prediction) -> str:
+  """A line about a code, in words."""
+  kept, errors = np.exp(found.mean[:_COUNT]) - _SOFTENING, np.sqrt(found.variance[:_COUNT])
+  middle, fine = (f"{100 * kept[i]:.0f} +- {100 * kept[i] * errors[i]:.0f}%" for i in (_MIDDLE, _FINE))
+  doubt = "; unsure" if errors[_FINE] > _UNSURE else ""
+  sharpened = "sharpened, " if kept[_MIDDLE] > 1 + errors[_MIDDLE] else ""
+  return f"{sharpened}contrast is {middle} in details of 5 pixels and {fine} in those of 2{doubt}"
+
+
+def decode(code: Float[np.ndarray, "n d"], variance: Float[np.ndarray, " d"], scale: float) -> list[Blur]:
+  """The blurs that fit codes best, each number of them weighted by the variance of its errors."""
+  parameters, responses = _family(scale)
+  variance = variance[:_COUNT]
+  errors = ((code[:, None, :_COUNT] - responses) ** 2 / variance).sum(-1) + _PARSIMONY / variance.mean() * parameters[:, 1]
+  blurs = []
+  for (deviation, amount, radius), own in zip(parameters[errors.argmin(1)], code):
+    anisotropy = own[_COUNT:] / _DIRECTION
+    anisotropy = anisotropy * min(1, _ROUND * deviation**2 / max(np.hypot(*anisotropy), 1e-9))
+    blurs.append(Blur(deviation**2, tuple(anisotropy.tolist()), float(amount), float(radius)))
+  return blurs
+
+
+def shape(blurs: Sequence[Blur], scale: float) -> Gaussian:
+  """The Gaussians that were sharpened."""
+  middle = np.array([blur.variance for blur in blurs])
+  cosine, sine = np.array([blur.anisotropy for blur in blurs]).T
+  half = np.hypot(cosine, sine)
+  return Gaussian((middle + half) * scale**2, (middle - half) * scale**2, np.arctan2(sine, cosine) / 2 % np.pi)
+
+
+def kernel(blur: Blur, scale: float) -> Float[np.ndarray, "k k"]:
+  """The kernel of a blur on the HR grid, about the middle of the cell that an LR pixel stands for."""
+  size = kernel_size(scale)
+  place = np.arange(size) - size // 2 - (scale - 1) / 2
+  cosine, sine = blur.anisotropy
+  made = 0.0
+  for weight, extra in ((1 + blur.amount, 0.0), (-blur.amount, blur.radius**2)):
+    xx, yy, xy = (scale**2 * v for v in (blur.variance + extra + cosine, blur.variance + extra - cosine, sine))
+    y, x = place[:, None], place[None]
+    exponent = -(yy * x * x - 2 * xy * x * y + xx * y * y) / (2 * (xx * yy - xy * xy))
+    gaussian = np.exp(exponent - exponent.max())
+    made = made + weight * gaussian / gaussian.sum()
+  return made.astype(np.float32)
