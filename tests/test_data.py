@@ -116,6 +116,61 @@ def test_shares_of_processes_make_up_the_whole_and_may_be_dealt_anew(corpus):
   np.testing.assert_array_equal(next(one)[0], next(whole)[4])
 
 
+def test_folders_take_turns_by_their_shares(corpus, tmp_path):
+  plain = take(make(corpus), 6)
+  for name, values in (("one", (100,)), ("two", (200, 201))):
+    (tmp_path / name).mkdir()
+    for value in values:
+      Image.fromarray(np.full((20, 20, 3), value, np.uint8)).save(tmp_path / name / f"{value}.png")
+  root = f"{tmp_path / 'one'}:3,{tmp_path / 'two'},{corpus}:0.5"
+  blues = np.concatenate(take(make(root, batch_size=9), 20))[:, 0, 0, 2].reshape(-1, 9)
+  for share, of in ((6, blues == 100), (2, blues >= 200), (1, blues < IMAGES)):
+    assert (of.sum(1) == share).all()  # in every nine patches
+  assert set(np.unique(blues)) == {*range(IMAGES), 100, 200, 201}
+  np.testing.assert_array_equal(take(make(f"{corpus}:7"), 6), plain)  # a share of one folder means nothing
+
+
+def test_shares_are_restored_and_their_change_is_told(corpus, tmp_path, caplog):
+  (tmp_path / "one").mkdir()
+  Image.fromarray(np.full((20, 20, 3), 100, np.uint8)).save(tmp_path / "one" / "one.png")
+  iterator = make(f"{corpus}:2,{tmp_path / 'one'}", batch_size=4)
+  take(iterator, 3)
+  state, expected = iterator.get_state(), take(iterator, 4)
+  restored = make(f"{corpus}:2,{tmp_path / 'one'}", batch_size=4)
+  restored.set_state(state)
+  np.testing.assert_array_equal(take(restored, 4), expected)
+  assert not caplog.records
+  make(f"{corpus}:3,{tmp_path / 'one'}", batch_size=4).set_state(state)
+  assert "images or shares have changed" in caplog.text
+
+
+def test_what_exists_is_one_folder_whatever_its_name(corpus, tmp_path):
+  for name in ("a:3,b", "c:2"):
+    (tmp_path / name).mkdir()
+    Image.fromarray(np.full((20, 20, 3), 100, np.uint8)).save(tmp_path / name / "one.png")
+  assert data.folders(str(tmp_path / "a:3,b")) == [(str(tmp_path / "a:3,b"), 1)]
+  assert data.folders(f"{tmp_path / 'c:2'}:3,{corpus}") == [(str(tmp_path / "c:2"), 3), (str(corpus), 1)]
+
+
+def test_images_are_described_without_paths(tmp_path):
+  assert data.describe("") == "sample photos"
+  assert data.describe(str(tmp_path)) == f"images in {tmp_path.name}"
+  assert data.describe("x/photos:3,y/crops") == "images in photos (3), crops (1)"
+
+
+@pytest.mark.parametrize("root", ["CORPUS,", "CORPUS:0,CORPUS", "CORPUS:-1", "CORPUS:inf", "CORPUS:much", ":3,CORPUS"])
+def test_a_wrong_share_is_refused(corpus, root):
+  with pytest.raises(UserError, match="photosA:3,photosB:1"):
+    make(root.replace("CORPUS", str(corpus)))
+
+
+def test_each_folder_must_have_images(corpus, tmp_path):
+  (tmp_path / "empty").mkdir()
+  for name in ("empty", "missing"):
+    with pytest.raises(UserError, match=name):
+      make(f"{corpus},{tmp_path / name}")
+
+
 def test_restoring_a_state_of_an_earlier_version_is_refused(corpus):
   state = {"corpus": make(corpus).get_state()["corpus"], "batches": {"next_index": 5}}
   with pytest.raises(UserError, match="earlier version"):

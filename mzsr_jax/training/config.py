@@ -44,6 +44,7 @@ FIELDS = {
     "seed": Field(0, "of all that is random", Range(0, 2**32 - 1)),
     # Both are free: a checkpoint has what came of the first, and compares the images of the second.
     "init_weights": Field("", 'shipped name or path of a .safetensors file; "" starts from random parameters', None, True),
+    # Several folders with commas between, each with its share of the patches: "photosA:3,photosB:1".
     "data.root": Field("", 'folder of HR images, searched recursively; "" takes scikit-image\'s sample photos', None, True),
     "data.patch_size": Field(64, "pixels, HR", Range(8, 2**12)),
     "data.cache_mb": Field(1000, "decoded images kept in memory, 10^6 bytes; DIV2K needs 7000 to fit", Range(0), True),

@@ -4,7 +4,9 @@ Everything after the crop (kernel, subsampling, noise) is made on the device, se
 """
 
 import hashlib
+import itertools
 import json
+import math
 import pathlib
 import sys
 import threading
@@ -32,6 +34,47 @@ def sample_photos() -> list[pathlib.Path]:
   """Paths of the five natural photos (0.1 to 0.4 megapixels) installed with scikit-image; needs no network."""
   folder = pathlib.Path(skimage.__file__).parent / "data"
   return [folder / name for name in _SAMPLES]
+
+
+def folders(root: str) -> list[tuple[str, float]]:
+  """The folders that a root names, and each one's share of the patches.
+
+  Args:
+    root: a folder; or several with commas between, each with its share after a colon, or without one, which is a share of 1:
+      "a:3,b" draws three patches from a for each from b. What exists is one folder, whatever its name.
+
+  Raises:
+    UserError: a folder without a name, or a share that is no number above 0.
+  """
+  named = _folders(root)
+  if root and not all(folder and 0 < share < math.inf for folder, share in named):
+    raise UserError(f"training images '{root}': write a folder, or several as in photosA:3,photosB:1, with shares above 0")
+  return named
+
+
+def _folders(root: str) -> list[tuple[str, float]]:
+  """`folders`, unchecked; a share that is no number is NaN."""
+  if pathlib.Path(root).exists():
+    return [(root, 1.0)]
+  return [_folder(item) for item in root.split(",")]
+
+
+def _folder(item: str) -> tuple[str, float]:
+  folder, colon, share = item.rpartition(":")
+  if not colon or pathlib.Path(item).exists():
+    return item, 1.0
+  try:
+    return folder, float(share)
+  except ValueError:
+    return folder, math.nan
+
+
+def describe(root: str) -> str:
+  """Training images in words, without paths, which mean nothing on another machine."""
+  named = [(pathlib.Path(folder).name, share) for folder, share in _folders(root)]
+  if not root or len(named) == 1:
+    return f"images in {named[0][0]}" if root else "sample photos"
+  return "images in " + ", ".join(f"{name} ({share:g})" for name, share in named)
 
 
 class PatchIterator(Iterator[Patches]):
@@ -77,7 +120,7 @@ class PatchIterator(Iterator[Patches]):
     if "next_batch" not in state:
       raise UserError("the checkpoint is of an earlier version, which drew other patches: choose another --workdir")
     if state["corpus"] != self._corpus:
-      logging.warning("The training images have changed since the checkpoint: the patches to come will differ.")
+      logging.warning("Training images or shares have changed since the checkpoint: the patches to come will differ.")
     self._next, self._batches = state["next_batch"], None
 
 
@@ -94,14 +137,15 @@ def make_patch_iterator(
 ) -> PatchIterator:
   """Random patches of the images under a folder, without end.
 
-  Every epoch visits every image once, in a new order, for one patch at a uniform position, in one of its eight
-  orientations. A file that is smaller than a patch or cannot be decoded is named in a warning, once, and skipped; in place of
-  one that cannot be decoded, which its header does not tell, another is drawn. So each patch depends on its position in the
-  sequence alone, and processes that make different rows of the batches make together what one would make of all. (They
-  must see the same files. Each of several processes names the files that it met itself.)
+  Every epoch of a folder visits each image once, in a new order, for one patch at a uniform position, in one of its eight
+  orientations; patches of several folders take turns by their shares. A file that is smaller than a patch or cannot be decoded
+  is named in a warning, once, and skipped; in place of one that cannot be decoded, which its header does not tell, another is
+  drawn. So each patch depends on its position in the sequence alone, and processes that make different rows of the batches make
+  together what one would make of all. (They must see the same files. Each of several processes names the files that it met
+  itself.)
 
   Args:
-    root: folder, searched recursively; "" takes the sample photos of scikit-image.
+    root: folder, searched recursively, or several with shares, see `folders`; "" takes the sample photos of scikit-image.
     patch_size: side of a patch, pixels.
     batch_size: patches per batch.
     seed: 0 to 2**32 - 1; decides order, positions and orientations.
@@ -112,19 +156,25 @@ def make_patch_iterator(
     rows: which rows of each batch to make, for one of several processes; None makes all.
 
   Raises:
-    UserError: no such folder, or no image in it that is large enough.
+    UserError: see `folders`; no such folder, or no image in one that is large enough.
   """
-  paths = images.find_images(root) if root else sample_photos()
-  sizes, skipped = _scan(paths, patch_size)
-  if not sizes:
-    raise UserError(f"no image under '{root}' can be read and has at least {patch_size}x{patch_size} pixels")
+  names, shares = zip(*folders(root))
+  scans = [_scan(images.find_images(name) if name else sample_photos(), patch_size) for name in names]
+  for name, (sizes, _) in zip(names, scans):
+    if not sizes:
+      raise UserError(f"no image under '{name}' can be read and has at least {patch_size}x{patch_size} pixels")
   if not root:
     logging.warning(
         "No training images given: training on %d sample photos only. Pass --config.data.root=/path/to/HR for a folder "
-        "of your own.", len(sizes)
+        "of your own.", len(scans[0][0])
     )
-  cropper = _Cropper(list(sizes), patch_size, cache_mb * 10**6)
-  patches = grain.MapDataset.source(list(sizes)).seed(seed).shuffle().repeat().random_map(cropper)
+  paths = [list(sizes) for sizes, _ in scans]
+  cropper = _Cropper(list(itertools.chain(*paths)), patch_size, cache_mb * 10**6)
+  endless = [
+      grain.MapDataset.source(own).seed((seed + i) % 2**32).shuffle().repeat().random_map(cropper)
+      for i, own in enumerate(paths)
+  ]
+  patches = grain.MapDataset.mix(endless, shares)
   rows = np.arange(batch_size) if rows is None else rows
   read_options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch * len(rows))
 
@@ -132,8 +182,10 @@ def make_patch_iterator(
     share = _Share(patches, rows, batch_size, number)
     return iter(share.to_iter_dataset(read_options).batch(len(rows), batch_fn=np.stack))
 
-  corpus = [(path.name, *size) for path, size in sizes.items()]
-  return PatchIterator(start, cropper, hashlib.sha256(json.dumps(corpus).encode()).hexdigest(), skipped)
+  corpus = [[(path.name, *size) for path, size in sizes.items()] for sizes, _ in scans]
+  described = [corpus, shares] if len(corpus) > 1 else corpus[0]
+  skipped = set().union(*(skipped for _, skipped in scans))
+  return PatchIterator(start, cropper, hashlib.sha256(json.dumps(described).encode()).hexdigest(), skipped)
 
 
 class _Share(grain.MapDataset):

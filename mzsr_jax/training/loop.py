@@ -25,7 +25,7 @@ from mzsr_jax.training import mesh as mesh_lib
 from mzsr_jax.training import step as step_lib
 from mzsr_jax.training import tensorboard, validate
 from mzsr_jax.training.checkpoint import Checkpoints
-from mzsr_jax.training.data import PatchIterator, make_patch_iterator
+from mzsr_jax.training.data import PatchIterator, describe, make_patch_iterator
 from mzsr_jax.training.step import TrainState
 
 CONFIG_NAME = "config.json"
@@ -394,7 +394,7 @@ def export(
       "subsample": config.degradation.subsample,
       "inner_lrs": json.dumps(settings["meta_test"]["inner_lrs"]),
       "steps": str(int(state.step)),
-      "data": data or (f"images in {pathlib.Path(config.data.root).name}" if config.data.root else "sample photos"),
+      "data": data or describe(config.data.root),
       "config": json.dumps(settings),
       "commit": provenance.git_revision(),
   }
