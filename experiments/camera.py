@@ -11,6 +11,8 @@ from mzsr_jax import images
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.file import Photo
 
+flags.disclaim_key_flags()  # those defined here belong to the script that asks for them, so that its --help lists them
+
 
 def define_flags() -> None:
   """Defines --noise and --jpeg."""

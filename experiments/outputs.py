@@ -9,6 +9,8 @@ from absl import flags
 from mzsr_jax import files, provenance
 from mzsr_jax.errors import UserError
 
+flags.disclaim_key_flags()  # those defined here belong to the script that asks for them, so that its --help lists them
+
 
 def define_flags(beside: str) -> None:
   """Defines --out and --overwrite. Args: what goes beside the JSON file, in a word."""

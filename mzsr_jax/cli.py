@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import jax
@@ -25,16 +25,18 @@ AUTO = "auto"  # of a flag whose value is then estimated from each photo
 _PROCESS_BYTES = 700 * 2**20
 _CACHE_BYTES = 2**30  # of compiled programs, at the start of a command
 
+_HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
 _CONFIG = re.compile(r"(?<![^=])configs/(?P<name>\w+\.py)(?=:|$)")  # of an argument, after "=" or alone
 
 # Flags defined by the functions below belong to the entry that calls them, so that its --help lists them.
 flags.disclaim_key_flags()
 
 
-def run(main: Callable[[list[str]], None], arguments: int = 0) -> None:
+def run(main: Callable[[list[str]], None], arguments: int = 0, first: Sequence[str] = ()) -> None:
   """Runs an entry: `if __name__ == "__main__": cli.run(main)`. Parses the flags first and does not return.
 
-  `main` gets the program's name and up to `arguments` words of the command line that are no flags.
+  `main` gets the program's name and up to `arguments` words of the command line that are no flags. --help lists the flags
+  `first` before all others.
 
   Exit codes: 0; 2 with one line on stderr for what the user got wrong (a flag, a config, a `UserError`) or the system
   refuses; 130 when interrupted by Ctrl-C, and 143 by SIGTERM. Any other exception is a bug and keeps its traceback.
@@ -44,7 +46,7 @@ def run(main: Callable[[list[str]], None], arguments: int = 0) -> None:
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):  # a name that the stream cannot print must not end the work on the others
       stream.reconfigure(errors="backslashreplace")
-  app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse(argv, arguments))
+  app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse(argv, arguments, first))
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -73,10 +75,13 @@ def _fail(error: Exception | str) -> NoReturn:
   sys.exit(2)
 
 
-def _parse(argv: list[str], arguments: int) -> list[str]:
+def _parse(argv: list[str], arguments: int, first: Sequence[str]) -> list[str]:
   """Parses the flags, and any config file that they name, in absl's stead."""
   if argv[1:] == ["--version"]:
     print(mzsr_jax.__version__)
+    sys.exit()
+  if not _HELP.isdisjoint(argv[1:]):
+    print(help_text(first))
     sys.exit()
   try:
     rest = flags.FLAGS([_CONFIG.sub(_shipped, arg) for arg in argv])
@@ -99,6 +104,25 @@ def _parse(argv: list[str], arguments: int) -> list[str]:
   if len(rest) > 1 + arguments:
     _fail(f"unexpected argument '{rest[1 + arguments]}': options are flags, as in --name=value (--help lists them)")
   return rest
+
+
+def help_text(first: Sequence[str] = ()) -> str:
+  """What the entry is for, and its flags: those that people need before all others."""
+  own = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+  groups = {"flags": list(first) or sorted(own), "more": sorted(own.keys() - set(first)) if first else []}
+  lines = [sys.modules["__main__"].__doc__ or ""]
+  for title, names in groups.items():
+    if names:
+      lines += [f"{title}:", *(_flag_help(own[name]) for name in names), ""]
+  return "\n".join([*lines, "--helpfull lists the flags of the libraries too, --version prints the version."])
+
+
+def _flag_help(flag: flags.Flag) -> str:
+  short = f"-{flag.short_name}, " if flag.short_name else ""
+  text = f"{short}--{'[no]' * flag.boolean}{flag.name}: {flag.help}"
+  if flag.default not in (None, "", []) and "(default: " not in text:
+    text += f" (default: {flag.default_as_str})"
+  return flags.text_wrap(text, indent=" " * 6, firstline_indent="  ")
 
 
 def _configs() -> pathlib.Path:

@@ -29,6 +29,7 @@ from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.enhance import Recipe
 
 AUTO = cli.AUTO
+FIRST_FLAGS = ("input", "output", "scale", "kernel", "strength")  # that people need
 USAGE = """usage: python -m mzsr_jax.upscale -i photo.jpg [-o out.png] [--scale=2] [--kernel=auto] [--strength=1]
 
   python -m mzsr_jax.upscale -i photo.jpg      # twice as large, to results/photo.jpg
@@ -72,7 +73,8 @@ def define_flags() -> None:
       "comparison", None, "also write bicubic | step 0 | step 1 | last step side by side: a PNG file, or a folder for several"
   )
   flags.DEFINE_string(
-      "kernel", AUTO, f"blur kernel of the image: {kernel_files.SPECS}; auto, or photo, estimates it from the image",
+      "kernel", AUTO, "what blurred the image. auto, or photo: it is estimated. sharp: nothing, as in screenshots, art, and "
+      f"what a program shrank. Where it is known: {kernel_files.SPECS}",
   )
   flags.DEFINE_enum(
       "preset", None, [name for name in PRESETS if name], "what --steps and --back_projection are, where they are not given"
@@ -358,4 +360,4 @@ def _find(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 if __name__ == "__main__":
   define_flags()
-  cli.run(main, arguments=10**6)  # a shell turns `-i photos/*.jpg` into one input and many words
+  cli.run(main, arguments=10**6, first=FIRST_FLAGS)  # a shell turns `-i photos/*.jpg` into one input and many words

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 import mzsr_jax
-from mzsr_jax import cli
+from mzsr_jax import cli, upscale
 from mzsr_jax.errors import UserError
 
 CONFIG = """
@@ -27,7 +28,7 @@ def get_config(variant=""):
 """
 
 
-def run_entry(monkeypatch, main, define_flags, *args, arguments=0) -> int:
+def run_entry(monkeypatch, main, define_flags, *args, **options) -> int:
   """Runs an entry in this process, on its own flags, and returns its exit code."""
   app.define_help_flags()  # once only, by absl's own bookkeeping: they have to stay
   before = set(flags.FLAGS)
@@ -35,7 +36,7 @@ def run_entry(monkeypatch, main, define_flags, *args, arguments=0) -> int:
   monkeypatch.setattr(sys, "argv", ["entry", *map(str, args)])
   try:
     with pytest.raises(SystemExit) as exit_:
-      cli.run(main, arguments)
+      cli.run(main, **options)
   finally:
     for name in set(flags.FLAGS) - before:
       delattr(flags.FLAGS, name)
@@ -136,7 +137,7 @@ def test_entries_as_processes(entry, tmp_path):
         (["--version"], 0, [mzsr_jax.__version__]),
         (["upscale", "--version"], 0, [mzsr_jax.__version__]),
         (["upscale"], 2, ["upscale -i photo.jpg"]),
-        (["export", "--help"], 1, ["--workdir"]),
+        (["export", "--help"], 0, ["--workdir", "checkpoint"]),
         ([], 2, ["usage", "train", "download"]),
         (["upscael"], 2, ["unknown command 'upscael'", "upscale"]),
     ],
@@ -147,6 +148,22 @@ def test_the_console_command(args, code, words, tmp_path):
   assert done.returncode == code and "Traceback" not in done.stderr
   for word in words:
     assert word in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "module, first, others",
+    [
+        ("mzsr_jax.upscale", list(upscale.FIRST_FLAGS), {"overwrite", "steps", "memory_limit"}),
+        ("experiments.presets", [], {"hr_dir", "out", "noise", "jpeg"}),
+        ("experiments.tables", [], {"hr_dir", "out", "overwrite"}),
+    ],
+)
+def test_help_lists_all_flags_and_first_those_that_people_need(module, first, others):
+  root = pathlib.Path(cli.__file__).parents[1]
+  done = subprocess.run([sys.executable, "-m", module, "-h"], cwd=root, capture_output=True, text=True)
+  names = re.findall(r"^  (?:-\w, )?--(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
+  assert done.returncode == 0 and names[: len(first)] == first and others < set(names) and len(set(names)) == len(names)
+  assert ("more:" in done.stdout) == bool(first)
 
 
 @pytest.mark.slow

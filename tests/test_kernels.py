@@ -256,6 +256,21 @@ def test_a_kernel_of_a_convolution_is_turned(tmp_path, side):
                                   kernel_files.load_degradation(name).kernel)
 
 
+def test_sharp_photos_are_means_of_cells():
+  sharp = kernel_files.load_degradation("sharp", photo_scale=3)
+  image = np.random.default_rng(0).random((24, 36, 3), np.float32)
+  made = degradation.degrade(image, sharp.kernel, 3, sharp.subsample)
+  np.testing.assert_allclose(made, image.reshape(8, 3, 12, 3, 3).mean((1, 3)), atol=1e-6)
+  for scale in (1, 1.5, 2, 7.3):
+    sharp = kernel_files.load_degradation("sharp", photo_scale=scale)
+    assert abs(sharp.kernel.sum() - 1) < 1e-6 and sharp.offset == ((scale - 1) / 2,) * 2
+    if scale % 1 == 0:
+      np.testing.assert_allclose(kernels.centre_of_mass(sharp.kernel), sharp.offset, atol=1e-5)
+  for wrong in ({}, {"photo_scale": 2, "subsample": "bicubic"}):
+    with pytest.raises(UserError, match="bicubic"):
+      kernel_files.load_degradation("sharp", **wrong)
+
+
 @pytest.mark.parametrize("spec", ["g99", "", "nowhere.mat", "photo.png"])
 def test_unknown_names_and_missing_files_are_refused(spec):
   with pytest.raises(UserError):

@@ -40,6 +40,7 @@ _PREFIX = "gaussian:"
 _FORMS = f"{_PREFIX}VARIANCE, {_PREFIX}VARIANCExVARIANCExRADIANS"
 _MAX_VARIANCE = (EVALUATION_SIZE // 2 / 3) ** 2  # three standard deviations from the middle to the border
 _NUMBERED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, ARRAYS))})):([0-9]+)", re.IGNORECASE)
+SHARP = "sharp"  # of photos alone: no blur but that each pixel is the mean of what it covers
 SPECS = f"{', '.join(NAMES)}, {_FORMS}, or a file ({', '.join(EXTENSIONS)})"  # what `load_degradation` takes, for messages
 
 
@@ -53,8 +54,8 @@ def load_degradation(
   """The degradation that a command line names.
 
   Args:
-    spec: one of `NAMES`; "gaussian:L" or "gaussian:L1xL2xTHETA", the arguments of `gaussian` on the grid of the named kernels
-      ("gaussian:4x1x-0.5" is "gani"); or the path of a file that `read_kernel` takes.
+    spec: one of `NAMES`; `SHARP`, for photos alone; "gaussian:L" or "gaussian:L1xL2xTHETA", the arguments of `gaussian` on the
+      grid of the named kernels ("gaussian:4x1x-0.5" is "gani"); or the path of a file that `read_kernel` takes.
     subsample: "direct" or "bicubic"; None takes the name's own, and "direct" for a file or "gaussian:".
     shift: one of `SHIFTS`: "ignore" treats the middle pixel as the kernel's centre, and logs a warning where a file's is
       another; "centre_of_mass" measures it.
@@ -71,6 +72,10 @@ def load_degradation(
     raise UserError(f"unknown subsampling '{subsample}': use one of {', '.join(SUBSAMPLINGS)}")
   own = _EVALUATION[spec][-1] if spec in _EVALUATION else "bicubic" if spec == "bicubic" else "direct"
   subsample = subsample or own
+  if spec == SHARP:
+    if not photo_scale or subsample != "direct":
+      raise UserError(f"kernel '{SHARP}' is for photos alone, without --subsample: elsewhere, 'bicubic' is what is not blurred")
+    return Degradation(area_kernel(photo_scale), "direct", cell_centre(photo_scale, "direct"))
   shape = _shape(spec)
   if photo_scale and shape and (centre := cell_centre(photo_scale, subsample)) != (0, 0):
     return Degradation(_gaussian(shape, centre), subsample, centre)
@@ -92,6 +97,15 @@ def cell_centre(scale: float, subsample: str) -> tuple[float, float]:
   cell instead; bicubic subsampling has the middles in itself.
   """
   return ((scale - 1) / 2,) * 2 if subsample == "direct" else (0.0, 0.0)
+
+
+def area_kernel(scale: float) -> Float[np.ndarray, "k k"]:
+  """The mean over the cell of an LR pixel as a blur that direct subsampling follows, about `cell_centre`: for whole scales,
+  what programs call "area" or "box"."""
+  size = max(EVALUATION_SIZE, 2 * math.ceil(scale) + 1)
+  (centre, _), place = cell_centre(scale, "direct"), np.arange(size) - size // 2
+  taps = np.clip(np.minimum(place + 0.5, centre + scale / 2) - np.maximum(place - 0.5, centre - scale / 2), 0, None)
+  return np.outer(taps, taps).astype(np.float32) / np.float32(scale**2)
 
 
 def _shape(spec: str) -> tuple[float, float, float] | None:
