@@ -114,20 +114,32 @@ def run(adapter: TiledAdapter, photo: Photo, recipe: Recipe, shown: Sequence[int
   Raises:
     UserError: the kernel cannot be estimated at this scale, or the adaptation diverged.
   """
-  degradation, estimate = recipe.degradation, None
-  if degradation.kernel is None:
-    if degradation.subsample == "direct":
-      estimate = blind.estimate_photo(photo.rgb, recipe.net_scale)
-    else:
-      estimate = blind.estimate(photo.rgb, recipe.net_scale, degradation.subsample)
-    centre = kernel_files.cell_centre(recipe.net_scale, degradation.subsample)
-    degradation = degradation.replace(kernel=estimate.kernel, offset=centre)
-  level = noise_std(photo) if recipe.noise_level is None else recipe.noise_level / 255
-  recipe = recipe._replace(degradation=degradation.replace(noise_std=level))
-  yield Estimated(recipe, estimate)
+  estimated = estimate(photo, recipe)
+  yield estimated
+  recipe = estimated.recipe
   for step, params in zip(shown, adapt(adapter, photo.rgb, recipe, shown)):
     yield Adapted(step, params)
   yield Enlarged(enlarge(adapter, params, photo, recipe))
+
+
+def estimate(photo: Photo, recipe: Recipe) -> Estimated:
+  """What is known of a photo before anything is done to it: its kernel and its noise, estimated where the recipe has none.
+
+  With the recipe that is returned, nothing is estimated again: parts of a photo can be worked on as the whole would be.
+
+  Raises:
+    UserError: the kernel cannot be estimated at this scale.
+  """
+  degradation, found = recipe.degradation, None
+  if degradation.kernel is None:
+    if degradation.subsample == "direct":
+      found = blind.estimate_photo(photo.rgb, recipe.net_scale)
+    else:
+      found = blind.estimate(photo.rgb, recipe.net_scale, degradation.subsample)
+    centre = kernel_files.cell_centre(recipe.net_scale, degradation.subsample)
+    degradation = degradation.replace(kernel=found.kernel, offset=centre)
+  level = noise_std(photo) if recipe.noise_level is None else recipe.noise_level / 255
+  return Estimated(recipe._replace(degradation=degradation.replace(noise_std=level), noise_level=255 * level), found)
 
 
 def benefits_from_adaptation(loaded: weights.Weights) -> bool:
@@ -200,9 +212,13 @@ def enlarge(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: 
   plain = _enlarged(adapter, None, photo, recipe)
   if recipe.strength == 0:
     return plain
-  made = _enlarged(adapter, params, photo, recipe)
-  mean = lambda a, b: a + np.float32(recipe.strength) * (b - a)
-  alpha = None if photo.alpha is None else mean(plain.alpha, made.alpha)
+  return blend(plain, _enlarged(adapter, params, photo, recipe), recipe.strength)
+
+
+def blend(plain: Photo, made: Photo, strength: float) -> Photo:
+  """The mean of the plain enlargement and that of the network, see `Recipe.strength`."""
+  mean = lambda a, b: a + np.float32(strength) * (b - a)
+  alpha = None if made.alpha is None else mean(plain.alpha, made.alpha)
   return made._replace(rgb=mean(photo_file.as_float(plain.rgb), photo_file.as_float(made.rgb)), alpha=alpha)
 
 
