@@ -4,10 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import gains
 from mzsr_jax import images
+from mzsr_jax.inference.tiled import make_lr
+from mzsr_jax.photo import kernel_files
 from mzsr_jax.training import data
 
 
@@ -76,3 +80,46 @@ def test_options_of_upscale_beside_each_other(folder, tmp_path):
   assert {(row["steps"], row["noise_level"]) for row in rows} == {(n, level) for n in (0, 1, 10) for level in ("0", "auto")}
   told = lambda level: {row["noise_told"] for row in rows if row["noise_level"] == level}
   assert told("0") == {0} and min(told("auto")) > 0
+
+
+@pytest.mark.slow
+def test_gains_by_steps_with_kernels_that_are_too_narrow(folder, tmp_path):
+  out = tmp_path / "rates.json"
+  options = ["--weights=x2_direct", "--kernels=g20d", "--widths=0.8,1", "--noise=5", "--side=48", "--factors=1", "--steps=0,1"]
+  done = run("rates", folder, out, *options)
+  assert done.returncode == 0, done.stderr
+  rows = json.loads(out.read_text())["rows"]
+  assert [row["told"] for row in rows] == ["x0.8", "true"] and all(row["noise"] == 5 for row in rows)
+  assert all(len(row["bicubic"]) == len(row["psnr"]["0"]) == len(row["psnr"]["1"]) == 2 for row in rows)
+  assert rows[0]["psnr"] != rows[1]["psnr"] and rows[0]["bicubic"] == rows[1]["bicubic"]
+  bad = run("rates", folder, out, "--weights=x2_bicubic", "--kernels=bicubic", "--widths=0.8")
+  assert bad.returncode == 2 and "no Gaussian" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_a_line_of_gains_has_means_over_images_and_the_worst():
+  row = {"kernel": "g20d", "told": "x0.8", "noise": 0.0, "factor": "10", "bicubic": [26.0, 28.0]}
+  line = gains.line(row | {"psnr": {"0": [27.0, 31.0], "1": [27.5, 31.5]}})
+  assert line["0 steps"] == "29.00" and line["over bicubic"] == "+2.00 [+1.00, +3.00]" and line["worst"] == "+1.00"
+  assert line["gain, 1 step"] == "+0.500 [+0.500, +0.500]"
+  assert gains.line(row | {"bicubic": [26.0], "psnr": {"0": [27.0]}})["over bicubic"] == "+1.00"
+
+
+@pytest.mark.slow
+def test_another_program_enlarges_our_lr_images(folder, tmp_path):
+  peer = tmp_path / "nearest.py"
+  peer.write_text("def enlarge(lr, kernel, subsample, scale):\n"
+                  "  return lr.repeat(scale, 0).repeat(scale, 1) if subsample == 'direct' else None\n")  # fmt: skip
+  out = tmp_path / "peers"
+  options = ["--kernels=bicubic,g20d", "--methods=bicubic", f"--peers=Nearest={peer}"]
+  done = run("peers", folder, out, *options)
+  assert done.returncode == 0, done.stderr
+  rows = json.loads((out / "seconds.json").read_text())["rows"]
+  assert [(row["method"], row["kernel"]) for row in rows] == [("bicubic", "bicubic"), ("bicubic", "g20d"), ("Nearest", "g20d")]
+  for path in sorted(folder.iterdir()):
+    hr, sr = images.read_image(path), images.read_image(out / "Nearest" / "g20d" / path.name)
+    degradation = kernel_files.load_degradation("g20d")
+    np.testing.assert_array_equal(sr, make_lr(hr, degradation, 2).repeat(2, 0).repeat(2, 1))
+  again = run("peers", folder, out, *options)
+  assert again.returncode == 2 and "--overwrite" in again.stderr
+  bad = run("peers", folder, tmp_path / "other", "--peers=Nearest=nowhere.py")
+  assert bad.returncode == 2 and "nowhere.py" in bad.stderr and "Traceback" not in bad.stderr

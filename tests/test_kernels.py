@@ -85,6 +85,16 @@ def test_gaussians_by_their_parameters_are_the_named_ones(spec, name):
   assert given.subsample == "direct" and kernel_files.load_degradation(spec, "bicubic").subsample == "bicubic"
 
 
+def test_a_widened_gaussian_has_other_standard_deviations_and_all_else_the_same():
+  wide = kernel_files.widened("gani", 1.5)
+  np.testing.assert_array_equal(wide.kernel, kernel_files.load_degradation("gaussian:9x2.25x-0.5").kernel)
+  assert kernel_files.widened("g13b", 0.8).subsample == "bicubic"
+  np.testing.assert_array_equal(kernel_files.widened("bicubic", 1).kernel, [[1]])
+  for spec, factor, words in (("bicubic", 0.8, "no Gaussian"), ("gaussian:8", 1.5, "at most")):
+    with pytest.raises(UserError, match=words):
+      kernel_files.widened(spec, factor)
+
+
 @pytest.mark.parametrize("least,most", [("1e-9", "11.1")])
 def test_all_variances_that_are_taken_fit_the_grid(least, most):
   """No more than 1 in 100 of a Gaussian lies beyond it, and the smallest is no blur."""

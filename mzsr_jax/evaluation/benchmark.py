@@ -336,27 +336,32 @@ def differences(results: Sequence[dict[str, Any]], reference: str, metric: str) 
     metric: one of `metrics.METRICS`.
 
   Returns:
-    Dictionaries of label, kernel, metric, the mean difference over images, and low and high, the ends of its 95% interval by
-    bootstrap over images (percentiles, which few images do not make undefined). None stands for what is undefined: the
-    interval of one image, a difference of infinite values.
+    Dictionaries of label, kernel, metric, mean, low and high, see `interval`; None stands for what is undefined, as a
+    difference of infinite values is.
   """
-  import scipy.stats  # here, since it takes a second that few need
-
   values = {(label(r["method"], r["steps"]), r["kernel"]): [image[metric] for image in r["images"]] for r in results}
   made = []
   for (name, kernel), row in values.items():
     if name == reference:
       continue
     other = values[reference, kernel]
-    mean = low = high = None
-    if None not in row and None not in other:
-      by_image = np.subtract(row, other)
-      mean = float(by_image.mean())
-      if len(by_image) > 1:
-        interval = scipy.stats.bootstrap((by_image,), np.mean, method="percentile", rng=0).confidence_interval
-        low, high = map(float, interval)
+    mean, low, high = (None,) * 3 if None in row or None in other else interval(np.subtract(row, other))
     made.append({"label": name, "kernel": kernel, "metric": metric, "mean": mean, "low": low, "high": high})
   return made
+
+
+def interval(by_image: np.ndarray) -> tuple[float, float | None, float | None]:
+  """The mean over images, and the ends of its 95% interval; None for those of a single image, or of values that are not finite.
+
+  By bootstrap over images, with percentiles, which few images do not make undefined.
+  """
+  import scipy.stats  # here, since it takes a second that few need
+
+  mean = float(by_image.mean())
+  if len(by_image) < 2 or not math.isfinite(mean):
+    return mean, None, None
+  found = scipy.stats.bootstrap((by_image,), np.mean, method="percentile", rng=0).confidence_interval
+  return mean, float(found.low), float(found.high)
 
 
 def difference_text(row: dict[str, Any]) -> str:

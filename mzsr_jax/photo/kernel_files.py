@@ -108,6 +108,21 @@ def area_kernel(scale: float) -> Float[np.ndarray, "k k"]:
   return np.outer(taps, taps).astype(np.float32) / np.float32(scale**2)
 
 
+def widened(spec: str, factor: float) -> Degradation:
+  """The degradation of a Gaussian by name, its standard deviations `factor` times as large: one that is told wrongly.
+
+  Raises:
+    UserError: see `load_degradation`; for another factor than 1, no Gaussian, or one that does not fit the grid.
+  """
+  own = load_degradation(spec)
+  if factor == 1:
+    return own
+  if (shape := _shape(spec)) is None:
+    raise UserError(f"kernel '{spec}' is no Gaussian, whose width could be another: use {_FORMS}, or the name of one")
+  first, second, theta = shape
+  return load_degradation(f"{_PREFIX}{first * factor**2}x{second * factor**2}x{theta}", own.subsample)
+
+
 def _shape(spec: str) -> tuple[float, float, float] | None:
   """Variances and angle of the Gaussian that a command line names; None for other kernels."""
   if spec in _EVALUATION:
