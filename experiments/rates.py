@@ -27,7 +27,8 @@ flags.DEFINE_string("weights", None, "shipped name or .safetensors file", requir
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
 flags.DEFINE_list("kernels", ["g20d", "gani", "g02d"], "that make the LR images")
 cli.define_numbers("widths", [1], "times the standard deviations of the kernel, as it is told", number=float, minimum=0.01)
-flags.DEFINE_float("noise", 0, "standard deviation of noise on the LR images, of 255, which is told", lower_bound=0)
+flags.DEFINE_float("noise", 0, "standard deviation of noise on the LR images, of 255", lower_bound=0)
+flags.DEFINE_float("noise_level", None, "that is told (default: what --noise says)", lower_bound=0)
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
 flags.DEFINE_integer("side", 0, "take the middle of each image, pixels a side; 0 takes all of it", lower_bound=0)
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> None:
   schedules = {text: schedule(text, steps[-1]) for text in args.factors or ["1"]}
   degradations = {name: kernel_files.load_degradation(name) for name in args.kernels}
   told = {(name, width): kernel_files.widened(name, width) for name in args.kernels for width in args.widths}
+  noise_level = args.noise if args.noise_level is None else args.noise_level
   if args.out:
     files.check_writable(args.out, overwrite=True)
   loaded = weights.load(args.weights)
@@ -74,7 +76,9 @@ def main(argv: list[str]) -> None:
     lrs = [camera.taken(lr, args.noise, None).rgb for lr in made]
     bicubic = [score(adapter.super_resolve(None, lr, args.scale), sample) for lr, sample in zip(lrs, samples)]
     for width in args.widths:
-      of = told[kernel, width].replace(noise_std=args.noise / 255)
+      of = told[kernel, width].replace(noise_std=noise_level / 255)
+      about = f"x{width:g}" if width != 1 else "true"
+      about += f", noise {noise_level:g}" if noise_level != args.noise else ""
       for factor, factors in schedules.items():
         scaled = jax.tree.map(lambda rate: np.asarray(rate) * factors, rates)  # noqa: B023 (used at once)
         psnr = {str(n): [] for n in steps}
@@ -85,7 +89,7 @@ def main(argv: list[str]) -> None:
             srs = {}
           for n in steps:
             psnr[str(n)].append(score(srs[n], sample) if n in srs else math.nan)
-        row = {"kernel": kernel, "told": f"x{width:g}" if width != 1 else "true", "noise": args.noise, "factor": factor}
+        row = {"kernel": kernel, "told": about, "noise": args.noise, "factor": factor}
         rows.append(row | {"bicubic": bicubic, "psnr": psnr})
         print(gains.line(rows[-1]), flush=True)
   table = timing.table([gains.line(row) for row in rows])

@@ -85,11 +85,11 @@ def test_options_of_upscale_beside_each_other(folder, tmp_path):
 @pytest.mark.slow
 def test_gains_by_steps_with_kernels_that_are_too_narrow(folder, tmp_path):
   out = tmp_path / "rates.json"
-  options = ["--weights=x2_direct", "--kernels=g20d", "--widths=0.8,1", "--noise=5", "--side=48", "--factors=1", "--steps=0,1"]
-  done = run("rates", folder, out, *options)
+  options = ["--weights=x2_direct", "--kernels=g20d", "--widths=0.8,1", "--noise=5", "--noise_level=2", "--side=48"]
+  done = run("rates", folder, out, *options, "--factors=1", "--steps=0,1")
   assert done.returncode == 0, done.stderr
   rows = json.loads(out.read_text())["rows"]
-  assert [row["told"] for row in rows] == ["x0.8", "true"] and all(row["noise"] == 5 for row in rows)
+  assert [row["told"] for row in rows] == ["x0.8, noise 2", "true, noise 2"] and all(row["noise"] == 5 for row in rows)
   assert all(len(row["bicubic"]) == len(row["psnr"]["0"]) == len(row["psnr"]["1"]) == 2 for row in rows)
   assert rows[0]["psnr"] != rows[1]["psnr"] and rows[0]["bicubic"] == rows[1]["bicubic"]
   bad = run("rates", folder, out, "--weights=x2_bicubic", "--kernels=bicubic", "--widths=0.8")
