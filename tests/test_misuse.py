@@ -60,6 +60,7 @@ OF_KERNELS = {
     "lr_son": lambda kernel: mz.lr_son(LR, kernel),
     "TiledAdapter.adapt": lambda kernel: adapter().adapt(params(), LR, kernel, num_steps=1),
     "back_project": lambda kernel: refine.back_project(SR, LR, mz.Degradation(kernel), 2, 1),
+    "degrade": lambda kernel: mz.degrade(LR, kernel, 2, "direct"),
 }
 
 
@@ -71,6 +72,22 @@ NO_KERNELS = [(255 * KERNEL, "sum 1, not 255"), (KERNEL * np.nan, "sum 1"), (KER
 def test_kernels_that_are_none_are_refused(function, kernel, words):
   with pytest.raises(ValueError, match=words):
     OF_KERNELS[function](kernel)
+
+
+@pytest.mark.parametrize("function", [lambda x: mz.degrade(x, KERNEL, 2, "direct"), lambda x: mz.enlarge(x, 2)])
+def test_what_is_linear_takes_floats_of_any_range(function):
+  for pixels in (np.uint8(255 * LR), np.uint16(255 * LR), LR[..., 0]):
+    with pytest.raises(ValueError, match=r"float array \(\.\.\., H, W, C\)"):
+      function(pixels)
+  np.testing.assert_allclose(function(255 * LR), 255 * function(LR), rtol=1e-4, atol=1e-2)
+  np.testing.assert_allclose(function(LR[None])[0], function(LR), atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [(0, 1, 0, 21), (1, -1, 0, 21), (np.nan, 1, 0, 21), (1, np.inf, 0, 21), (1, 1, 0, 20)])
+def test_gaussians_that_are_none_are_refused(arguments):
+  with pytest.raises(ValueError, match="above 0|must be odd"):
+    mz.gaussian(*arguments)
+  assert np.isfinite(jax.jit(lambda variance: mz.gaussian(variance, 1, 0, 21))(2.0)).all()
 
 
 def test_in_jit_type_and_shape_are_checked_and_values_pass():

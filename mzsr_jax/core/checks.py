@@ -32,9 +32,20 @@ def check_image(image: ArrayLike, name: str = "the image") -> None:
 def checked(degradation: Degradation | ArrayLike) -> Degradation:
   """The degradation, see `as_degradation`. Raises ValueError where its kernel is not (k, k), k odd, finite, and of sum 1."""
   degradation = as_degradation(degradation)
-  kernel = degradation.kernel if hasattr(degradation.kernel, "dtype") else np.asarray(degradation.kernel)
+  check_kernel(degradation.kernel)
+  return degradation
+
+
+def check_floats(images: ArrayLike) -> None:
+  """Raises ValueError for what is no float array (..., H, W, C), of any values: for what is linear in images."""
+  if images.ndim < 3 or not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(f"the image must be a float array (..., H, W, C), not {images.dtype} {images.shape}")
+
+
+def check_kernel(kernel: ArrayLike) -> None:
+  """Raises ValueError for what is not (k, k), k odd, finite, and of sum 1."""
+  kernel = kernel if hasattr(kernel, "dtype") else np.asarray(kernel)
   if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
     raise ValueError(f"a kernel must be (k, k) with k odd, not {kernel.shape}")
   if not isinstance(kernel, jax.core.Tracer) and not abs((total := float(np.asarray(kernel).sum())) - 1) <= _SUM_ERROR:
     raise ValueError(f"a kernel must have sum 1, not {total:g}: divide it by its sum")
-  return degradation

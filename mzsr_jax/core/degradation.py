@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mzsr_jax.core import resize
+from mzsr_jax.core import checks, resize
 from mzsr_jax.core.kernels import Degradation
 
 # One scale factor, or one for each axis: (vertical, horizontal).
@@ -76,7 +76,11 @@ def enlarge(
     scale: scale factor, or a (vertical, horizontal) pair.
     size: height and width of the result; None for all.
     offset: d, (vertical, horizontal), HR pixels; numbers that are known when traced.
+
+  Raises:
+    ValueError: the image is no float array.
   """
+  checks.check_floats(image)
   axes = zip(image.shape[-3:-1], per_axis(scale), size or (None, None), offset)
   return resample(image, *(resize.enlarge(*axis) for axis in axes))
 
@@ -84,7 +88,13 @@ def enlarge(
 def degrade(
     image: Float[ArrayLike, "*b h w c"], kernel: Float[ArrayLike, "k k"], scale: Factors, mode: str
 ) -> Float[Array, "*b p q c"]:
-  """(image * kernel) subsampled by `scale`: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s)."""
+  """(image * kernel) subsampled by `scale`: the noise-free LR image, unclipped, ceil(H / s) x ceil(W / s).
+
+  Raises:
+    ValueError: the image is no float array; the kernel is not (k, k) with k odd or, outside of jit, not of sum 1.
+  """
+  checks.check_floats(image)
+  checks.check_kernel(kernel)
   return subsample(blur(image, kernel), scale, mode)
 
 

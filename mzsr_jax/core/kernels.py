@@ -67,7 +67,15 @@ def gaussian(
 
   Returns:
     (size, size) kernel with sum 1, rows y, columns x.
+
+  Raises:
+    ValueError: an even size; or, outside of jit, a variance that is no number above 0.
   """
+  if size % 2 == 0:
+    raise ValueError(f"a kernel's size must be odd, not {size}")
+  variances = [x for x in (lambda1, lambda2) if not isinstance(x, jax.core.Tracer)]
+  if not all(0 < float(x) < float("inf") for x in variances):
+    raise ValueError(f"variances must be numbers above 0, not {', '.join(map(str, variances))}")
   radius = (size - 1) / 2
   axis = jnp.linspace(-radius, radius, size)
   x, y = jnp.meshgrid(axis - centre[1], axis - centre[0])
