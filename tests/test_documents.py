@@ -131,3 +131,10 @@ def test_each_requirement_has_a_reason_and_each_import_a_requirement():
       for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"mzsr_jax"}:
         owners = distributions.get(top, [top.replace("_", "-")])
         assert allowed & {normal(owner) for owner in owners}, f"{path} imports {top}, which no requirement brings"
+
+
+def test_the_tests_that_are_named_are_there():
+  named = set(re.findall(r"`(test_\w+)`", (ROOT / "tests" / "README.md").read_text()))
+  files = list((ROOT / "tests").glob("test_*.py"))
+  there = {path.stem for path in files} | {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text())}
+  assert len(named) > 40 and named <= there, named - there

@@ -7,6 +7,7 @@ import functools
 import io
 import math
 import pathlib
+import struct
 import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import imageio.v3 as iio
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Float, Shaped, UInt, UInt8, UInt16
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from mzsr_jax import decode, images
 from mzsr_jax.core import resize
@@ -132,7 +133,7 @@ def encode(photo: Photo, file_format: str, quality: int = QUALITY, name: str = "
   encoder = {**_LOSSY[file_format], **lossy} if file_format in _LOSSY else {}
   size, deep = photo.rgb.shape[:2], dtype == np.uint16
   deep_tiff = deep and file_format == "TIFF"
-  write = _write_deep_tiff if deep_tiff else functools.partial(_write, file_format, encoder, size)
+  write = functools.partial(_write_deep_tiff, size) if deep_tiff else functools.partial(_write, file_format, encoder, size)
   dot = np.zeros_like(pixels[:1, :1], np.uint16 if deep_tiff else np.uint8)
   told = metadata.fitting(photo.metadata, lambda told: _check_readable(write(dot, told)), file_format, name)
   try:
@@ -170,18 +171,38 @@ def _deep_png(pixels: UInt16[np.ndarray, "h w ..."], lender: bytes) -> bytes:
   return png[:header] + besides + png[header:]
 
 
-def _write_deep_tiff(pixels: UInt16[np.ndarray, "h w ..."], told: Metadata) -> bytes:
-  """A TIFF file of 16 bits. It holds no directories of camera and place, which tifffile does not write."""
+def _write_deep_tiff(size: tuple[int, int], pixels: UInt16[np.ndarray, "h w ..."], told: Metadata) -> bytes:
+  """A TIFF file of 16 bits, of a picture of height and width `size`."""
   texts = {tag: told.exif[tag] for tag in decode.DESCRIPTIVE if tag in (told.exif or {})}
   extra = [(tag, "s", 0, _text(text), True) for tag, text in texts.items()]
   extra += [(metadata.XMP, "B", len(told.xmp), told.xmp, True)] if told.xmp else []
   resolution = {"resolution": told.dpi, "resolutionunit": "INCH"} if told.dpi else {}
   samples = pixels.shape[2] if pixels.ndim == 3 else 1
   layout = {"photometric": "rgb" if samples > 2 else "minisblack", "planarconfig": "contig" if samples > 1 else None}
-  return iio.imwrite(
+  written = iio.imwrite(
       "<bytes>", pixels, plugin="tifffile", compression="zlib", metadata=None, software=False, iccprofile=told.icc_profile,
       extrasamples=() if samples % 2 else ("unassalpha",), extratags=extra, **layout, **resolution,
   )  # fmt: skip
+  return _with_directories(written, metadata.directories(told, size))
+
+
+def _with_directories(tiff: bytes, directories: Mapping[int, TiffImagePlugin.ImageFileDirectory_v2]) -> bytes:
+  """A TIFF file of one picture with directories, which tifffile does not write; of 4 GiB and more as it is."""
+  if not directories or tiff[:4] != b"II*\0":
+    return tiff
+  (start,) = struct.unpack_from("<I", tiff, 4)
+  (count,) = struct.unpack_from("<H", tiff, start)
+  entries = [tiff[place : place + 12] for place in range(start + 2, start + 2 + 12 * count, 12)]
+  whole = bytearray(tiff)
+  for tag, directory in directories.items():
+    whole += bytes(len(whole) % 2)
+    entries.append(struct.pack("<HHII", tag, 4, 1, len(whole)))
+    whole += directory.tobytes(len(whole))
+  # What a file begins with points to its main directory: to the longer one from now on.
+  whole += bytes(len(whole) % 2)
+  struct.pack_into("<I", whole, 4, len(whole))
+  entries.sort(key=lambda entry: struct.unpack_from("<H", entry))
+  return bytes(whole) + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
 
 
 def _text(value: object) -> bytes:

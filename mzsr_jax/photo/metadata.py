@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from absl import logging
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from mzsr_jax import decode
 
@@ -146,6 +146,18 @@ def _exif(metadata: Metadata, size: tuple[int, int], file_format: str) -> bytes:
   if file_format == "TIFF" and metadata.xmp:
     exif[XMP] = metadata.xmp
   return exif.tobytes()
+
+
+def directories(metadata: Metadata, size: tuple[int, int]) -> dict[int, TiffImagePlugin.ImageFileDirectory_v2]:
+  """The directories of camera and place by the tag that points to them; little-endian."""
+  made = {}
+  for directory, tags in _directories(metadata.exif or {}).items():
+    if directory is not None:
+      made[directory] = TiffImagePlugin.ImageFileDirectory_v2(group=directory)
+      sizes = {_WIDTH: size[1], _HEIGHT: size[0]} if directory == EXIF else {}
+      for tag, value in {**tags, **sizes}.items():
+        made[directory][tag] = value
+  return made
 
 
 def _png_info(metadata: Metadata) -> PngImagePlugin.PngInfo:
