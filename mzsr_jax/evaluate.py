@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
 
   sizes = benchmark.lr_sizes(samples, args.scale)
   limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale, pictures=9)  # one of them as float64
-  adapters = pool.make_adapters(len(samples), limit, sizes=sizes)
+  adapters = pool.make_adapters(len(samples), limit, sizes=sizes, precision=args.precision)
   scores = benchmark.run(samples, degradations, chosen, args.scale, adapters)
   results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(labels)), args.scale)
   print(benchmark.table(results, args.metrics))
@@ -104,6 +104,7 @@ def main(argv: list[str]) -> None:
           **{name: args[name].value for name in ("hr_dir", "lr_dir", "gt_dir", "scale", "kernel_shift", "flip_kernel")},
           "subsample": {name: (degradation or samples[0].degradation).subsample for name, degradation in degradations.items()},
           **method_settings,
+          "precision": adapters[0].precision,
           "device": jax.devices()[0].device_kind,
           "devices": jax.local_device_count(),
       },

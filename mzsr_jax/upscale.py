@@ -193,7 +193,8 @@ def _adapters(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[TiledAda
   refined = recipe.self_ensemble or recipe.back_projection or recipe.scale != recipe.net_scale or recipe.strength < 1
   pictures += (8 + 13 * bool(recipe.back_projection)) if refined else 0
   limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), max(recipe.scale, recipe.net_scale), pictures)
-  adapters = pool.make_adapters(len(jobs), limit, sizes=sizes if len(jobs) > 1 else ())
+  announced = sizes if len(jobs) > 1 else ()
+  adapters = pool.make_adapters(len(jobs), limit, sizes=announced, precision=flags.FLAGS.precision)
   for adapter in adapters:
     if flags.FLAGS.tile:
       adapter.limit_tiles(resize.enlarged_size(flags.FLAGS.tile, recipe.net_scale))

@@ -126,7 +126,7 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   tiny = model.MZSRNet(depth=2, features=2)  # a program is as many programs as it is for the real network
   params = model.init(jax.random.key(0), tiny)
   assert len(set(BENCHMARK_SIZES)) > 10
-  programs = (tiled._add, tiled._run, tiled._degrade)
+  programs = (tiled._add.jitted("cpu", "float32"), tiled._run.jitted("cpu", "float32"), tiled._degrade)
   before = [program._cache_size() for program in programs]
   adapter = TiledAdapter(sizes=BENCHMARK_SIZES)
   for i, size in enumerate(BENCHMARK_SIZES):

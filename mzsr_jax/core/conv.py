@@ -5,9 +5,9 @@ the second-order meta-gradient is full of them. Convolution and weight gradient 
 wgrad(x, g), and each derivative of either is again one of the two, with w flipped and its channels swapped. Defining
 the rules of both through each other closes the set.
 
-All take (N, H, W, C) images and (3, 3, C, D) weights, 'SAME' padding, stride 1, and a precision of the products:
-"float32", "tf32" (where the hardware has it, else more exact) or "bfloat16". Results and gradients are of the inputs' own
-type at every precision; so are sums, but for those of `xla` in bfloat16.
+All take (N, H, W, C) images and (3, 3, C, D) weights of one type, 'SAME' padding, stride 1, and a precision of the products
+of float32: "float32" or "tf32" (where the hardware has it, else more exact). Results and gradients are of the inputs' type;
+sums of products of bfloat16 are float32 until they are rounded to it.
 """
 
 import functools
@@ -19,28 +19,19 @@ from jax import lax
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 _DIMS = ("NHWC", "HWIO", "NHWC")
-_LAX_PRECISION = {"float32": lax.Precision.HIGHEST, "tf32": lax.Precision.HIGH, "bfloat16": lax.Precision.DEFAULT}
+_LAX_PRECISION = {"float32": lax.Precision.HIGHEST, "tf32": lax.Precision.HIGH}
 # Below so many channels a convolution leaves most of a vector register idle: a matrix product is 15 times faster on a CPU.
 _FEW_CHANNELS = 8
 
 
-def _operands(precision: str, *arrays):
-  """The arrays as the products take them."""
-  return [a.astype(jnp.bfloat16) for a in arrays] if precision == "bfloat16" else arrays
-
-
 def _convolve(x, w, precision):
-  """The plain convolution; accumulates and returns x's type."""
   return lax.conv_general_dilated(
-      *_operands(precision, x, w), (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMS,
-      precision=_LAX_PRECISION[precision], preferred_element_type=x.dtype,
-  )  # fmt: skip
+      x, w, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMS, precision=_LAX_PRECISION[precision]
+  )
 
 
 def _matmul(a, b, precision):
-  return jnp.matmul(
-      *_operands(precision, a, b), precision=_LAX_PRECISION[precision], preferred_element_type=a.dtype
-  )
+  return jnp.matmul(a, b, precision=_LAX_PRECISION[precision])
 
 
 def _flip(w):
@@ -101,12 +92,7 @@ def dilated(x, w, dilation, precision="float32"):
 
 def xla(x, w, precision="float32"):
   """The same function with the derivatives that JAX itself has for a convolution."""
-  # Operands and result of one type: JAX cannot transpose a convolution of mixed types.
-  x_, w_ = _operands(precision, x, w)
-  out = lax.conv_general_dilated(
-      x_, w_, (1, 1), "SAME", dimension_numbers=_DIMS, precision=_LAX_PRECISION[precision]
-  )
-  return out.astype(x.dtype)
+  return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_DIMS, precision=_LAX_PRECISION[precision])
 
 
 def im2col(x, w, precision="float32"):

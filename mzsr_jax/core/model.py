@@ -18,7 +18,8 @@ CONVOLUTIONS = conv.CONVOLUTIONS  # same function, different lowering of its sec
 
 def _lowering(convolution: str, precision: str) -> Callable:
   """A convolution behind the signature of lax.conv_general_dilated, for the one case the network has: SAME, stride 1."""
-  return lambda inputs, kernel, *_, **__: CONVOLUTIONS[convolution](inputs, kernel, precision)
+  products = "tf32" if precision == "tf32" else "float32"
+  return lambda inputs, kernel, *_, **__: CONVOLUTIONS[convolution](inputs, kernel, products)
 
 
 class MZSRNet(nn.Module):
@@ -29,7 +30,7 @@ class MZSRNet(nn.Module):
     features: channels between them.
     channels: image channels in and out.
     convolution: key of `CONVOLUTIONS`.
-    precision: of the products, one of `conv.PRECISIONS`.
+    precision: one of `conv.PRECISIONS`. In bfloat16 are the layers between the first and the last; all else is float32.
   """
 
   depth: int = 8
@@ -53,17 +54,19 @@ class MZSRNet(nn.Module):
     h = x if mask is None else x * mask
     for i in range(self.depth):
       last = i == self.depth - 1
+      inside = self.precision == "bfloat16" and 0 < i and not last
       h = nn.Conv(
           self.channels if last else self.features,
           kernel_size=(3, 3),
           padding="SAME",
           kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+          dtype=jnp.bfloat16 if inside else x.dtype,
           conv_general_dilated=_lowering(self.convolution, self.precision),
           name=f"conv{i + 1}",
       )(h)
       if not last:
         h = nn.relu(h)
-        h = h if mask is None else h * mask
+        h = h if mask is None else h * mask.astype(h.dtype)
     return x + h
 
   # The interface `network.Network`: the paper's network sees a bicubic enlargement.

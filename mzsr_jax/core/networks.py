@@ -1,11 +1,11 @@
 """Which network parameters are of."""
 
 from mzsr_jax.core.model import MZSRNet
-from mzsr_jax.core.network import Network, Params
+from mzsr_jax.core.network import Params
 from mzsr_jax.core.unrolled import UnrolledNet
 
 
-def of(params: Params) -> Network:
+def of(params: Params) -> MZSRNet | UnrolledNet:
   """The network that parameters are of, by their names and shapes: the paper's or an unrolled one, of any size.
 
   Raises:

@@ -256,7 +256,7 @@ class _Pass(nn.Module):
       # What pads the image is 0 for each layer, as what lies beyond its edge is. The layers have no biases, but for that of
       # the degradation: on a CPU, their gradients would cost half as much as the convolutions.
       x = x if mask is None else x * mask.astype(dtype)
-      return conv.dilated(x, weights, dilation, jnp.dtype(dtype).name)
+      return conv.dilated(x, weights, dilation)
 
     def mix(x, features, name, scale):
       weights = self.param(name, init(scale), (x.shape[-1], features))

@@ -21,6 +21,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8
 
+from mzsr_jax import devices as devices_lib
 from mzsr_jax import images
 from mzsr_jax.core import checks, degradation, inner_rules, kernels, maml, networks, resize, sharding
 from mzsr_jax.core.inner_rules import Rates, Spectral
@@ -151,7 +152,22 @@ def _share(params: Params, batch: _Batch, targets: Float[Array, "1 p q 3"], weig
 _ON_EACH, _ON_ALL = PartitionSpec(_AXIS), PartitionSpec()
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "net"))
+def _compiled(function: Callable) -> Callable:
+  """`function`, compiled for its mesh and network as the platform and the precision ask for."""
+
+  @functools.cache
+  def jitted(*of: str):
+    return jax.jit(function, static_argnames=("mesh", "net"), compiler_options=devices_lib.compiler_options(*of))
+
+  @functools.wraps(function)
+  def call(*args, mesh: Mesh, net: Network):
+    return jitted(mesh.devices.flat[0].platform, net.precision)(*args, mesh=mesh, net=net)
+
+  call.jitted = jitted
+  return call
+
+
+@_compiled
 def _add(total, params, batch, targets, weight, *, mesh: Mesh, net: Network):
   """Adds a batch of tiles to `total`, the mean absolute error and its gradient; `weight` is 1 / (number of values)."""
 
@@ -162,7 +178,7 @@ def _add(total, params, batch, targets, weight, *, mesh: Mesh, net: Network):
   return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_ON_ALL)(total, params, batch, targets, weight)
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "net"))
+@_compiled
 def _error(params, batch, targets, weight, *, mesh: Mesh, net: Network):
   """`_share` of tiles that lie on the devices."""
   local = functools.partial(_share, net=net)
@@ -177,7 +193,7 @@ def _update(params, state, gradient, *, optimizer: optax.GradientTransformation)
   return optax.apply_updates(params, updates), state
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "net"))
+@_compiled
 def _run(params, batch, *, mesh: Mesh, net: Network):
   """SR tiles (d, p, q, 3) in [0, 1]; with `params` None, what the paper's network sees, their bicubic enlargements."""
 
@@ -265,6 +281,7 @@ class TiledAdapter:
 
   Attributes:
     devices: that tiles are spread over, no more of those given than the memory limit has room for.
+    precision: of the network, as it is computed in.
     on_progress: called after each batch of tiles with the work that it was, see `network_passes`; for progress bars.
   """
 
@@ -274,6 +291,7 @@ class TiledAdapter:
       memory_limit: float | None = None,
       sizes: Sequence[Size] = (),
       max_buckets: int = 4,
+      precision: str = "float32",
   ):
     """Makes an adapter.
 
@@ -284,6 +302,7 @@ class TiledAdapter:
       sizes: heights and widths of the LR images to come, where they are known. Their tiles then have at most `max_buckets`
         sizes; else sides are rounded up.
       max_buckets: see `sizes`.
+      precision: one of `conv.PRECISIONS`, see `devices.computed_precision`.
 
     Raises:
       UserError: the limit is too low for the smallest tiles.
@@ -295,6 +314,7 @@ class TiledAdapter:
       missing = (least - limit) / 2**20
       raise UserError(f"the memory limit leaves no room for the smallest tiles: it must be {missing:.0f} MiB higher")
     self.devices = devices[: int(limit // least)]
+    self.precision = devices_lib.computed_precision(devices[0].platform, precision)
     self.on_progress: Callable[[float], None] = lambda passes: None
     self._mesh = Mesh(np.array(self.devices), (_AXIS,))
     self._buckets = tiles.buckets(sizes, max_buckets) if sizes else {}
@@ -377,7 +397,7 @@ class TiledAdapter:
     son = degrade(lr, of, scale, tuple(resize.shrunk_size(length, scale) for length in bucket), device=self.devices[0])
     if of.noise_std:
       son += np.float32(of.noise_std) * degradation.son_noise(son.shape)
-    net = networks.of(params)
+    net = self._network(params)
     plan = _plan(net, son.shape[:2], lr.shape[:2], of, scale, self._tile_size(net, bucket))
     groups = [
         (batch, self._stack([_cut(lr, (v.span.start, h.span.start), plan.size) for v, h in some]))
@@ -392,7 +412,7 @@ class TiledAdapter:
     """The mean absolute error over all tiles, and its gradient."""
     total = support.zeros
     for group in support.groups:
-      total = _add(total, params, *self._shard(group), support.weight, mesh=self._mesh, net=networks.of(params))
+      total = _add(total, params, *self._shard(group), support.weight, mesh=self._mesh, net=self._network(params))
       if len(support.groups) > 1:
         jax.block_until_ready(total)  # no more than one batch lies on the devices
       self.on_progress(network_passes(1, 0, 1) / len(support.groups))
@@ -401,7 +421,7 @@ class TiledAdapter:
   def _error(self, params: Params, support: _Support) -> np.float32:
     """The mean absolute error over all tiles."""
     # Each is fetched before the next is sent: no more than one batch of tiles lies on the devices.
-    net = networks.of(params)
+    net = self._network(params)
     error = lambda group: float(_error(params, *self._shard(group), support.weight, mesh=self._mesh, net=net))
     return np.float32(sum(map(error, support.groups)))
 
@@ -420,7 +440,7 @@ class TiledAdapter:
       (rows, columns, tile): slices into the SR image, and its float32 values there, in [0, 1].
     """
     checks.check_image(lr)
-    net = NET if params is None else networks.of(params)
+    net = self._network(params)
     of = Degradation(np.ones((1, 1), np.float32)) if degradation is None else degradation
     full, bucket = (tuple(resize.enlarged_size(n, scale) for n in size) for size in (lr.shape[:2], self.bucket(lr.shape[:2])))
     plan = _plan(net, lr.shape[:2], full, of, scale, self._tile_size(net, bucket))
@@ -480,7 +500,7 @@ class TiledAdapter:
     Of the rates, only the rule matters: gradient steps or `Spectral`.
     """
     side = max(len(degradation.kernel), EVALUATION_SIZE)
-    net = NET if params is None else networks.of(params)
+    net = self._network(params)
     told = tuple(map(np.shape, jax.tree.leaves(net.tell(degradation, scale))))
     key = (params is None, net, told, self.bucket(size), degradation.subsample, side, scale, isinstance(inner_lrs, Spectral))
     if key not in self._warm:
@@ -494,6 +514,9 @@ class TiledAdapter:
   def limit_tiles(self, side: int) -> None:
     """Makes tiles no larger than squares of about `side` pixels; at least their halo, and what is then left, is kept."""
     self._max_side = min(self._max_side, max(side, _MIN_TILE))
+
+  def _network(self, params: Params | None) -> Network:
+    return (NET if params is None else networks.of(params)).clone(precision=self.precision)
 
   def _tile_size(self, net: Network, bucket: Size) -> Size:
     """The tile size for a bucket."""

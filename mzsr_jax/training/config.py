@@ -63,7 +63,7 @@ FIELDS = {
     "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),
     "model.convolution": Field("closed", "same function, other derivatives, see core/conv.py", tuple(conv.CONVOLUTIONS), True),
-    "model.precision": Field("float32", "of the products in convolutions; all else is float32", conv.PRECISIONS),
+    "model.precision": Field("float32", "of the convolutions but for first and last; all else is float32", conv.PRECISIONS),
     # Muon makes orthogonal matrices of the convolutions' updates, with Adam for biases and rates. Its updates are scaled to be
     # as large as Adam's, so that learning rates mean the same.
     "optimizer.algorithm": Field("adam", "the paper's; or muon", ("adam", "muon")),

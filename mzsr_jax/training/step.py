@@ -54,7 +54,7 @@ class TrainState:
     return self.learned if self.average is None else self.average
 
 
-def network(config: ml_collections.ConfigDict) -> Network:
+def network(config: ml_collections.ConfigDict) -> MZSRNet | UnrolledNet:
   """The network that a config describes."""
   c = config.model
   if c.network == "unrolled":
@@ -164,7 +164,7 @@ class _Problem(NamedTuple):
   first_order: bool
 
 
-def _problem(config: ml_collections.ConfigDict, first_order: bool, platform: str) -> _Problem:
+def _problem(config: ml_collections.ConfigDict, net: Network, first_order: bool, platform: str) -> _Problem:
   c = config.degradation
   degrader = Degrader(config.data.patch_size, c.scales, c.subsample)
   distribution = tasks.Distribution(degrader, c.kernels, c.min_variance, c.noise_std)
@@ -175,15 +175,18 @@ def _problem(config: ml_collections.ConfigDict, first_order: bool, platform: str
   batching = config.meta.task_batching if meta else "auto"
   if batching == "auto":
     batching = "map" if platform == "cpu" else "vmap"
-  return _Problem(config, network(config), distribution, son_degrader, batching, first_order)
+  return _Problem(config, net, distribution, son_degrader, batching, first_order)
 
 
 def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
   """The jitted part of `make_step`, of (state, patches placed by `mesh.patch_placer`, key data)."""
+  platform = mesh.devices.flat[0].platform
+  precision = devices.computed_precision(platform, config.model.precision)
+  net = network(config).clone(precision=precision)
   if config.model.network == "unrolled":
-    local = functools.partial(_unrolled_gradient, network(config), observations.mixture(config.data.patch_size))
+    local = functools.partial(_unrolled_gradient, net, observations.mixture(config.data.patch_size))
   else:
-    problem = _problem(config, first_order, mesh.devices.flat[0].platform)
+    problem = _problem(config, net, first_order, platform)
     local = functools.partial(_meta_gradient if config.stage == "meta" else _pretrain_gradient, problem)
   gradient = jax.shard_map(
       local,
@@ -218,7 +221,7 @@ def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
       donate_argnums=0,
       in_shardings=(replicated, patches, replicated),
       out_shardings=replicated,
-      compiler_options=devices.compiler_options(mesh.devices.flat[0].platform, config.model.precision),
+      compiler_options=devices.compiler_options(platform, precision),
   )
 
 

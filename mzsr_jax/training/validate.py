@@ -49,7 +49,7 @@ def make_validator(config: ml_collections.ConfigDict):
   ]
   inputs = [images.to_float(make_lr(truth, degradation, scale)) for truth in truths]
   bicubics = [degradation_lib.enlarge(lr, scale) for lr in inputs]
-  net = network(config)
+  net = network(config).clone(precision="float32")  # as the weights are used
   rates = weights.extend_schedule(config.meta_test.inner_lrs, max(steps))
   rule = config.meta.inner_rule if config.stage == "meta" else "gradient"
 
