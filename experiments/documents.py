@@ -5,7 +5,9 @@
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. The first word of a result file's name is the benchmark set
 (`set5_x2_x2_direct.json`). A new method is a result file and a line in `METHODS`. Quoted figures come from paper.json.
-The table of photos has another form: it is made of what `experiments.pipelines` wrote into experiments/results/photos/.
+The table of photos has another form: it is made of what `experiments.pipelines` wrote into experiments/results/photos/. So have
+those of speed, of what the scripts in experiments/bench/ wrote into experiments/results/speed/NAME.json, or NAME_SOMETHING.json
+where there are several; and that of precision, of pairs of evaluations in experiments/results/precision/.
 """
 
 import json
@@ -54,6 +56,8 @@ TABLES = {
     "set14_x2": Table(("Set14",), 2, ("g02d", "g20d", "gani", "gani5", "g13b", "bicubic")),
     "start": Table(("Set5",), 2, ("g02d", "g20d", "gani"), ("meta-trained, spectral steps", "universal"), (0, 10)),
 }
+
+SPEED = ("meta_step", "adaptation", "first_photo", "megapixels", "sizes", "scaling")
 
 Cells = dict[tuple[str, str, int, str, int], dict[str, Any]]
 
@@ -126,6 +130,32 @@ def photos(folder: pathlib.Path = RESULTS / "photos") -> str:
   return pipelines.markdown(*then, first).strip() if then else pipelines.markdown(first).strip()
 
 
+def speed(name: str, folder: pathlib.Path = RESULTS / "speed") -> str:
+  """What a script of experiments/bench/ wrote, each file with the machine that it was measured on."""
+  parts = []
+  for path in sorted({*folder.glob(f"{name}.json"), *folder.glob(f"{name}_*.json")}):
+    report = json.loads(path.read_text())
+    machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    parts.append(f"{report['title']} ({machine}):\n\n{timing.table(report['rows'])}")
+  return "\n\n".join(parts) or "Not measured yet."
+
+
+def precision(folder: pathlib.Path = RESULTS / "precision") -> str:
+  """What bfloat16 costs: PSNR less that of float32, of each pair of files SET_WEIGHTS_float32.json and ..._bfloat16.json."""
+  rows = []
+  for path in sorted(folder.glob("*_bfloat16.json")):
+    exact, near = (json.loads(path.with_name(path.name.replace("bfloat16", p)).read_text()) for p in ("float32", "bfloat16"))
+    before = {(r["kernel"], r["steps"]): r["psnr"] for r in exact["results"]}
+    lines: dict[int, dict[str, str]] = {}
+    for result in near["results"]:
+      change = result["psnr"] - before[result["kernel"], result["steps"]]
+      lines.setdefault(result["steps"], {})[f"`{result['kernel']}`"] = f"{change:+.3f}"
+    name = f"{SETS[path.stem.partition('_')[0]]}: {near['settings']['weights']}"
+    rows += [{"": f"{name}, {n or 'no'} step{'s' * (n > 1)}", **line} for n, line in lines.items()]
+  columns = ["", *dict.fromkeys(key for row in rows for key in row if key)]
+  return timing.table([{key: row.get(key) for key in columns} for row in rows]) if rows else "Not measured yet."
+
+
 def filled(text: str, tables: dict[str, str]) -> str:
   """A document with its tables. Raises UserError for the name of no table."""
 
@@ -146,7 +176,8 @@ def main(argv: list[str]) -> None:
   """Writes, or checks, all documents."""
   del argv
   cells = read()
-  tables = {name: markdown(table, cells) for name, table in TABLES.items()} | {"photos": photos()}
+  tables = {name: markdown(table, cells) for name, table in TABLES.items()} | {"photos": photos(), "precision": precision()}
+  tables |= {f"speed_{name}": speed(name) for name in SPEED}
   stale = [path for path in DOCUMENTS if filled(path.read_text(), tables) != path.read_text()]
   if stale and flags.FLAGS.check:
     raise UserError(f"out of date: {', '.join(map(str, stale))}: run python -m experiments.documents")

@@ -15,7 +15,7 @@ flags.disclaim_key_flags()
 # Of XLA's CPU backend. The order of computations that needs the least memory: 8% less for a meta-step in the same time.
 _LEAST_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 # oneDNN computes convolutions of bfloat16 as such. Float32 gains nothing by it.
-_ONEDNN = {"xla_cpu_experimental_onednn_custom_call": True, "xla_cpu_use_xnnpack": False}
+ONEDNN = {"xla_cpu_experimental_onednn_custom_call": True, "xla_cpu_use_xnnpack": False}
 _BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 _CPU_INFO = pathlib.Path("/proc/cpuinfo")
 
@@ -43,7 +43,7 @@ def compiler_options(platform: str, precision: str) -> dict[str, str | bool]:
   """What XLA is told of programs of a precision, as far as this version knows it."""
   if platform != "cpu":
     return {}
-  groups = [_LEAST_MEMORY, _ONEDNN] if precision == "bfloat16" else [_LEAST_MEMORY]
+  groups = [_LEAST_MEMORY, ONEDNN] if precision == "bfloat16" else [_LEAST_MEMORY]
   return {name: value for group in groups if _program(group) is not None for name, value in group.items()}
 
 
@@ -54,12 +54,17 @@ def computed_precision(platform: str, precision: str) -> str:
     return precision
   if not _BFLOAT16_INSTRUCTIONS & set(_CPU_INFO.read_text().split() if _CPU_INFO.exists() else []):
     reason = f"this CPU has none of the instructions {', '.join(sorted(_BFLOAT16_INSTRUCTIONS))}"
-  elif "onednn$convolution" not in (_program(_ONEDNN) or ""):
+  elif not uses_onednn(ONEDNN):
     reason = f"jax {jax.__version__} makes no use of this CPU's instructions, as 0.12 does"
   else:
     return precision
   logging.warning("float32 is computed in the place of bfloat16: %s.", reason)
   return "float32"
+
+
+def uses_onednn(options: dict[str, str | bool]) -> bool:
+  """Whether this version of XLA has oneDNN compute convolutions under some options."""
+  return "onednn$convolution" in (_program(options) or "")
 
 
 def _program(options: dict[str, str | bool]) -> str | None:

@@ -24,7 +24,7 @@ TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (*docum
 def test_tables_are_those_of_the_results(monkeypatch):
   assert run_entry(monkeypatch, documents.main, documents.define_flags, "--check") == 0
   shown = set(re.findall(r"<!-- table: (\w+) -->", "".join(TEXTS.values())))
-  assert shown == {*documents.TABLES, "photos"}
+  assert shown == {*documents.TABLES, "photos", "precision", *(f"speed_{name}" for name in documents.SPEED)}
 
 
 def test_a_changed_figure_is_noticed_and_mended(monkeypatch, capsys, tmp_path):
@@ -46,6 +46,18 @@ def test_results_are_means_of_their_images_by_the_weights_that_are_shipped():
         assert np.isclose(result[metric], np.mean([image[metric] for image in result["images"]])), path
     name = report["settings"]["weights"]
     assert report["weights_sha256"] == (name and weights.load(name).digest), f"{path}: measure it anew with {name}"
+
+
+def test_tables_of_speed_name_their_machine_and_that_of_precision_tells_differences(tmp_path):
+  assert documents.speed("sizes", tmp_path) == documents.precision(tmp_path) == "Not measured yet."
+  report = {"machine": {"cpu": "a CPU", "jax": "1.2"}, "title": "Sizes", "rows": [{"way": "buckets", "s": 2.0}]}
+  (tmp_path / "sizes_old.json").write_text(json.dumps(report))
+  assert documents.speed("sizes", tmp_path) == "Sizes (cpu a CPU, jax 1.2):\n\n| way | s |\n| --- | --- |\n| buckets | 2.00 |"
+  for precision, psnr in (("float32", 30.0), ("bfloat16", 29.988)):
+    results = [{"kernel": "g20d", "steps": 1, "psnr": psnr}]
+    named = {"results": results, "settings": {"weights": "x2_direct"}}
+    (tmp_path / f"set5_x2_direct_{precision}.json").write_text(json.dumps(named))
+  assert documents.precision(tmp_path).splitlines()[-1] == "| Set5: x2_direct, 1 step | -0.012 |"
 
 
 def test_wrong_results_and_tables_are_refused(tmp_path):

@@ -123,3 +123,22 @@ def test_another_program_enlarges_our_lr_images(folder, tmp_path):
   assert again.returncode == 2 and "--overwrite" in again.stderr
   bad = run("peers", folder, tmp_path / "other", "--peers=Nearest=nowhere.py")
   assert bad.returncode == 2 and "nowhere.py" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_the_benchmark_of_accelerators_leaves_out_what_there_is_no_time_for():
+  script = """
+import json, time
+from absl import flags
+from experiments.bench import accelerator
+
+flags.FLAGS(["accelerator", "--repeats=100000"])
+makers = {"product, float32": lambda: lambda: time.sleep(0.01)}
+makers |= {f"pass, {i}, float32": lambda: time.sleep(1) or (lambda: None) for i in range(3)}
+start = time.monotonic()
+rows, left_out = accelerator.timings(makers, start + 2)
+print(json.dumps([[row["what"] for row in rows], left_out, list(makers), time.monotonic() - start]))
+"""
+  timed, left_out, names, seconds = json.loads(subprocess.check_output([sys.executable, "-c", script], text=True))
+  assert timed[0] == "product, float32" and left_out[-1] == "pass, 2, float32"
+  assert timed + left_out == names
+  assert 2 <= seconds < 20

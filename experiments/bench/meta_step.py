@@ -3,11 +3,11 @@
     python -m experiments.bench.meta_step --tasks=2 --patches=4 --out=results/meta_step.json
 
 Each variant differs from the default in what its name says: convolution rules, task batching, inner loop, rematerialisation,
-precision, number of devices, order of the gradient. They run in turn in one process; ratios are medians over turns. FLOP are
-counted from the shapes, those of convolutions alone, with what second order adds and without what nobody needs; "temp MB" is
-what XLA plans, over all devices; "peak MB" (--memory) is by how much a process of its own grows during the call. Loss and
-gradient norm are compared with the default's. PyTorch computes the meta-gradient alone, this package degradation and
-Adam too.
+precision, number of devices, order of the gradient, convolutions by oneDNN (on a CPU, where this version of jax can). They run
+in turn in one process; ratios are medians over turns. FLOP are counted from the shapes, those of convolutions alone, with what
+second order adds and without what nobody needs; "temp MB" is what XLA plans, over all devices; "peak MB" (--memory) is by how
+much a process of its own grows during the call. Loss and gradient norm are compared with the default's. PyTorch computes the
+meta-gradient alone, this package degradation and Adam too.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ _MEMORY = flags.DEFINE_bool("memory", False, "measure the peak memory of each, i
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
 _PEAK_OF = flags.DEFINE_string("peak_of", "", "internal: print the peak memory of this one")
 
-# By name: changes of the config, and "devices" (0: all) and "first_order".
+# By name: changes of the config, and "devices" (0: all), "first_order" and "onednn".
 VARIANTS = {
     "default": {},
     "xla": {"model.convolution": "xla"},
@@ -45,6 +45,10 @@ VARIANTS = {
     "tasks vmap xla": {"meta.task_batching": "vmap", "model.convolution": "xla"},
     "tasks unroll": {"meta.task_batching": "unroll"},
     "steps unroll": {"meta.inner_loop": "unroll"},
+    "onednn": {"onednn": True},
+    "onednn xla": {"onednn": True, "model.convolution": "xla"},
+    "onednn tasks vmap": {"onednn": True, "meta.task_batching": "vmap"},
+    "onednn steps unroll": {"onednn": True, "meta.inner_loop": "unroll"},
     "remat": {"meta.remat": True},
     "tf32": {"model.precision": "tf32"},
     "bfloat16": {"model.precision": "bfloat16"},
@@ -54,7 +58,9 @@ VARIANTS = {
 }
 # Minutes a step, on a CPU, for what is known: grouped convolutions run there one output channel at a time.
 SLOW_ON_CPU = ("tasks vmap", "tasks vmap xla")
-TORCH = {"torch": False, "torch channels last": True}
+_ONEDNN = devices.ONEDNN | {"xla_cpu_experimental_ynn_fusion_type": ""}  # for float32 too
+# By name: channels last, bfloat16 by autocast.
+TORCH = {"torch": (False, False), "torch channels last": (True, False), "torch bfloat16": (True, True)}
 
 
 def make_config(overrides):
@@ -95,7 +101,7 @@ def jax_run(overrides):
   patches = mesh_lib.patch_placer(config, mesh)(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
   key = np.asarray(jax.random.key_data(jax.random.key(0)))
   states = [mesh_lib.replicate(step_lib.init_state(config, step_lib.init_params(config)), mesh)]
-  compiled = step.lower(states[0], patches, key).compile()
+  compiled = step.lower(states[0], patches, key).compile(_ONEDNN if overrides.get("onednn") else None)
   first = []
 
   def run():
@@ -108,7 +114,7 @@ def jax_run(overrides):
   return run, lambda: first[0] | {"temp_mb": temp, "devices": mesh.size}
 
 
-def torch_run(channels_last: bool):
+def torch_run(channels_last: bool, bfloat16: bool):
   """As `jax_run`, on the pairs that the default makes of the same patches."""
   import torch
 
@@ -134,7 +140,8 @@ def torch_run(channels_last: bool):
   first = []
 
   def run():
-    loss, gradient = torch_peer.meta_gradient(params, sets, config.meta.inner_lr, config.meta.num_inner_steps)
+    with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+      loss, gradient = torch_peer.meta_gradient(params, sets, config.meta.inner_lr, config.meta.num_inner_steps)
     if not first:
       first.append({"loss": loss, "grad_norm": float(torch.sqrt(sum((g**2).sum() for g in gradient)))})
 
@@ -142,7 +149,7 @@ def torch_run(channels_last: bool):
 
 
 def make(name: str):
-  return torch_run(TORCH[name]) if name in TORCH else jax_run(VARIANTS[name])
+  return torch_run(*TORCH[name]) if name in TORCH else jax_run(VARIANTS[name])
 
 
 def peak_of(name: str) -> float | None:
@@ -162,7 +169,14 @@ def chosen() -> list[str]:
     raise app.UsageError(f"no such variant: {', '.join(unknown)}; there are {', '.join(known)}")
   if _ONLY.value:
     return [name for name in known if name in _ONLY.value or name == "default"]
-  return [name for name in known if not (jax.default_backend() == "cpu" and name in SLOW_ON_CPU)]
+  return [name for name in known if suits(name)]
+
+
+def suits(name: str) -> bool:
+  """Whether the backend and this version of jax can run a variant, and in less than minutes a step."""
+  if VARIANTS.get(name, {}).get("onednn"):
+    return jax.default_backend() == "cpu" and devices.uses_onednn(_ONEDNN)
+  return not (jax.default_backend() == "cpu" and name in SLOW_ON_CPU)
 
 
 def main(_):

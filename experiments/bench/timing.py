@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import pathlib
 import platform
@@ -19,13 +20,16 @@ from mzsr_jax import files, provenance
 logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of each kind of accelerator that it did not find
 
 
-def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def alternate(runs: dict[str, Callable[[], Any]], repeats: int, until: float = math.inf) -> dict[str, list[float]]:
   """Seconds of each call, the runs taking turns so that whatever else the machine does meets all of them alike.
 
-  Each function must wait for its own result (jax.block_until_ready). None is called before: compile first.
+  Each function must wait for its own result (jax.block_until_ready). None is called before: compile first. After `until`
+  (time.monotonic) no turn begins but the first.
   """
   seconds = {name: [] for name in runs}
-  for _ in range(repeats):
+  for turn in range(repeats):
+    if turn and time.monotonic() > until:
+      break
     for name, run in runs.items():
       start = time.perf_counter()
       run()
