@@ -121,7 +121,7 @@ def timings(makers: dict[str, Callable[[], Callable]], until: float) -> tuple[li
   first, runs = {}, {}
   compile_until = time.monotonic() + 0.7 * (until - time.monotonic())
   for name, make in makers.items():
-    if time.monotonic() < compile_until:
+    if not runs or time.monotonic() < compile_until:
       runs[name] = make()
       first |= timing.first_calls({name: runs[name]})
   seconds = timing.alternate(runs, flags.FLAGS.repeats, until) if runs else {}

@@ -3,8 +3,8 @@
     pip install '.[bench]' && python -m experiments.bench.megapixels --megapixels=0.25,1,4 --out=runs/bench_megapixels.json
 
 Each photo is enlarged by a process of its own, under the default memory limit; with 24 megapixels that takes some ten minutes
-on two cores. Beside them stands the floor: a pass of the network as plain functions of arrays, an image of 256x256 on each device.
-Beside the JSON file goes a plot of the same name.
+on two cores. Beside them stands the floor: a pass of the network as plain functions of arrays, an image of 256x256 on each
+device. Beside the JSON file goes a plot of the same name.
 """
 
 import os
