@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tqdm
 from absl import flags
 
 from experiments import camera, outputs
 from experiments.bench import timing
-from mzsr_jax import cli, files, images, weights
+from mzsr_jax import cli, files, images, progress, weights
 from mzsr_jax.core import resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
@@ -121,7 +120,7 @@ def main(argv: list[str]) -> None:
   def network(name):
     loaded = weights.load(name)
     loaded.check_scale(scale)
-    steps = args.steps if args.steps is not None else 10 * enhance.benefits_from_adaptation(loaded)
+    steps = args.steps if args.steps is not None else enhance.default_steps(loaded)
     return loaded.params, loaded.inner_lrs(max(steps, 1)), steps
 
   photos = sorted(benchmark.load_hr(args.hr_dir, scale), key=lambda sample: sample.gt.size)[: args.images or None]
@@ -150,7 +149,7 @@ def main(argv: list[str]) -> None:
       print(summary(more), flush=True)
       compared.append(told(name, *network(args.weights), degradations.__getitem__, noises))
   scores = benchmark.run(samples, {"random": None}, compared, scale, adapters)
-  results = benchmark.summarise(tqdm.tqdm(scores, total=len(samples) * len(compared), disable=None), scale)
+  results = benchmark.summarise(progress.track(scores, len(samples) * len(compared), "result", "scoring"), scale)
   table = markdown(results, rows)
   print(table)
   outputs.write({

@@ -4,8 +4,8 @@
 
 writes JSON, and a PNG beside it. Figures: 3, PSNR over the steps of MZSR, by its own rates and by spectral steps, and of the
 networks of the ablations by Adam; 4, a picture of each at the start and after one step; 5, bicubic, MZSR and the truth side by
-side; 6, what MZSR makes of an image when it is told a wrong kernel. For 4 to 6 the first image of the folder is taken, or that
-which `--image` names.
+side; 6, what MZSR and the universal network make of an image when they are told a wrong kernel. For 4 to 6 the first image of
+the folder is taken, or that which `--image` names.
 """
 
 import io
@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from experiments import outputs
-from mzsr_jax import cli, files, images, weights
+from mzsr_jax import cli, files, images, progress, weights
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, methods, metrics
@@ -49,9 +49,9 @@ ASSUMED = ("g02d", "g20d", "gani", "gani5")
 
 
 def adapted(adapter: TiledAdapter, method: str, lr: np.ndarray, degradation: Degradation, shown: Sequence[int]) -> list[Pixels]:
-  """SR images after those numbers of steps, ascending."""
+  """SR images after those numbers of steps, ascending; of one of `METHODS`, or of shipped weights."""
   case = methods.Case("", "", lr, degradation, SCALE)
-  return [result.sr for result in methods.parse(METHODS[method], shown, SCALE).solve(adapter, case)]
+  return [result.sr for result in methods.parse(METHODS.get(method, f"mzsr:{method}"), shown, SCALE).solve(adapter, case)]
 
 
 def available() -> list[str]:
@@ -71,7 +71,8 @@ def curves(samples: list[Sample], degradation: Degradation, steps: int) -> tuple
   lrs = [benchmark.lr_image(adapter, sample, degradation, SCALE) for sample in samples]
   rows = []
   figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-  for method in available():
+  methods_drawn = available()
+  for method in progress.track(methods_drawn, len(methods_drawn), "method", "adapting"):
     psnrs = np.array([
         [metrics.psnr_y(sr, s.gt, SCALE) for sr in adapted(adapter, method, lr, degradation, range(steps + 1))]
         for s, lr in zip(samples, lrs)
@@ -81,7 +82,7 @@ def curves(samples: list[Sample], degradation: Degradation, steps: int) -> tuple
         for n, (m, d) in enumerate(zip(psnrs.mean(0), psnrs.std(0)))
     ]
     axes.plot(psnrs.mean(0), "o-", label=method)
-    print(f"{method:20}", "  ".join(f"{value:.2f}" for value in psnrs.mean(0)), flush=True)
+    progress.say("  ".join([f"{method:20}", *(f"{value:.2f}" for value in psnrs.mean(0))]))
   axes.set(xlabel="gradient steps", ylabel="PSNR-Y, dB, mean over images")
   axes.grid(alpha=0.3)
   axes.legend()
@@ -94,18 +95,25 @@ def pictures(figure: str, sample: Sample, degradation: Degradation, steps: int, 
   lr = benchmark.lr_image(adapter, sample, degradation, SCALE)
   bicubic = adapter.super_resolve(None, lr, SCALE)
   strips: list[dict[str, Pixels]] = []
+  track = lambda items: progress.track(items, len(items), "picture", "adapting")
   if figure == "4":
-    for method in available():
+    for method in track(available()):
       start, one = adapted(adapter, method, lr, degradation, [0, 1])
       strips.append({f"{method}, start": start, "1 step": one})
   elif figure == "5":
-    one, all_steps = adapted(adapter, "MZSR", lr, degradation, [1, steps])
-    (spectral,) = adapted(adapter, "MZSR, spectral steps", lr, degradation, [steps])
+    asked = {"MZSR": [1, steps], "MZSR, spectral steps": [steps]}
+    one, all_steps, spectral = (
+        sr for method in track(list(asked)) for sr in adapted(adapter, method, lr, degradation, asked[method])
+    )
     mzsr = {"MZSR, 1 step": one, f"{steps} steps": all_steps, f"{steps} spectral steps": spectral}
     strips.append({"bicubic": bicubic, **mzsr, "truth": sample.gt})
   else:
-    results = {name: adapted(adapter, "MZSR", lr, kernel_files.load_degradation(name), [steps])[0] for name in ASSUMED}
-    strips.append({"bicubic": bicubic, **{f"told {name}": sr for name, sr in results.items()}, "truth": sample.gt})
+    for method, count in {"MZSR": steps, "universal": 0}.items():
+      strips.append({"bicubic": bicubic})
+      for name in track(ASSUMED):
+        told = kernel_files.load_degradation(name)
+        strips[-1][f"{method} told {name}"] = adapted(adapter, method, lr, told, [count])[0]
+      strips[-1]["truth"] = sample.gt
   rows = []
   for label, sr in itertools.chain.from_iterable(strip.items() for strip in strips):
     psnr = None if label == "truth" else metrics.psnr_y(sr, sample.gt, SCALE)

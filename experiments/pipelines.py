@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
-import tqdm
 from absl import flags
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from experiments import camera, outputs
 from experiments.bench import timing
-from mzsr_jax import cli, files, images, upscale, weights
+from mzsr_jax import cli, files, images, progress, weights
 from mzsr_jax.core import resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.evaluation import metrics
@@ -242,13 +241,13 @@ def main(argv: list[str]) -> None:
   cli.start_jax()
   beside = outputs.check(".md")
   loaded = weights.load(args.weights)
-  steps = upscale.PRESETS[None]["steps"] if enhance.benefits_from_adaptation(loaded) else 0
+  steps = enhance.default_steps(loaded)
   recipe = enhance.make_recipe(loaded, Degradation(None), args.scale, steps)
   side = args.side // args.scale * args.scale
   pairs = [(name, hr, pipeline) for name, hr in truths(args.hr_dir, side) for pipeline in PIPELINES]
   adapter = TiledAdapter(sizes=[(resize.shrunk_size(side, args.scale),) * 2])
   rows = []
-  for number, (name, hr, pipeline) in enumerate(tqdm.tqdm(pairs, unit="pair", disable=None)):
+  for number, (name, hr, pipeline) in enumerate(progress.track(pairs, len(pairs), "pair")):
     photo = photo_of(hr, PIPELINES[pipeline], args.scale, np.random.default_rng([args.seed, number]))
     lr = Image.fromarray(images.to_uint8(photo.rgb))
     enlarged, about = default_of(photo, adapter, recipe, steps)

@@ -27,10 +27,9 @@ import pathlib
 from typing import Any
 
 import jax
-import tqdm
 from absl import flags
 
-from mzsr_jax import cli, files, images, provenance, weights
+from mzsr_jax import cli, files, images, progress, provenance, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, methods
 from mzsr_jax.inference import pool
@@ -167,10 +166,10 @@ class Crops:
 def _read_sweep(path: str) -> list[dict[str, Any]]:
   try:
     return expand(json.loads(pathlib.Path(path).read_text()))
-  except ValueError as e:
-    raise UserError(f"sweep '{path}' is not JSON: {e}") from e
   except UserError as e:
     raise UserError(f"'{path}': {e}") from e
+  except ValueError as e:
+    raise UserError(f"sweep '{path}' is not JSON: {e}") from e
 
 
 def _folders(cells: list[dict[str, Any]]) -> dict[str, str]:
@@ -210,7 +209,7 @@ def main(argv: list[str]) -> None:
       files.write_whole(out, whole, overwrite=True)
     todo = [(cell, name) for cell, name in wanted if name not in done]
     print(f"{len(cells)} cells, {len(todo)} to do")
-    for cell, name in tqdm.tqdm(todo, unit="cell", disable=None):
+    for cell, name in progress.track(todo, len(todo), "cell"):
       crops = Crops(out, args.crop)
       line = run(cell, folders, crops)
       line |= {
@@ -226,7 +225,7 @@ def main(argv: list[str]) -> None:
         file.flush()
         os.fsync(file.fileno())
       best = ", ".join(f"{methods.label(r['method'], r['steps'])} {r['psnr']:.2f}" for r in line["results"] if r["psnr"])
-      tqdm.tqdm.write(f"{cell['set']} {cell['kernel']} x{cell['scale']}: {best}")
+      progress.say(f"{cell['set']} {cell['kernel']} x{cell['scale']}: {best}")
 
 
 if __name__ == "__main__":

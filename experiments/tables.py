@@ -14,12 +14,11 @@ import pathlib
 import sys
 from typing import Any, NamedTuple
 
-import tqdm
 from absl import flags
 
 from experiments import outputs
 from experiments.bench import timing
-from mzsr_jax import cli, files, weights
+from mzsr_jax import cli, files, progress, weights
 from mzsr_jax.evaluation import benchmark, methods
 from mzsr_jax.inference import pool
 from mzsr_jax.photo import kernel_files
@@ -67,7 +66,7 @@ def run(part: Part, hr_dir: str) -> list[dict[str, Any]]:
   adapters = pool.make_adapters(len(samples), sizes=benchmark.lr_sizes(samples, part.scale))
   scores = benchmark.run(samples, degradations, compared, part.scale, adapters)
   total = len(samples) * len(degradations) * sum(len(method.steps) for method in compared)
-  return benchmark.summarise(tqdm.tqdm(scores, total=total, disable=None), part.scale)
+  return benchmark.summarise(progress.track(scores, total, "result", "scoring"), part.scale)
 
 
 def markdown(results: list[dict[str, Any]], quoted: list[dict[str, Any]]) -> str:

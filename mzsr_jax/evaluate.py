@@ -22,10 +22,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 from absl import flags
 
-from mzsr_jax import cli, files, provenance, weights
+from mzsr_jax import cli, files, progress, provenance, weights
 from mzsr_jax.core import inner_rules, kernels
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, methods, metrics
@@ -186,12 +185,11 @@ def _methods(args: flags.FlagValues) -> tuple[list[methods.Method | _Folder], di
 
 def _with_progress(scores: Iterable[benchmark.Score], num_samples: int, per_sample: int) -> Iterator[benchmark.Score]:
   """Passes the scores on; shows a bar on a terminal, or a line per image in a log."""
-  with tqdm.tqdm(total=num_samples * per_sample, unit="result", disable=None) as bar:
-    for count, score in enumerate(scores, 1):
-      bar.update()
-      if bar.disable and count % per_sample == 0:
-        print(f"{count // per_sample}/{num_samples} {score.image}", file=sys.stderr)
-      yield score
+  scored = progress.track(scores, num_samples * per_sample, "result", "scoring")
+  for count, score in enumerate(scored, 1):
+    if not sys.stderr.isatty() and count % per_sample == 0:
+      print(f"{count // per_sample}/{num_samples} {score.image}", file=sys.stderr)
+    yield score
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def main(argv: list[str]) -> None:
   if "inner_lrs" not in state.result and not args["inner_lr_factors"].using_default_value:
     raise UserError("--inner_lr_factors: this run learned no inner rates: pass --inner_lr to evaluate and upscale instead")
   loop.export(config, state, pathlib.Path(args.output), args.data, args.inner_lr_factors)
-  print(f"wrote {args.output}: {config.stage}, step {int(state.step)}")
+  print(f"wrote {args.output}: what '{workdir}' had learnt after step {int(state.step)} of {config.run.num_steps} of its "
+        f"{'meta-training' if config.stage == 'meta' else 'pre-training'}")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ import functools
 import glob
 import pathlib
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import tqdm
 from absl import flags, logging
 from PIL import Image
 
@@ -27,6 +25,7 @@ from mzsr_jax.inference.tiled import TiledAdapter, network_passes
 from mzsr_jax.photo import blind, enhance, kernel_files, refine
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.enhance import Recipe
+from mzsr_jax.progress import Progress, say
 
 AUTO = cli.AUTO
 FIRST_FLAGS = ("input", "output", "scale", "kernel", "strength")  # that people need
@@ -36,12 +35,9 @@ USAGE = """usage: python -m mzsr_jax.upscale -i photo.jpg [-o out.png] [--scale=
 
 --help lists all flags."""
 EXTENSIONS = tuple(extension[1:] for extension in images.FORMATS)
-# What flags that are not given are, by --preset: experiments/presets.py measures what each costs and gains.
-PRESETS = {
-    None: {"steps": 10, "back_projection": 0},
-    "fast": {"steps": 1, "back_projection": 10},
-    "real": {"steps": 10, "back_projection": 10},
-}
+# What flags that are not given are, by --preset: experiments/presets.py measures what each costs and gains. Steps are at most
+# so many, and else as many as the weights gain by.
+PRESETS = {None: {"back_projection": 0}, "fast": {"steps": 1, "back_projection": 10}, "real": {"back_projection": 10}}
 
 
 def define_flags() -> None:
@@ -80,8 +76,8 @@ def define_flags() -> None:
       "preset", None, [name for name in PRESETS if name], "what --steps and --back_projection are, where they are not given"
   )
   flags.DEFINE_integer(
-      "steps", None, "adaptation steps; 0 is without (default: as --preset says, 10 without one; 0 where the weights gain "
-      "nothing by steps, as universal)", lower_bound=0
+      "steps", None, "adaptation steps (default: 0 where the weights gain nothing by any, as universal; else 10, or 1 with "
+      "--preset=fast)", lower_bound=0
   )
   flags.DEFINE_bool("self_ensemble", False, "the mean over the image turned in all ways that its kernel does not tell apart")
   flags.DEFINE_integer(
@@ -116,15 +112,20 @@ def main(argv: list[str]) -> None:
   if len(sys.argv) == 1:
     print(USAGE, file=sys.stderr)
     sys.exit(2)
-  given = {name: getattr(args, name) for name in PRESETS[None] if getattr(args, name) is not None}
-  settings = PRESETS[args.preset] | given
-  cli.start_jax()
   estimates = args.kernel in (AUTO, "photo")
   if args.save_kernel and not estimates:
     raise UserError("--save_kernel writes a kernel that is estimated, and --kernel gives one: leave one of them out")
   jobs = plan([*args.input, *argv[1:]], args.output, args.comparison, args.overwrite, args.suffix, args.ext, args.save_kernel)
   if not jobs:
     return
+  with Progress(len(jobs), "image") as progress:
+    _make(jobs, estimates, progress)
+
+
+def _make(jobs: Sequence[Job], estimates: bool, progress: Progress) -> None:
+  """Makes all images, as the flags say; `estimates`: whether the kernel is that of each photo."""
+  args, preset = flags.FLAGS, PRESETS[flags.FLAGS.preset]
+  cli.start_jax()
   loaded = cli.load_weights()
   if estimates:
     degradation = Degradation(None, args.subsample or "direct")
@@ -132,56 +133,61 @@ def main(argv: list[str]) -> None:
     net_scale = enhance.network_scale(loaded, args.scale)
     flip = args.flip_kernel
     degradation = kernel_files.load_degradation(args.kernel, args.subsample, args.kernel_shift, net_scale, flip)
-  if "steps" not in given and not enhance.benefits_from_adaptation(loaded):
-    settings["steps"] = 0
+  gaining = enhance.default_steps(loaded)
+  steps = min(preset.get("steps", gaining), gaining) if args.steps is None else args.steps
+  back_projection = preset["back_projection"] if args.back_projection is None else args.back_projection
   noise_level = None if args.noise_level == AUTO else args.noise_level
   recipe = enhance.make_recipe(
-      loaded, degradation, args.scale, settings["steps"], self_ensemble=args.self_ensemble,
-      back_projection=settings["back_projection"], noise_level=noise_level, strength=args.strength,
+      loaded, degradation, args.scale, steps, self_ensemble=args.self_ensemble, back_projection=back_projection,
+      noise_level=noise_level, strength=args.strength,
   )  # fmt: skip
-  shown = sorted({0, min(1, settings["steps"]), settings["steps"]}) if args.comparison else [settings["steps"]]
+  shown = sorted({0, min(1, steps), steps}) if args.comparison else [steps]
+  how = _how(steps, recipe)
+  kernel, noise = "to be estimated" if estimates else args.kernel, _noise(noise_level)
+  say(f"{len(jobs)} image{'s' * (len(jobs) > 1)}, x{args.scale:g}; kernel {kernel}; noise {noise}; {how}")
 
   adapters = _adapters(jobs, recipe, len(shown) if args.comparison else 0)
-  make = functools.partial(_run, recipe=recipe, shown=shown, overwrite=args.overwrite, quality=args.quality)
+  make = functools.partial(_run, recipe=recipe, shown=shown, how=how, progress=progress, alone=len(jobs) == 1)
   failures, faults = 0, 0
-  with tqdm.tqdm(total=len(jobs), unit="image", disable=None, bar_format="{l_bar}{bar}| {elapsed} < {remaining}") as bar:
-    progress = _Progress(bar, recipe, shown)
-    for adapter in adapters:
-      adapter.on_progress = progress.passes
-    for job, result in zip(jobs, pool.map_images(functools.partial(_reported, make), jobs, adapters)):
-      progress.image()
-      expected = isinstance(result, (UserError, OSError))  # see `cli.run`
-      if expected and len(jobs) == 1:
-        raise result
-      if isinstance(result, Exception):
-        failures += 1
-        faults += not expected
-        cli.report(f"{job.source}: {result}" if expected else cli.fault(result, str(job.source)))
-      else:
-        bar.write(result)
+  work = _work(recipe, shown)
+  for adapter in adapters:
+    adapter.on_progress = lambda passes: progress.advance(passes / work)
+  for count, (job, result) in enumerate(zip(jobs, pool.map_images(functools.partial(_reported, make), jobs, adapters)), 1):
+    progress.reach(count)
+    expected = isinstance(result, (UserError, OSError))  # see `cli.run`
+    if expected and len(jobs) == 1:
+      raise result
+    if isinstance(result, Exception):
+      failures += 1
+      faults += not expected
+      cli.report(f"{job.source}: {result}" if expected else cli.fault(result, str(job.source)))
+    else:
+      say(result)
   if faults:
     sys.exit(1)
   if failures:
     raise UserError(f"{failures} of {len(jobs)} images failed, each named above; the others are done")
 
 
-class _Progress:
-  """Moves a bar by parts of images, as far as their work can be foretold, and by whole ones."""
+def _how(steps: int, recipe: Recipe) -> str:
+  """What is done, in words, but for what each image has of its own."""
+  args = flags.FLAGS
+  words = [f"{steps or 'no'} step{'s' * (steps != 1)}"]
+  words += [f"{recipe.back_projection} iterations of back-projection"] * bool(recipe.back_projection)
+  words += ["self-ensemble"] * recipe.self_ensemble + [f"strength {recipe.strength:g}"] * (recipe.strength < 1)
+  words += [f"preset {args.preset}"] * bool(args.preset)
+  return "; ".join([*words, f"weights {args.weights}"])
 
-  def __init__(self, bar: tqdm.tqdm, recipe: Recipe, shown: Sequence[int]):
-    known = recipe.degradation.kernel is not None
-    turns = len(list(refine.turns(recipe.degradation, recipe.net_scale))) if recipe.self_ensemble and known else 1
-    self._bar, self._lock, self._images = bar, threading.Lock(), 0
-    self._work = network_passes(shown[-1], len(shown) * turns, recipe.net_scale)
 
-  def passes(self, count: float) -> None:
-    with self._lock:  # several adapters work in threads
-      self._bar.update(min(count / self._work, self._bar.total - self._bar.n))
+def _noise(level: float | None) -> str:
+  return "to be estimated" if level is None else f"{level:.1f} of 255"
 
-  def image(self) -> None:
-    with self._lock:
-      self._images += 1
-      self._bar.update(max(self._images - self._bar.n, 0))
+
+def _work(recipe: Recipe, shown: Sequence[int]) -> float:
+  """Passes of the network for an image, as far as they can be foretold."""
+  known = recipe.degradation.kernel is not None
+  turns = len(list(refine.turns(recipe.degradation, recipe.net_scale))) if recipe.self_ensemble and known else 1
+  return network_passes(shown[-1], len(shown) * turns, recipe.net_scale)
 
 
 def _adapters(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[TiledAdapter]:
@@ -210,35 +216,43 @@ def _reported(make, adapter: TiledAdapter, job: Job) -> str | Exception:
 
 
 def _run(
-    adapter: TiledAdapter, job: Job, *, recipe: Recipe, shown: Sequence[int], overwrite: bool, quality: int
+    adapter: TiledAdapter, job: Job, *, recipe: Recipe, shown: Sequence[int], how: str, progress: Progress, alone: bool
 ) -> str:
-  """Makes one image; returns a line about it."""
-  start = time.perf_counter()
+  """Makes one image; returns a line about it. Args: see `_make`; `how` is what is done, in words."""
+  args, start = flags.FLAGS, time.perf_counter()
+  progress.phase(f"reading {job.source.name}")
   photo = photo_file.read(job.source)
   file_format = images.FORMATS[job.output.suffix.lower()]
   photo_file.check_format(photo, file_format, recipe.scale)
+  if recipe.degradation.kernel is None:
+    progress.phase(f"estimating the kernel of {job.source.name}")
   panels = {}
   for event in enhance.run(adapter, photo, recipe, shown):
     match event:
       case enhance.Estimated(recipe, estimate):
-        about = f", {estimate.text}" if estimate else ""
+        kernel = f"estimated: {estimate.text}" if estimate else args.kernel
+        about = f"kernel {kernel}; noise {_noise(255 * recipe.degradation.noise_std)}"
+        if alone:
+          say(about)
+        progress.phase(f"{'adapting' if shown[-1] else 'enlarging'} {job.source.name}")
         if job.comparison:
           panels["bicubic"] = photo_file.on_white(enhance.enlarge(adapter, None, photo, recipe))
       case enhance.Adapted(step, params):
-        if job.comparison and step != shown[-1]:
+        if step == shown[-1]:
+          progress.phase(f"enlarging {job.source.name}")
+        elif job.comparison:
           panels[f"step {step}"] = photo_file.on_white(enhance.enlarge(adapter, params, photo, recipe))
       case enhance.Enlarged(result):
         if estimate and job.kernel:  # beside the result, so that a run that is stopped leaves both or neither
-          blind.save(estimate, job.kernel, overwrite)
-        files.write_whole(job.output, photo_file.encode(result, file_format, quality, str(job.output)), overwrite)
+          blind.save(estimate, job.kernel, args.overwrite)
+        content = photo_file.encode(result, file_format, args.quality, str(job.output))
+        files.write_whole(job.output, content, args.overwrite)
   if job.comparison:
     panels[f"step {shown[-1]}"] = photo_file.on_white(result)
-    images.write_png(job.comparison, images.side_by_side(list(panels.values()), list(panels)), overwrite)
+    images.write_png(job.comparison, images.side_by_side(list(panels.values()), list(panels)), args.overwrite)
   (height, width), (sr_height, sr_width) = photo.rgb.shape[:2], result.rgb.shape[:2]
   sizes = f"{width}x{height} -> {sr_width}x{sr_height}"
-  about += f", noise of {255 * recipe.degradation.noise_std:.1f} of 255"
-  steps = f"{shown[-1]} step{'s' * (shown[-1] != 1)}"
-  return f"{job.output}: {sizes}, {steps}, {time.perf_counter() - start:.1f} s{about}"
+  return f"{job.output}: {sizes}, {time.perf_counter() - start:.1f} s; {about}; {how}"
 
 
 def plan(
@@ -286,12 +300,12 @@ def plan(
     if not overwrite and (done := [job for job in jobs if job.output.exists()]):
       jobs = [job for job in jobs if job not in done]
       logging.warning("%d results exist and stay, %d are to be made; --overwrite makes all anew.", len(done), len(jobs))
-  taken = {job.source.resolve(): job.source for job in jobs}
+  taken = {job.source.resolve(): f"the input '{job.source}'" for job in jobs}
   for job in jobs:
     for target in _targets(job):
       if other := taken.get(target.resolve()):
-        raise UserError(f"output '{target}' of '{job.source}' would replace '{other}': name another, or rename one")
-      taken[target.resolve()] = target
+        raise UserError(f"output '{target}' of '{job.source}' would replace {other}: name another, or rename one")
+      taken[target.resolve()] = f"another output, of '{job.source}'"
       files.check_writable(target, overwrite)
   return jobs
 

@@ -43,9 +43,14 @@ def run_entry(monkeypatch, main, define_flags, *args, **options) -> int:
   return exit_.value.code or 0
 
 
+def errors(capsys) -> str:
+  """What stderr was given since the last look, but for the lines of progress."""
+  return re.sub(r"(?m)^\d+ s, \d+%: .*\n", "", capsys.readouterr().err)
+
+
 def assert_one_line(capsys, *words):
   """What was printed since the last look is one error line that holds these words."""
-  err = capsys.readouterr().err
+  err = errors(capsys)
   assert err.startswith("error: ") and err.count("\n") == 1, err
   for word in words:
     assert word in err, err

@@ -295,7 +295,7 @@ def _main(monkeypatch, *args):
 
 
 def test_no_steps_are_proposed_where_the_weights_gain_nothing_by_them(monkeypatch):
-  assert (jobs.default_steps() > 0) == enhance.benefits_from_adaptation(weights.load(weights.DEFAULT))
+  assert jobs.default_steps() == enhance.default_steps(weights.load(weights.DEFAULT)) == 0
   monkeypatch.setattr(weights, "DEFAULT", "x2_direct")
   assert jobs.default_steps() == jobs.MAX_STEPS
 

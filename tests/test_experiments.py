@@ -50,7 +50,12 @@ def test_a_picture_for_wrong_kernels(folder, tmp_path):
   done = run("figures", folder, out, "--figure=6", "--steps=2", "--crop=32")
   assert done.returncode == 0, done.stderr
   rows = json.loads(out.read_text())["rows"]
-  assert [row["picture"] for row in rows] == ["bicubic", *(f"told {k}" for k in ("g02d", "g20d", "gani", "gani5")), "truth"]
+  assert [row["picture"] for row in rows] == [
+      name for method in ("MZSR", "universal")
+      for name in ("bicubic", *(f"{method} told {k}" for k in ("g02d", "g20d", "gani", "gani5")), "truth")
+  ]
+  psnrs = {row["picture"]: row["psnr"] for row in rows}
+  assert psnrs["universal told g20d"] == max(psnr for name, psnr in psnrs.items() if name.startswith("universal"))
   assert images.read_image(out.with_suffix(".png")).shape[1] == 6 * 64 + 5 * 2
   bad = run("figures", folder, tmp_path / "other.json", "--figure=4", "--image=nobody")
   assert bad.returncode == 2 and "nobody" in bad.stderr and "Traceback" not in bad.stderr

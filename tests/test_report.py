@@ -232,7 +232,9 @@ class _Tags(html.parser.HTMLParser):
 def test_the_page_stands_alone_and_escapes(made):
   page = _Tags((made / "report.html").read_text())
   assert page.tags.count("script") == 1 and page.places and all(place.startswith("data:") for place in page.places)
-  assert f"{EVIL} (10)" in page.text and ALSO_EVIL in page.text  # as text
+  text = "".join(page.text)
+  assert f"{EVIL} (10)" in text and ALSO_EVIL in text
+  assert "mzsr:<wbr>&lt;script" in (made / "report.html").read_text()  # names go on in a new line between their parts
   assert page.tags.count("img") == 6 + 4 * 2 * (1 + 5)  # plots; kernels of both sets, images, truth and results
 
 
@@ -386,6 +388,17 @@ def test_the_page_in_a_browser(browser):
   browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
   dark = np.asarray(browser.screenshot())
   assert light[0, 0].min() > 250 and dark[0, 0].max() < 50 and min(light.std(), dark.std()) > 20
+
+
+def test_on_a_phone_crops_stand_side_by_side_and_tables_show_two_columns(browser, tmp_path):
+  browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+  assert browser.js("document.documentElement.scrollWidth") == 390
+  grid = "getComputedStyle(document.querySelector('.group:not([hidden]) .grid')).gridTemplateColumns.split(' ').length"
+  assert browser.js(grid) == 2
+  right = "[...document.querySelector('table').rows].map(row => row.cells[2].getBoundingClientRect().right)"
+  assert max(browser.js(right)) < 390
+  if folder := os.environ.get("MZSR_TEST_SCREENS"):
+    browser.screenshot().save(f"{folder}/report_phone.png")
 
 
 def test_without_scripts_all_is_there(browser):

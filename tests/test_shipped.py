@@ -27,6 +27,16 @@ def test_results_of_the_documents_are_what_the_shipped_weights_give(data_dir, op
   assert result["psnr"] == pytest.approx(expected, abs=0.02)
 
 
+def test_steps_by_default_are_those_that_gain():
+  """Means over images of all results of this package: ten steps gain with weights that take them by default."""
+  psnr = {key: result["psnr"] for key, result in documents.read().items()}
+  compared = [(key, key[:4] + (10,)) for key in psnr if key[4] == 0 and key[:4] + (10,) in psnr]
+  assert len(compared) > 8
+  for before, after in compared:
+    assert psnr[after] > psnr[before] and enhance.default_steps(weights.load(before[1])) == 10
+  assert enhance.default_steps(weights.load("universal")) == enhance.default_steps(weights.load("pretrain_x2")) == 0
+
+
 @pytest.mark.slow
 def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
   folder = data_dir / "Set5"

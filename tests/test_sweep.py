@@ -112,12 +112,16 @@ def test_wrong_input(monkeypatch, capsys, folder, tmp_path):
   out = tmp_path / "out.jsonl"
   given = [f"--sweep={folder}/sweep.json", f"--out={out}"]
   run = lambda *args: run_entry(monkeypatch, sweep.main, sweep.define_flags, *args)
+  (folder / "list.json").write_text("[1, 2]")
+  (folder / "step.json").write_text('{"cells": [{"set": "Set5", "method": "bicubic", "kernel": "g20d", "steps": 3}]}')
   for args, words in (
       ((*given,), ["--sets=Set5=FOLDER"]),
       ((*given, "--sets=Set5"), ["NAME=FOLDER"]),
       ((*given, f"--sets=Set5={folder}/none"), ["none"]),
       ((f"--sweep={folder}/none.json", f"--out={out}"), ["none.json"]),
-      ((f"--sweep={folder}/w.safetensors", f"--out={out}"), ["w.safetensors", "JSON"]),
+      ((f"--sweep={folder}/w.safetensors", f"--out={out}"), ["w.safetensors", "is not JSON"]),
+      ((f"--sweep={folder}/list.json", f"--out={out}"), ["list.json': a sweep must be {"]),
+      ((f"--sweep={folder}/step.json", f"--out={out}"), ["step.json': a sweep's cell has steps 3"]),
   ):
     assert run(*args) == 2
     assert_one_line(capsys, *words)

@@ -210,6 +210,15 @@ def test_smoke_runs_of_both_stages_lower_the_query_loss_by_adaptation(tmp_path):
   assert after < before
 
 
+def test_a_run_says_what_it_does_before_the_first_steps_are_made(tmp_path, caplog):
+  caplog.set_level("INFO", logger="absl")
+  loop.train(tiny(pretrain_x2, 2, **{"run.log_every": 100}), tmp_path)
+  said = [record.getMessage() for record in caplog.records]
+  steps = ["Looking through the training images", "Compiling the first step", "step 1/2 | loss", "Done after 2 steps"]
+  places = [next(i for i, line in enumerate(said) if line.startswith(start)) for start in steps]
+  assert places == sorted(places)
+
+
 def read_scalars(folder):
   """Values by tag (None for images) from TensorBoard event files: length (8 bytes), checksum (4), data, checksum (4)."""
   values = collections.defaultdict(list)
@@ -442,7 +451,7 @@ def test_training_entry_and_export(tmp_path, stage):
   output = tmp_path / "exported.safetensors"
   command = [sys.executable, "-m", "mzsr_jax.export", f"--workdir={tmp_path / 'run'}", f"--output={output}", "--data=photos"]
   done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
+  assert done.returncode == 0 and "after step 2 of 2 of its" in done.stdout, done.stderr
   exported, written = weights.load(output).params, weights.load(tmp_path / "run" / loop.WEIGHTS_NAME).params
   jax.tree.map(np.testing.assert_array_equal, exported, written)
   assert weights.load(output).metadata["data"] == "photos"

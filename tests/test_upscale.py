@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import assert_one_line, run_entry
+from test_cli import assert_one_line, errors, run_entry
 
 from mzsr_jax import images, upscale, weights
 from mzsr_jax.core import adapt as adapt_lib
@@ -85,15 +86,25 @@ def test_the_default_command_restores_what_was_blurred(monkeypatch, capsys, data
   images.write_png(tmp_path / "photo.png", lr)
   args = ["-i", tmp_path / "photo.png", "-o", tmp_path / "out.png"]
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *args, arguments=10**6) == 0
-  assert "0 steps" in capsys.readouterr().out
+  assert "no steps" in capsys.readouterr().out
   psnr = metrics.psnr_y(images.read_image(tmp_path / "out.png"), gt, 2)
   bicubic = metrics.psnr_y(images.to_uint8(np.asarray(degradation.enlarge(images.to_float(lr), 2))), gt, 2)
   assert psnr > 30 and psnr > bicubic + 6
 
 
+def test_what_will_be_done_is_said_first_and_what_was_done_last(monkeypatch, capsys, small, tmp_path):
+  flags = ["-i", f"{small}/photos/a.png", "-o", f"{tmp_path}/a.png", "--kernel=photo", "--strength=0.5", "--preset=real"]
+  assert _upscale(monkeypatch, small, *flags) == 0
+  first, second, last = capsys.readouterr().out.splitlines()
+  how = f"; 2 steps; 10 iterations of back-projection; strength 0.5; preset real; weights {small}/w.safetensors"
+  assert first == f"1 image, x2; kernel to be estimated; noise to be estimated{how}"
+  assert re.fullmatch(r"kernel estimated: .+sure; noise \d+\.\d of 255", second)
+  assert re.fullmatch(rf"{re.escape(f'{tmp_path}/a.png: 14x12 -> 28x24, ')}\d+\.\d s; {re.escape(second + how)}", last)
+
+
 def test_a_folder_with_a_broken_file(monkeypatch, capsys, small, tmp_path):
   assert _upscale(monkeypatch, small, f"--input={small}/photos", f"--output={tmp_path}/out") == 2
-  first, last = capsys.readouterr().err.splitlines()
+  first, last = errors(capsys).splitlines()
   assert first.startswith("error: ") and "broken.jpg" in first
   assert "1 of 3" in last
   assert made(tmp_path) == ["out/a.png", "out/sub/b.png"]
@@ -189,7 +200,7 @@ def test_strength_goes_from_the_plain_enlargement_to_the_networks(monkeypatch, c
   for strength in (0, 0.5, 1):
     output = f"{tmp_path}/{strength}.png"
     assert _upscale(monkeypatch, small, "-i", f"{photo}", "-o", output, f"--strength={strength}", "--steps=1") == 0
-    assert "1 step," in capsys.readouterr().out
+    assert "1 step;" in capsys.readouterr().out
   plain, half, full = (images.read_image(tmp_path / f"{strength}.png").astype(float) for strength in (0, 0.5, 1))
   np.testing.assert_array_equal(plain, images.to_uint8(degradation.enlarge(images.to_float(images.read_image(photo)), 2)))
   assert (plain != full).any() and np.abs(half - (plain + full) / 2).max() <= 0.5
@@ -207,7 +218,7 @@ def test_noise_is_estimated_where_no_level_is_given(monkeypatch, capsys, small, 
   flags = {"auto": [], "same": [f"--noise_level={level!r}"], "none": ["--noise_level=0"]}
   for name, given in flags.items():
     assert _upscale(monkeypatch, small, "-i", str(photo), "-o", f"{tmp_path}/{name}.png", *given) == 0
-    assert f"noise of {0 if name == 'none' else level:.1f}" in capsys.readouterr().out
+    assert f"noise {0 if name == 'none' else level:.1f} of 255" in capsys.readouterr().out
   auto, same, none = (images.read_image(tmp_path / f"{name}.png") for name in flags)
   np.testing.assert_array_equal(auto, same)
   assert (auto != none).any()
@@ -216,9 +227,9 @@ def test_noise_is_estimated_where_no_level_is_given(monkeypatch, capsys, small, 
 def test_what_is_not_blurred_is_enlarged_without_steps(monkeypatch, capsys, small, tmp_path):
   flags = ["-i", f"{small}/photos/a.png", "-o", f"{tmp_path}/a.png", "--kernel=bicubic"]
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags) == 0
-  assert "0 steps" in capsys.readouterr().out
+  assert "no steps" in capsys.readouterr().out
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags, "--steps=1", "--overwrite") == 0
-  assert "1 step," in capsys.readouterr().out
+  assert "1 step;" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("preset", [name for name in upscale.PRESETS if name])
@@ -229,7 +240,8 @@ def test_presets_are_settings_that_flags_override(monkeypatch, capsys, small, tm
   assert "2 steps" in capsys.readouterr().out
   flags = [photo, "--kernel=g20d", f"--weights={small}/w.safetensors", f"-o={tmp_path}/c.png", f"--preset={preset}"]
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags) == 0
-  assert f", {settings['steps']} step{'s' if settings['steps'] > 1 else ''}, " in capsys.readouterr().out
+  told, steps = capsys.readouterr().out, settings.get("steps", 10)
+  assert f"; {steps} step{'s' if steps > 1 else ''}; " in told and f"preset {preset}" in told
   spelled = [f"--{name}={value}" for name, value in settings.items() if name != "steps"]
   assert _upscale(monkeypatch, small, photo, f"-o={tmp_path}/b.png", *spelled) == 0
   assert pathlib.Path(tmp_path / "a.png").read_bytes() == pathlib.Path(tmp_path / "b.png").read_bytes()
@@ -271,7 +283,7 @@ def test_two_photos_for_one_output(tmp_path):
   for name in ("a.png", "a.jpg"):
     (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "in" / name).touch()
-  with pytest.raises(ValueError, match="would replace"):
+  with pytest.raises(ValueError, match="in/a.png' would replace another output, of '.*in/a.jpg': name another"):
     upscale.plan([str(tmp_path / "in")], str(tmp_path / "out"), ext="png", overwrite=True)
   assert len(upscale.plan([str(tmp_path / "in")], str(tmp_path / "out"))) == 2  # each in its own format
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -116,6 +117,11 @@ def _swatch(colour: int | None) -> str:
   return f'<i class="swatch c{colour % len(COLOURS)}{again}"></i>'
 
 
+def _name(label: str) -> str:
+  """The name of a method, which may go on in a new line between its parts rather than within a word."""
+  return "<wbr>".join(map(html.escape, re.split(r"(?<=[:+=_])", label)))
+
+
 def _cell(cell: Cell | None) -> str:
   if cell is None:
     return '<td class="none">–</td>'
@@ -128,7 +134,7 @@ def _cell(cell: Cell | None) -> str:
 
 def _rows(rows: Iterable[Row]) -> str:
   return "\n".join(
-      f'<tr><th scope="row">{_swatch(row.colour)}{html.escape(row.label)}</th>{"".join(map(_cell, row.cells))}</tr>'
+      f'<tr><th scope="row">{_swatch(row.colour)}{_name(row.label)}</th>{"".join(map(_cell, row.cells))}</tr>'
       for row in rows
   )
 
@@ -156,11 +162,11 @@ def _picture(picture: Picture) -> str:
 
 def _crop(crop: Crop) -> str:
   psnr = f"<b>{crop.psnr}</b>" if crop.best else crop.psnr
-  label = html.escape(crop.label)
+  label, name = html.escape(crop.label), _name(crop.label)
   return (
       f"<figure{' data-truth' if crop.truth else ''}>"
       f'<div class="view"><img src="{_data(crop.png)}" alt="{label}" draggable="false"></div>'
-      f'<figcaption>{_swatch(crop.colour)}<span>{label}</span><span class="psnr">{psnr}</span></figcaption></figure>'
+      f'<figcaption>{_swatch(crop.colour)}<span>{name}</span><span class="psnr">{psnr}</span></figcaption></figure>'
   )
 
 

@@ -391,7 +391,7 @@ def _spec(wanted: JobRequest) -> str:
 
 def default_steps() -> int:
   """Steps that the page proposes; 0 where the network gains nothing by them."""
-  return MAX_STEPS if enhance.benefits_from_adaptation(weights.load(weights.DEFAULT)) else 0
+  return min(enhance.default_steps(weights.load(weights.DEFAULT)), MAX_STEPS)
 
 
 def _kernel(wanted: JobRequest, net_scale: float) -> kernels.Degradation:

@@ -313,7 +313,7 @@ def summarise(scores: Iterable[Score], scale: int) -> list[dict[str, Any]]:
 
 
 def table(results: Sequence[dict[str, Any]], shown: Sequence[str] = ("psnr", "ssim")) -> str:
-  """The results of `summarise` as text: a line per method and number of steps, a column per kernel.
+  """The results of `summarise` as text: a line per method and number of steps, a column per kernel; the metrics in the corner.
 
   Args:
     results: see `summarise`.
@@ -324,7 +324,8 @@ def table(results: Sequence[dict[str, Any]], shown: Sequence[str] = ("psnr", "ss
     values = {name: math.inf if result[name] is None else result[name] for name in shown}
     return "/".join(f"{value:.4f}" if name in _FINE else f"{value:.2f}" for name, value in values.items())
 
-  return _grid([(label(result["method"], result["steps"]), result["kernel"], cell(result)) for result in results])
+  lines = [(label(result["method"], result["steps"]), result["kernel"], cell(result)) for result in results]
+  return _grid(lines, "/".join(shown))
 
 
 def differences(results: Sequence[dict[str, Any]], reference: str, metric: str) -> list[dict[str, Any]]:
@@ -376,12 +377,12 @@ def differences_table(rows: Sequence[dict[str, Any]]) -> str:
   return _grid([(row["label"], row["kernel"], difference_text(row)) for row in rows])
 
 
-def _grid(cells: Sequence[tuple[str, str, str]]) -> str:
-  """Cells of (line, column, text) as aligned text."""
+def _grid(cells: Sequence[tuple[str, str, str]], corner: str = "") -> str:
+  """Cells of (line, column, text) as aligned text; in its corner, what the texts are."""
   columns = list(dict.fromkeys(column for _, column, _ in cells))
   lines: dict[str, dict[str, str]] = {}
   for line, column, text in cells:
     lines.setdefault(line, {})[column] = text
-  rows = [["", *columns], *([line, *(texts[c] for c in columns)] for line, texts in lines.items())]
+  rows = [[corner, *columns], *([line, *(texts[c] for c in columns)] for line, texts in lines.items())]
   widths = [max(map(len, column)) for column in zip(*rows)]
   return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)

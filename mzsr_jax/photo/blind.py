@@ -120,9 +120,9 @@ def _described(kernel: np.ndarray, shape: Gaussian, several: Gaussian, preface: 
   error = np.sqrt(((np.sqrt(np.stack(several[:2])) - sigmas[:, None]) ** 2).mean(1))
   turn = np.sqrt(-2 * np.log(np.abs(np.exp(2j * several.theta).mean()))) / 2  # circular standard deviation
   angle = f"turned by {shape.theta:.2f} +- {turn:.2f} radians" if turn < _UNTOLD else "at an angle that cannot be told"
-  doubt = "; unsure" if (error > _UNSURE * sigmas).any() else ""
+  doubt = "unsure" if (error > _UNSURE * sigmas).any() else "sure"
   widths = f"{sigmas[0]:.2f} +- {error[0]:.2f} by {sigmas[1]:.2f} +- {error[1]:.2f} HR pixels"
-  text = f"{preface}blur of {widths}, {angle}{doubt}"
+  text = f"{preface}blur of {widths}, {angle}, {doubt}"
   return Estimate(np.float32(kernel), np.float32(sigmas), float(shape.theta), np.float32(error), text)
 
 

@@ -108,9 +108,9 @@ def describe(found: Prediction) -> str:
   """A line about a code, in words."""
   kept, errors = np.exp(found.mean[:_COUNT]) - _SOFTENING, np.sqrt(found.variance[:_COUNT])
   middle, fine = (f"{100 * kept[i]:.0f} +- {100 * kept[i] * errors[i]:.0f}%" for i in (_MIDDLE, _FINE))
-  doubt = "; unsure" if errors[_FINE] > _UNSURE else ""
+  doubt = "unsure" if errors[_FINE] > _UNSURE else "sure"
   sharpened = "sharpened, " if kept[_MIDDLE] > 1 + errors[_MIDDLE] else ""
-  return f"{sharpened}contrast is {middle} in details of 5 pixels and {fine} in those of 2{doubt}"
+  return f"{sharpened}contrast is {middle} in details of 5 pixels and {fine} in those of 2, {doubt}"
 
 
 def decode(code: Float[np.ndarray, "n d"], variance: Float[np.ndarray, " d"], scale: float) -> list[Blur]:

@@ -60,6 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainStat
   files.check_writable(workdir / CONFIG_NAME, overwrite=True)
   changes = _check_workdir(config, workdir)
   mesh = mesh_lib.make(config)
+  logging.info("Looking through the training images")
   batches = make_patch_iterator(
       config.data.root,
       patch_size=config.data.patch_size,
@@ -139,7 +140,7 @@ def _loop(
   progress = _Progress(config, writer, checkpoints)
 
   agreed = _Agreement(mesh)
-
+  logging.info("Compiling the first step, which takes a while; a line tells of it, and of every %d steps", run.log_every)
   with _StopSignals() as stop:
     for number in range(int(state.step) + 1, run.num_steps + 1):
       patches = next(batches)
@@ -206,7 +207,7 @@ class _Progress:
           "Lower optimizer.learning_rate or meta.inner_lr, or set optimizer.clip_norm, and go on in the same workdir"
       )
     self._recent.append(metrics)
-    if number % self._config.run.log_every == 0:
+    if number % self._config.run.log_every == 0 or self._since[1] is None:  # the first too, which shows that it works
       self._log(number)
 
   def _log(self, number: int) -> None:
