@@ -15,10 +15,8 @@ import tempfile
 import time
 
 import jax
-import numpy as np
 import skimage.data
 from absl import app, flags
-from PIL import Image
 
 import mzsr_jax as mz
 from experiments.bench import timing
@@ -29,15 +27,6 @@ _WEIGHTS = flags.DEFINE_string("weights", "universal", "of the network")
 _STEPS = flags.DEFINE_integer("steps", 0, "adaptation steps")
 _LIMIT = flags.DEFINE_string("memory_limit", None, "passed on to the command, GiB")
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
-
-
-def photo(megapixels: float) -> Image.Image:
-  """A photo of 3:2 with that many pixels, with grain, so that it does not compress as a smooth one would."""
-  height = round((megapixels * 1e6 / 1.5) ** 0.5)
-  size = (round(1.5 * height), height)
-  pixels = np.asarray(Image.fromarray(skimage.data.astronaut()).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
-  grain = np.random.default_rng(0).integers(-6, 7, pixels.shape, np.int16)
-  return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
 
 
 def floor() -> float:
@@ -56,7 +45,7 @@ def main(_):
   rows = []
   for megapixels in map(float, _MEGAPIXELS.value):
     with tempfile.TemporaryDirectory() as folder:
-      photo(megapixels).save(f"{folder}/photo.png")
+      timing.photo(megapixels).save(f"{folder}/photo.png")
       command = [sys.executable, "-m", "mzsr_jax.upscale", f"--input={folder}/photo.png", f"--output={folder}/out.png"]
       command += ["--kernel=g20d", f"--weights={_WEIGHTS.value}", f"--steps={_STEPS.value}"]
       command += [f"--memory_limit={_LIMIT.value}"] if _LIMIT.value else []

@@ -168,15 +168,20 @@ def chosen() -> list[str]:
   if unknown := set(_ONLY.value) - {*VARIANTS, *TORCH}:
     raise app.UsageError(f"no such variant: {', '.join(unknown)}; there are {', '.join(known)}")
   if _ONLY.value:
-    return [name for name in known if name in _ONLY.value or name == "default"]
+    return [name for name in known if name in (*_ONLY.value, "default") and is_possible(name)]
   return [name for name in known if suits(name)]
 
 
+def is_possible(name: str) -> bool:
+  """Whether this version of jax has the way to compute."""
+  if not VARIANTS.get(name, {}).get("onednn"):
+    return True
+  return jax.default_backend() == "cpu" and devices.uses_onednn(_ONEDNN)
+
+
 def suits(name: str) -> bool:
-  """Whether the backend and this version of jax can run a variant, and in less than minutes a step."""
-  if VARIANTS.get(name, {}).get("onednn"):
-    return jax.default_backend() == "cpu" and devices.uses_onednn(_ONEDNN)
-  return not (jax.default_backend() == "cpu" and name in SLOW_ON_CPU)
+  """Whether a step does not take minutes, either."""
+  return is_possible(name) and not (jax.default_backend() == "cpu" and name in SLOW_ON_CPU)
 
 
 def main(_):

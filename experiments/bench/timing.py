@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from PIL import Image
 
 from mzsr_jax import files, provenance
 
@@ -101,6 +103,17 @@ def report(title: str, rows: Sequence[dict[str, Any]], out: str | None, **more: 
   print(f"{title}\n{describe()}\n\n{table(rows)}")
   if out:
     write_json(out, {"title": title, **more, "rows": list(rows)})
+
+
+def photo(megapixels: float) -> Image.Image:
+  """A photo of 3:2 with that many pixels, with grain, so that it does not compress as a smooth one would."""
+  import skimage.data
+
+  height = round((megapixels * 1e6 / 1.5) ** 0.5)
+  size = (round(1.5 * height), height)
+  pixels = np.asarray(Image.fromarray(skimage.data.astronaut()).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+  grain = np.random.default_rng(0).integers(-6, 7, pixels.shape, np.int16)
+  return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
 
 
 def in_new_process(module: str, *args: str) -> Any:
