@@ -60,6 +60,7 @@ FIELDS = {
     "model.network": Field("mzsr", "the paper's; or unrolled, see core/unrolled.py", ("mzsr", "unrolled")),
     "model.passes": Field(4, "of the unrolled network", Range(1)),
     "model.blocks": Field(2, "residual blocks in each", Range(0)),
+    "model.levels": Field((), "channels of its coarser levels, each of half the resolution of the one before"),
     "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),
     "model.convolution": Field("closed", "same function, other derivatives, see core/conv.py", tuple(conv.CONVOLUTIONS), True),
