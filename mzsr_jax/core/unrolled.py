@@ -164,12 +164,17 @@ class UnrolledNet(nn.Module):
   @property
   def reach(self) -> int:
     """Pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged."""
-    return 48
+    return 48 + 16 * len(self.levels)
+
+  @property
+  def cell(self) -> int:
+    """Pixels, side of a pixel of the coarsest level."""
+    return 2 ** len(self.levels)
 
   @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
-    return self.passes * (2 * self.blocks + 4) * self.features
+    return self.passes * (2 * self.blocks + 4 + 2 * bool(self.levels)) * self.features
 
   @property
   def gains_by_ensemble(self) -> bool:

@@ -162,6 +162,15 @@ def universal() -> ml_collections.ConfigDict:
   return c
 
 
+def universal_large() -> ml_collections.ConfigDict:
+  """The same with two coarser levels in each pass; larger patches, because it sees further."""
+  c = universal()
+  c.model.levels = (32, 48)
+  c.data.patch_size = 80
+  c.optimizer.average_decay = 0.999
+  return c
+
+
 def meta(scale: float = 2.0) -> ml_collections.ConfigDict:
   """Stage 2, meta-transfer learning, as the paper and its code state it: 5 tasks of 8 + 8 patches, 5 inner steps."""
   c = _config("meta", META_FIELDS)
