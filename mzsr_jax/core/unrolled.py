@@ -302,8 +302,9 @@ class _Pass(nn.Module):
 def _cells(x: Float[Array, "n h w c"]) -> Float[Array, "n p q d"]:
   """Cells of 2x2 pixels, side by side in the channels; zeros beyond the end."""
   n, h, w, c = x.shape
-  x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
-  return x.reshape(n, (h + 1) // 2, 2, (w + 1) // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, (h + 1) // 2, (w + 1) // 2, 4 * c)
+  p, q = (h + 1) // 2, (w + 1) // 2
+  x = jnp.pad(x, ((0, 0), (0, 2 * p - h), (0, 2 * q - w), (0, 0)))
+  return x.reshape(n, p, 2, q, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, p, q, 4 * c)
 
 
 def _pixels(x: Float[Array, "n p q d"], size: tuple[int, int]) -> Float[Array, "n h w c"]:
