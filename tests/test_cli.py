@@ -171,6 +171,13 @@ def test_help_lists_all_flags_and_first_those_that_people_need(module, first, ot
   assert ("more:" in done.stdout) == bool(first)
 
 
+def test_photos_are_enlarged_without_what_takes_long_to_import():
+  script = "import sys, mzsr_jax.upscale; print(*{'scipy.signal', 'scipy.stats', 'scipy.io', 'h5py'} & sys.modules.keys())"
+  root = pathlib.Path(cli.__file__).parents[1]
+  done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+  assert done.returncode == 0 and not done.stdout.split(), done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_shipped_configs_are_found_from_anywhere_and_missing_ones_are_said(tmp_path):
   """The config of a checkout, or of an installed package; a file of the user's own of that name comes first."""
