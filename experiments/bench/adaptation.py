@@ -1,11 +1,12 @@
 """Times the meta-test of one image: adaptation and enlargement, from the LR image to the SR image, both on the host.
 
-    pip install '.[bench]' && python -m experiments.bench.adaptation --side=256 --steps=1,10 --out=runs/bench_adaptation.json
+    pip install '.[bench]' && python -m experiments.bench.adaptation --side=256 --steps=0,1,10 --out=runs/bench_adaptation.json
 
 The alternatives run in turn in one process: the tiled adapter on all devices and on one, the plain functions of arrays
-(`mz.adapt`, `mz.super_resolve`), and PyTorch in eager mode, if it is installed. All make the same image, but for the tiled
-adapter's spectral steps. Work is counted from the shapes: three passes a step over the LR image (forward, input gradient,
-weight gradient; spectral steps have another forward pass), one over the SR image.
+(`mz.adapt`, `mz.super_resolve`), and PyTorch in eager mode, if it is installed. All make the same image, but for spectral steps
+and bfloat16 (PyTorch's by autocast). Without steps it is the enlargement alone. Work is counted from the shapes: three passes a
+step over the LR image (forward, input gradient, weight gradient; spectral steps have another forward pass), one over the SR
+image.
 """
 
 import jax
@@ -28,14 +29,14 @@ except ImportError:
   torch = None
 
 _SIDE = flags.DEFINE_integer("side", 256, "side of the LR image, pixels")
-_STEPS = flags.DEFINE_list("steps", ["1", "10"], "adaptation steps to time")
+_STEPS = flags.DEFINE_list("steps", ["0", "1", "10"], "adaptation steps to time")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each alternative")
 _BATCH = flags.DEFINE_integer("batch", 0, "also time so many images at once, by jax.vmap (slow on a CPU)")
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
 SCALE = 2
 
 
-def with_torch(params, lr, kernel, rates):
+def with_torch(params, lr, kernel, rates, bfloat16=False):
   """The same work by PyTorch: blur, subsampling, enlargement, adaptation, final pass."""
   matrices = [torch.tensor(resize.enlarge(side, SCALE)) for side in (lr.shape[0] // SCALE, lr.shape[0])]
   blur = torch.tensor(kernel)[None, None]
@@ -47,9 +48,11 @@ def with_torch(params, lr, kernel, rates):
     padded = torch_peer.image(np.pad(lr, ((pad, pad), (pad, pad), (0, 0)), mode="symmetric")[None])
     son = torch.nn.functional.conv2d(padded[0][:, None], blur)[:, 0, ::SCALE, ::SCALE].clamp(0, 1)
     inputs = (matrices[0] @ son @ matrices[0].T)[None]
-    adapted = torch_peer.adapt(parameters, (inputs, planes), rates)
-    with torch.no_grad():
-      sr = torch_peer.network(adapted, matrices[1] @ planes @ matrices[1].T).clamp(0, 1)
+    enlarged = matrices[1] @ planes @ matrices[1].T
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+      adapted = torch_peer.adapt(parameters, (inputs, planes), rates)
+      with torch.no_grad():
+        sr = torch_peer.network(adapted, enlarged).clamp(0, 1)
     return images.to_uint8(sr[0].numpy().transpose(1, 2, 0))
 
   return solve
@@ -86,7 +89,10 @@ def main(_):
 
     spectral = mz.Spectral(np.full(steps, weights.SPECTRAL_RATE, np.float32))
     runs = {"tiled adapter": with_adapter(TiledAdapter())}
-    runs["tiled adapter, spectral steps"] = with_adapter(TiledAdapter(), spectral)
+    if steps:
+      runs["tiled adapter, spectral steps"] = with_adapter(TiledAdapter(), spectral)
+    if (adapter := TiledAdapter(precision="bfloat16")).precision == "bfloat16":
+      runs["tiled adapter, bfloat16"] = with_adapter(adapter)
     if jax.local_device_count() > 1:
       runs["tiled adapter, one device"] = with_adapter(TiledAdapter(jax.local_devices()[:1]))
     runs["plain functions"] = plain
@@ -94,9 +100,10 @@ def main(_):
       runs[f"{_BATCH.value} images by vmap"] = batched(params, lr, degradation.kernel, rates)
     if torch:
       runs["PyTorch eager"] = with_torch(params, lr, degradation.kernel, rates)
+      runs["PyTorch eager, bfloat16"] = with_torch(params, lr, degradation.kernel, rates, bfloat16=True)
     results = {name: run() for name, run in runs.items()}
     for name, result in results.items():  # rounding to 8 bits may fall either way
-      assert "spectral" in name or np.abs(result.astype(int) - results["tiled adapter"]).max() <= 1, name
+      assert "spectral" in name or "bfloat16" in name or np.abs(result.astype(int) - results["tiled adapter"]).max() <= 1, name
     summary = timing.summary(timing.alternate(runs, _REPEATS.value), "tiled adapter")
     seconds = {name: s["median_s"] / (_BATCH.value if "vmap" in name else 1) for name, s in summary.items()}
     passes = {name: (3 + ("spectral" in name)) * steps + SCALE**2 for name in runs}
