@@ -138,6 +138,18 @@ def test_few_iterations_are_enough_where_borders_are_periodic():
   np.testing.assert_allclose(data_step(z, y, a, 2e-3, iterations=1), data_step(z, y, a, 2e-3, iterations=30), atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["g20d", "gani"])
+def test_a_tile_with_unknown_pixels_converges_as_a_whole_image_does(name):
+  """With mu as small as the network's, to what many more iterations make of it."""
+  kernel = jnp.asarray(load_degradation(name).kernel)
+  rows = forward_operator.tile_axis(120, 60, 2, "direct", len(kernel), 30, 64, 38)  # LR pixels before and behind
+  columns = forward_operator.tile_axis(40, 20, 2, "direct", len(kernel), 0, 64, 38)  # beyond the image
+  a = forward_operator.make(forward_operator.separable(kernel), rows, columns)
+  assert not all(np.asarray(known).all() for known in forward_operator.known(a))
+  y, z = forward_operator.apply(a, _image((64, 64))), _image((64, 64), 1)
+  np.testing.assert_allclose(data_step(z, y, a, 3e-4, iterations=36), data_step(z, y, a, 3e-4, iterations=80), atol=1e-4)
+
+
 def test_gradients_are_those_of_finite_differences():
   with jax.enable_x64(True):
     _, a = _operator("gani", 2, "direct")

@@ -37,10 +37,12 @@ def data_step(
   """
   spectrum = preconditioner(a) if spectrum is None else spectrum
   matvec = lambda w: forward_operator.apply(a, forward_operator.adjoint(a, w)) + mu * w
-  approximate = lambda w: _filter(w, 1 / (spectrum + mu))
-  solve = lambda matvec, b: _conjugate_gradients(matvec, approximate, b, iterations)
   rows, columns = forward_operator.known(a)
-  missing = jnp.where(rows[:, None, None] & columns[None, :, None], y - forward_operator.apply(a, z), 0)
+  on_known = lambda w: jnp.where(rows[:, None, None] & columns[None, :, None], w, 0)
+  # What the filter spreads to unknown pixels is no part of the system, and would keep it from converging.
+  approximate = lambda w: on_known(_filter(w, 1 / (spectrum + mu)))
+  solve = lambda matvec, b: _conjugate_gradients(matvec, approximate, b, iterations)
+  missing = on_known(y - forward_operator.apply(a, z))
   w = jax.lax.custom_linear_solve(matvec, missing, solve, symmetric=True)
   return z + forward_operator.adjoint(a, w)
 
