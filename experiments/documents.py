@@ -7,9 +7,11 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. The first word
 (`set5_x2_x2_direct.json`). A new method is a result file and a line in `METHODS`. Quoted figures come from paper.json.
 The table of photos has another form: it is made of what `experiments.pipelines` wrote into experiments/results/photos/. So have
 those of speed, of what the scripts in experiments/bench/ wrote into experiments/results/speed/NAME.json, or NAME_SOMETHING.json
-where there are several; and that of precision, of pairs of evaluations in experiments/results/precision/.
+where there are several; that of precision, of pairs of evaluations in experiments/results/precision/;
+those of gains by steps and with wrong kernels, of `experiments.rates`; and that of seconds, of `experiments.peers`.
 """
 
+import functools
 import json
 import pathlib
 import re
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import pipelines
+from experiments import gains, pipelines
 from experiments.bench import timing
 from mzsr_jax import cli, files
 from mzsr_jax.errors import UserError
@@ -30,11 +32,14 @@ SETS = {"set5": "Set5", "set14": "Set14"}
 # first that has a result for the column's kernel and scale.
 METHODS = {
     "universal": ("universal",),
+    "USRNet-tiny": ("USRNet-tiny",),
+    "SRMDNF": ("SRMDNF",),
     "bicubic enlargement": ("bicubic",),
     "stage 1 alone": ("pretrain_x2", "pretrain_x4"),
     "meta-trained, plain steps": ("x2_direct", "x2_bicubic", "x4_direct"),
     "meta-trained, spectral steps": ("spectral:x2_direct", "spectral:x2_bicubic", "spectral:x4_direct"),
 }
+NO_STEPS = ("USRNet-tiny", "SRMDNF", "bicubic enlargement")  # methods without any
 QUOTED = ("ZSSR", "MZSR (1)", "MZSR (10)")
 
 
@@ -48,11 +53,13 @@ class Table(NamedTuple):
   steps: tuple[int, ...] | None = None
 
 
+_README_METHODS = ("bicubic enlargement", "meta-trained, plain steps", "universal", "USRNet-tiny", "SRMDNF")
 _PAPER_KERNELS = ("g02d", "g20d", "gani", "g13b", "bicubic")
 TABLES = {
-    "readme": Table(("Set5", "Set14"), 2, _PAPER_KERNELS, ("bicubic enlargement", "meta-trained, plain steps", "universal")),
+    "readme": Table(("Set5", "Set14"), 2, _PAPER_KERNELS, _README_METHODS),
     "set5_x2": Table(("Set5",), 2, ("g02d", "g20d", "gani", "gani5", "g13b", "bicubic")),
-    "set5_x4": Table(("Set5",), 4, ("g20d",)),
+    "set5_x3": Table(("Set5",), 3, ("g20d", "gani", "bicubic")),
+    "set5_x4": Table(("Set5",), 4, ("g20d", "gani", "bicubic")),
     "set14_x2": Table(("Set14",), 2, ("g02d", "g20d", "gani", "gani5", "g13b", "bicubic")),
     "start": Table(("Set5",), 2, ("g02d", "g20d", "gani"), ("meta-trained, spectral steps", "universal"), (0, 10)),
 }
@@ -92,7 +99,7 @@ def _measured(table: Table, cells: Cells, name: str) -> dict[str, dict[str, str]
   lines: dict[str, dict[str, str]] = {}
   for label in table.methods:
     for steps in sorted({key[4] for key in cells if key[1] in METHODS[label]}):
-      about = "" if label == "bicubic enlargement" else f", {steps or 'no'} step{'s' * (steps > 1)}"
+      about = "" if label in NO_STEPS else f", {steps or 'no'} step{'s' * (steps > 1)}"
       for kernel in table.kernels:
         found = [cells[key] for method in METHODS[label] if (key := (name, method, table.scale, kernel, steps)) in cells]
         if found and (table.steps is None or steps in table.steps):
@@ -156,6 +163,34 @@ def precision(folder: pathlib.Path = RESULTS / "precision") -> str:
   return timing.table([{key: row.get(key) for key in columns} for row in rows]) if rows else "Not measured yet."
 
 
+def gained(name: str) -> str:
+  """A table of what steps gain, or of kernels that are told wrongly: the rows of all files of a folder."""
+  rows = [row for path in sorted((RESULTS / name).glob("*.json")) for row in json.loads(path.read_text())["rows"]]
+  return timing.table([gains.line(row) for row in rows])
+
+
+def seconds(folder: pathlib.Path = RESULTS / "seconds") -> str:
+  """CPU seconds an image, a line a scale and kernel, a column a method."""
+  lines: dict[tuple[int, str], dict[str, str]] = {}
+  for path in sorted(folder.glob("*.json")):
+    for row in json.loads(path.read_text())["rows"]:
+      line = lines.setdefault((row["scale"], row["kernel"]), {"": f"`{row['kernel']}` x{row['scale']}"})
+      line[row["method"].removeprefix("mzsr:")] = f"{row['s']:.2f}"
+  columns = dict.fromkeys(key for line in lines.values() for key in line)
+  return timing.table([{key: line.get(key) for key in columns} for line in lines.values()])
+
+
+# Tables of other forms, by name.
+OTHERS = {
+    "photos": photos,
+    "precision": precision,
+    "steps": lambda: gained("steps"),
+    "wrong_kernel": lambda: gained("wrong_kernel"),
+    "seconds": seconds,
+    **{f"speed_{name}": functools.partial(speed, name) for name in SPEED},
+}
+
+
 def filled(text: str, tables: dict[str, str]) -> str:
   """A document with its tables. Raises UserError for the name of no table."""
 
@@ -176,8 +211,7 @@ def main(argv: list[str]) -> None:
   """Writes, or checks, all documents."""
   del argv
   cells = read()
-  tables = {name: markdown(table, cells) for name, table in TABLES.items()} | {"photos": photos(), "precision": precision()}
-  tables |= {f"speed_{name}": speed(name) for name in SPEED}
+  tables = {name: markdown(table, cells) for name, table in TABLES.items()} | {name: make() for name, make in OTHERS.items()}
   stale = [path for path in DOCUMENTS if filled(path.read_text(), tables) != path.read_text()]
   if stale and flags.FLAGS.check:
     raise UserError(f"out of date: {', '.join(map(str, stale))}: run python -m experiments.documents")
