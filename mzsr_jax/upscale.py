@@ -196,8 +196,10 @@ def _adapters(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[TiledAda
   # In pictures of 8 bits: a comparison holds bicubic, every panel, and twice the strip of them all; what is refined is held in
   # float32, with the sum of an ensemble, and some ten arrays of one channel in back-projection.
   pictures = 3 * (1 + panels) if panels else 1
-  refined = recipe.self_ensemble or recipe.back_projection or recipe.scale != recipe.net_scale or recipe.strength < 1
+  refined = recipe.self_ensemble or recipe.back_projection or recipe.scale != recipe.net_scale
   pictures += (8 + 13 * bool(recipe.back_projection)) if refined else 0
+  blended = recipe.strength < 1 or recipe.degradation.kernel is None
+  pictures += 2 * (4 if refined else 1) * blended
   limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), max(recipe.scale, recipe.net_scale), pictures)
   announced = sizes if len(jobs) > 1 else ()
   adapters = pool.make_adapters(len(jobs), limit, sizes=announced, precision=flags.FLAGS.precision)
@@ -232,6 +234,8 @@ def _run(
       case enhance.Estimated(recipe, estimate):
         kernel = f"estimated: {estimate.text}" if estimate else args.kernel
         about = f"kernel {kernel}; noise {_noise(255 * recipe.degradation.noise_std)}"
+        if recipe.trusted < 1:
+          about += f"; keeps {enhance.kept(photo, recipe).mean():.0%} of what the network adds"
         if alone:
           say(about)
         progress.phase(f"{'adapting' if shown[-1] else 'enlarging'} {job.source.name}")

@@ -98,7 +98,7 @@ def test_what_will_be_done_is_said_first_and_what_was_done_last(monkeypatch, cap
   first, second, last = capsys.readouterr().out.splitlines()
   how = f"; 2 steps; 10 iterations of back-projection; strength 0.5; preset real; weights {small}/w.safetensors"
   assert first == f"1 image, x2; kernel to be estimated; noise to be estimated{how}"
-  assert re.fullmatch(r"kernel estimated: .+sure; noise \d+\.\d of 255", second)
+  assert re.fullmatch(r"kernel estimated: .+sure; noise \d+\.\d of 255; keeps \d+% of what the network adds", second)
   assert re.fullmatch(rf"{re.escape(f'{tmp_path}/a.png: 14x12 -> 28x24, ')}\d+\.\d s; {re.escape(second + how)}", last)
 
 

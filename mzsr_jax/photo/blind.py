@@ -37,6 +37,7 @@ class Estimate(NamedTuple):
     theta: angle of the first axis, radians, from x (rightwards) towards y (downwards), in [0, pi).
     uncertainty: (2,) standard errors of `sigmas`.
     text: one line about all that.
+    trusted: share of what a network adds, told this kernel, that is kept: see `trust`.
   """
 
   kernel: Float[np.ndarray, "k k"]
@@ -44,6 +45,7 @@ class Estimate(NamedTuple):
   theta: float
   uncertainty: Float[np.ndarray, "2"]
   text: str
+  trusted: float = 1.0
 
 
 MIN_SCALE = kernel_net.SCALES[0]  # for which kernels can be estimated
@@ -85,11 +87,12 @@ def estimate_photo(lr: Float[np.ndarray, "h w 3"], scale: float) -> Estimate:
   params, calibration = _shipped(weights.PHOTO_ESTIMATOR)
   found = kernel_net.predict(params, lr.astype(np.float32), scale, "direct", response.NET)
   preface = _NO_EDGES if found is None else ""
-  found = response.cautious(response.posterior(found, calibration)) if found else response.prior()
+  found = response.posterior(found, calibration) if found else response.prior()
+  trusted, found = response.trusted(found), response.cautious(found) if not preface else found
   blur, *several = response.decode(np.vstack([found.mean, _around(found)]), found.variance, scale)
   shape = Gaussian(*(part.item() for part in response.shape([blur], scale)))
   described = _described(response.kernel(blur, scale), shape, response.shape(several, scale))
-  return described._replace(text=f"{preface}{response.describe(found)}")
+  return described._replace(text=f"{preface}{response.describe(found)}", trusted=trusted)
 
 
 def _check(lr: np.ndarray, scale: float) -> None:

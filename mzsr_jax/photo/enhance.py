@@ -12,13 +12,13 @@ import scipy.ndimage
 from absl import logging
 from jaxtyping import Float, PyTree
 
-from mzsr_jax import weights
+from mzsr_jax import images, weights
 from mzsr_jax.core import networks, resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.model import Params
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference.tiled import TiledAdapter, degrade
-from mzsr_jax.photo import blind, kernel_files, noise, refine
+from mzsr_jax.photo import blind, kernel_files, noise, refine, trust
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.file import Photo
 
@@ -27,6 +27,7 @@ SECOND_STAGE = "pretrain_x2"  # enlarges what is already sharp
 _DIVERGED = 1.5  # times the error at the start; long steps that do well in the end can pass by states a little worse than that
 _STEPS = 10  # of weights that gain by adaptation
 _MAX_NOISE = 0.4  # that is believed of a photo
+_BLENDED_ROWS = 256  # at a time: in float32 they take several times the memory of the picture
 _SHRINKING = kernel_files.load_degradation("bicubic")
 
 
@@ -44,6 +45,7 @@ class Recipe(NamedTuple):
     back_projection: iterations of `refine.back_project`.
     noise_level: of the photo, of 255; None has it estimated.
     strength: from 0, the plain enlargement, to 1, that of the network; between them, a mean of both.
+    trusted: share of what the network adds that is kept, see `trust`; 1 where the kernel was given, or is clear.
   """
 
   params: Params
@@ -56,6 +58,7 @@ class Recipe(NamedTuple):
   back_projection: int = 0
   noise_level: float | None = None
   strength: float = 1.0
+  trusted: float = 1.0
 
 
 class Estimated(NamedTuple):
@@ -131,16 +134,18 @@ def estimate(photo: Photo, recipe: Recipe) -> Estimated:
   Raises:
     UserError: the kernel cannot be estimated at this scale.
   """
-  degradation, found = recipe.degradation, None
+  degradation, found, trusted = recipe.degradation, None, recipe.trusted
   if degradation.kernel is None:
     if degradation.subsample == "direct":
       found = blind.estimate_photo(photo.rgb, recipe.net_scale)
     else:
       found = blind.estimate(photo.rgb, recipe.net_scale, degradation.subsample)
+    trusted = found.trusted
     centre = kernel_files.cell_centre(recipe.net_scale, degradation.subsample)
     degradation = degradation.replace(kernel=found.kernel, offset=centre)
   level = noise_std(photo) if recipe.noise_level is None else recipe.noise_level / 255
-  return Estimated(recipe._replace(degradation=degradation.replace(noise_std=level), noise_level=255 * level), found)
+  degradation = degradation.replace(noise_std=level)
+  return Estimated(recipe._replace(degradation=degradation, noise_level=255 * level, trusted=trusted), found)
 
 
 def default_steps(loaded: weights.Weights) -> int:
@@ -214,19 +219,37 @@ def enlarge(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: 
   Raises:
     UserError: the result holds NaN: the adaptation diverged.
   """
-  if not params or recipe.strength == 1:
+  share = kept(photo, recipe) if params else 0.0
+  if np.all(share == 1):
     return _enlarged(adapter, params, photo, recipe)
   plain = _enlarged(adapter, None, photo, recipe)
-  if recipe.strength == 0:
+  if not np.any(share):
     return plain
-  return blend(plain, _enlarged(adapter, params, photo, recipe), recipe.strength)
+  return blend(plain, _enlarged(adapter, params, photo, recipe), share)
 
 
-def blend(plain: Photo, made: Photo, strength: float) -> Photo:
-  """The mean of the plain enlargement and that of the network, see `Recipe.strength`."""
-  mean = lambda a, b: a + np.float32(strength) * (b - a)
-  alpha = None if made.alpha is None else mean(plain.alpha, made.alpha)
-  return made._replace(rgb=mean(photo_file.as_float(plain.rgb), photo_file.as_float(made.rgb)), alpha=alpha)
+def kept(photo: Photo, recipe: Recipe) -> float | Float[np.ndarray, "h w"]:
+  """The share of what the network adds that is kept: the strength, less where the kernel is not sure."""
+  if recipe.trusted == 1:
+    return recipe.strength
+  return recipe.strength * trust.trust(photo.rgb, recipe.degradation.noise_std, recipe.trusted)
+
+
+def blend(plain: Photo, made: Photo, share: float | Float[np.ndarray, "h w"]) -> Photo:
+  """The mean of the plain enlargement and the network's. Args: share of the latter, or that at each LR pixel, in [0, 1]."""
+  share = np.atleast_2d(np.float32(share))
+  rgb, alpha = np.empty_like(made.rgb), None if made.alpha is None else np.empty_like(made.alpha)
+  of_lr = lambda i, axis: i * share.shape[axis] // rgb.shape[axis]
+  columns = of_lr(np.arange(rgb.shape[1]), 1)
+  for first in range(0, len(rgb), _BLENDED_ROWS):
+    rows = slice(first, first + _BLENDED_ROWS)
+    own = share[of_lr(np.arange(len(rgb))[rows], 0)][:, columns]
+    mean = lambda a, b, own: a + own * (b - a)
+    colours = (photo_file.as_float(part.rgb[rows]) for part in (plain, made))
+    rgb[rows] = images.quantize(mean(*colours, own[..., None]), rgb.dtype)
+    if alpha is not None:
+      alpha[rows] = mean(plain.alpha[rows], made.alpha[rows], own)
+  return made._replace(rgb=rgb, alpha=alpha)
 
 
 def _enlarged(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: Recipe) -> Photo:

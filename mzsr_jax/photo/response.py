@@ -30,6 +30,9 @@ _RADII = np.array([0.5, 0.75, 1.0, 1.5, 2.0])  # of the unsharp mask, LR pixels
 _MIDDLE, _FINE = 1, 4  # frequencies of periods of 5 and of 2 LR pixels
 _UNSURE = 0.35  # error of the logarithm of the fine response from which on the text says so
 _ROUND = 0.9  # most of the anisotropy, in parts of the variance
+_CLEAR = 3  # index of the frequency by whose response a blur is told: a period of 2.5 LR pixels
+_TRUST = 0.55  # share of a change that is kept, where the blur is not clear
+_SURE = 3.0, 3.5  # standard errors that the response lies below none: from where on more is kept, and from where on all
 _CAUTION = 0.5  # standard errors: with 0.2, photos gain as much on average, and fewer of them gain
 _PARSIMONY = 0.02  # what a unit of sharpening must gain in the fit
 NET = KernelNet((0.0, -0.1, -0.3, -0.5, -0.8, -1.5, 0.0, 0.0))
@@ -78,6 +81,13 @@ def cautious(found: Prediction) -> Prediction:
   """
   raised = _CAUTION * np.sqrt(found.variance) * (np.arange(found.mean.shape[-1]) < _COUNT)
   return found._replace(mean=found.mean + raised)
+
+
+def trusted(found: Prediction) -> float:
+  """The share of what a network adds that is kept: all where the photo is clearly blurred, for such estimates are right."""
+  start, end = _SURE
+  below = (math.log(1 + _SOFTENING) - found.mean[_CLEAR]) / math.sqrt(found.variance[_CLEAR])
+  return float(_TRUST + (1 - _TRUST) * np.clip((below - start) / (end - start), 0, 1))
 
 
 def taps(variance, centre: float, size: int) -> Float[np.ndarray, "*b k"]:

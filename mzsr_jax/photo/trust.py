@@ -1,0 +1,34 @@
+"""How much of what a network adds to a photo is kept where the kernel was estimated and is not clear: the rest is plain.
+
+An estimate may be wrong, and a mean with the plain enlargement halves what that costs, but takes a quarter of what a right one
+gains. Details as fine as two pixels may have been finer before the photo was shrunk: enlarging them sharpens what is not there
+(aliasing). `experiments/pipelines.py` measures what it gains.
+"""
+
+import numpy as np
+import scipy.ndimage
+from jaxtyping import Float
+
+from mzsr_jax.photo import kernel_net
+
+_FINE = 0.3, 0.6  # share of the contrast in details of two pixels: from where on less is kept, and from where on nothing
+_WINDOW = 9  # pixels, side, that contrast is measured in
+_FLAT = 2 / 255  # contrast, standard deviation, that is as good as none
+_NOISE = 2  # times its standard deviation: contrast that noise may make
+
+
+def trust(lr: Float[np.ndarray, "h w 3"], noise_std: float, most: float) -> Float[np.ndarray, "h w"]:
+  """The share of the change that is kept at each pixel, in [0, 1].
+
+  Args:
+    lr: the photo, in [0, 1].
+    noise_std: standard deviation of its noise, in [0, 1] units.
+    most: the share where nothing speaks against it, see `response.trusted`.
+  """
+  luma = kernel_net.luma(lr).astype(np.float32)
+  mean = lambda x: scipy.ndimage.uniform_filter(x, _WINDOW, mode="mirror")
+  # Of a frequency, such a filter passes 1 of contrast at two pixels, half at four.
+  fine = sum(mean(scipy.ndimage.convolve1d(luma, (-0.25, 0.5, -0.25), axis, mode="mirror") ** 2) for axis in (0, 1))
+  contrast = np.maximum(mean(luma**2) - mean(luma) ** 2, 0) + _FLAT**2 + (_NOISE * noise_std) ** 2
+  start, end = _FINE
+  return most * np.clip((end - fine / contrast) / (end - start), 0, 1)
