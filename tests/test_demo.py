@@ -2,9 +2,11 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import http.client
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -23,9 +25,11 @@ from test_cli import assert_one_line, run_entry
 from test_report import _Browser
 
 from mzsr_jax import images, weights
+from mzsr_jax.core import resize
 from mzsr_jax.demo import __main__ as demo
-from mzsr_jax.demo import jobs
-from mzsr_jax.demo.jobs import AUTO, CUSTOM, FILE, JobManager, JobRequest, Limits
+from mzsr_jax.demo import crop, jobs, work
+from mzsr_jax.demo.jobs import JobManager
+from mzsr_jax.demo.work import AUTO, CUSTOM, FILE, JobRequest, Limits
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import blind, enhance, kernel_files
@@ -61,31 +65,28 @@ def left(manager) -> list[str]:
 
 
 def run(manager, wanted, visit="a") -> list:
-  manager.begin(visit)
-  return list(manager.run(visit, wanted))
+  manager.begin(visit, wanted)
+  return list(manager.run(visit))
 
 
 def test_a_job_from_photo_to_file(manager):
   alpha = np.tile(np.linspace(0, 1, 24, dtype=np.float32), (20, 1))
   metadata = photo_file.Metadata(texts=(("Author", "me"),))
   source = give_photo(manager, bits=16, alpha=alpha, metadata=metadata)
-  line, preview = manager.look("a", source)
-  assert line == "photo.png: 24×20, 16 bits, transparency." and images.image_size(preview) == (20, 24)
-  manager.begin("a")
-  seen = []
-  for view in manager.run("a", JobRequest(source, "g20d", steps=2, noise_level=1)):
-    assert not view.failed and all(images.image_size(path) == (40, 48) for path in view.pair)
-    seen.append(view)
+  line, thumbnail = manager.look("a", source)
+  assert line == "photo.png: 24×20, 16 bits, transparency." and thumbnail.shape == (20, 24, 3)
+  seen = run(manager, JobRequest(source, "bicubic", steps=2, noise_level=1))
   assert [re.sub(r", [\d.]+ s$", "", view.status) for view in seen] == [
-      "Adapting …", "Step 0 of 2", "Step 1 of 2", "Done: 24×20 → 48×40, 2 steps"
+      "Looking for blur and noise …", "Enlarging the whole photo …", "Writing the file …", "Done: 24×20 → 48×40, 2 steps"
   ]  # fmt: skip
-  assert len({view.pair[1] for view in seen}) == 4 and seen[-1].kernel_text == "Gaussian, variance 2.0"
-  assert seen[-1].noise_text == "1.0 of 255"
-  assert not seen[-1].kernel_file and images.image_size(seen[-1].kernel)
+  last = seen[-1]
+  assert not last.failed and all(images.image_size(path) == (40, 48) for path in last.pair) and last.frame == (1, 1)
+  assert last.kernel_text == work.KERNELS["bicubic"] and last.noise_level == 1 and manager.progress("a")[0] == 1
+  assert not last.kernel_file and images.image_size(last.kernel)
 
   photo, loaded = photo_file.read(source), weights.load(CHOSEN)
   params, rates = loaded.params, loaded.inner_lrs(2)
-  degradation = kernel_files.load_degradation("g20d", photo_scale=2).replace(noise_std=1 / 255)
+  degradation = kernel_files.load_degradation("bicubic", photo_scale=2).replace(noise_std=1 / 255)
   recipe = enhance.Recipe(params, rates, degradation, 2.0, 2.0)
   adapter = TiledAdapter()
   (adapted,) = enhance.adapt(adapter, photo.rgb, recipe, [2])
@@ -93,7 +94,7 @@ def test_a_job_from_photo_to_file(manager):
   assert seen[-1].result.read_bytes() == photo_file.encode(enhance.enlarge(adapter, adapted, photo, recipe), "PNG")
   result = photo_file.read(seen[-1].result)
   assert result.bits == 16 and result.alpha is not None and result.metadata.texts == metadata.texts
-  assert left(manager) == ["bicubic.png", "kernel.png", "photo.png", "photo.png", "photo_x2.png", "step_1.png", "step_2.png"]
+  assert left(manager) == ["after.png", "before.png", "kernel.png", "photo.png", "photo_x2.png"]
 
   # The next photo takes the place of this one, and nothing is left of a page that is closed.
   manager.look("a", give_photo(manager, "next.jpg"))
@@ -104,19 +105,82 @@ def test_a_job_from_photo_to_file(manager):
 
 def test_the_estimated_kernel_can_be_taken_along(manager, tmp_path):
   views = run(manager, JobRequest(give_photo(manager, "photo.jpg"), AUTO, steps=0, scale=1.5, png=True))
-  assert views[0].status.startswith("Estimating") and views[-1].result.name == "photo_x1.5.png", views
+  assert views[1].status.startswith("Looking") and views[-1].result.name == "photo_x1.5.png", views
   assert images.image_size(views[-1].result) == (30, 36)
   kernel = kernel_files.read_kernel(views[-1].kernel_file)
   photo = photo_file.read(next(manager.folder.glob("*/photo.jpg")))
   estimate = blind.estimate_photo(photo.rgb, 2.0)
   np.testing.assert_allclose(kernel, estimate.kernel, atol=1e-6)
-  assert views[-1].kernel_text == estimate.text and views[-1].noise_text == f"{255 * enhance.noise_std(photo):.1f} of 255"
+  assert views[-1].kernel_text == estimate.text and np.isclose(views[-1].noise_level, 255 * enhance.noise_std(photo))
+  np.testing.assert_allclose(views[-1].gaussian[:2], np.clip(estimate.sigmas / 2, work.MIN_BLUR, work.MAX_BLUR), rtol=1e-6)
   path = give(manager, "own.npy", b"")
   np.save(path, kernel)
   again = run(manager, JobRequest(give_photo(manager, "photo.tif"), FILE, kernel_file=path, steps=0))
   assert again[-1].result.name == "photo_x2.tif" and again[-1].kernel_text == "own.npy"
-  own = run(manager, JobRequest(give_photo(manager), CUSTOM, " gaussian:1.5 ", steps=0))
-  assert own[-1].result and own[-1].kernel_text == "gaussian:1.5"
+
+
+def test_a_blur_of_ones_own_is_in_pixels_of_the_photo(manager):
+  """And lies about the middle of what a pixel covers, as photos are."""
+  wanted = JobRequest(None, CUSTOM, (0.9, 0.45, 90))
+  for scale in (2.0, 4.0):
+    of = work._kernel(wanted, scale)
+    place = np.arange(len(of.kernel)) - len(of.kernel) // 2
+    for taps, width in zip((of.kernel.sum(1), of.kernel.sum(0)), (0.9, 0.45)):
+      middle = (taps * place).sum()
+      deviation = np.sqrt((taps * (place - middle) ** 2).sum())
+      np.testing.assert_allclose([middle, deviation / scale], [(scale - 1) / 2, width], rtol=0.02)
+    assert of.offset == ((scale - 1) / 2,) * 2 and of.subsample == "direct"
+
+
+@pytest.mark.parametrize("scale, kernel", [(2.0, CUSTOM), (1.5, CUSTOM), (2.0, AUTO)])
+def test_a_part_is_as_the_whole_photo_will_have_it(manager, monkeypatch, scale, kernel):
+  monkeypatch.setattr(work, "_PART", (24, 36))
+  alpha = np.tile(np.linspace(0, 1, 80, dtype=np.float32), (60, 1))
+  wanted = JobRequest(give_photo(manager, size=(60, 80), alpha=alpha), kernel, scale=scale, place=(0.7, 0.3), whole=False)
+  part = run(manager, wanted)[-1]
+  whole = run(manager, wanted._replace(whole=True))[-1]
+  assert part.status == "This part is done." and part.foretold > 0 and part.noise_level == whole.noise_level
+  rows, columns = crop.enlarged(crop.around((0.7, 0.3), (60, 80), scale, (24, 36)), scale)
+  assert (rows.stop - rows.start, columns.stop - columns.start) == (24, 36)
+  np.testing.assert_allclose(part.frame, (36 / scale / 80, 24 / scale / 60))
+  before, after = (images.read_image(path).astype(int) for path in part.pair)
+  result = photo_file.on_white(photo_file.read(whole.result)).astype(int)
+  assert np.abs(after - result[rows, columns]).max() <= 1
+  assert np.abs(before - images.read_image(whole.pair[0])[rows, columns]).max() <= 1 and np.abs(before - after).max() > 1
+
+
+def test_another_strength_takes_no_new_pass(manager, monkeypatch):
+  wanted = JobRequest(give_photo(manager), "bicubic", whole=False)
+  pictures = lambda view: [images.read_image(path).astype(int) for path in view.pair]
+  before, full = pictures(run(manager, wanted)[-1])
+  monkeypatch.setattr(enhance, "run", None)
+  for strength in (0.0, 0.5, 1.0):
+    _, after = pictures(run(manager, wanted._replace(strength=strength))[-1])
+    assert np.abs(after - (before + strength * (full - before))).max() <= 1 and np.abs(full - before).max() > 1
+
+
+def test_steps_on_a_part_are_seen_one_by_one(manager):
+  views = run(manager, JobRequest(give_photo(manager), "bicubic", steps=2, whole=False))
+  assert [view.status for view in views[3:]] == ["Step 0 of 2", "Step 1 of 2", "This part is done."]
+  assert len({images.read_image(view.pair[1]).tobytes() for view in views[2:]}) == 4
+
+
+@pytest.mark.parametrize("scale", [1.5, 1.7, 2.0, 4.0])
+def test_parts_lie_within_the_photo_and_on_the_grid_of_its_result(scale):
+  for size in ((3000, 4000), (4000, 3000), (100, 4000), (7, 5)):
+    whole = [resize.enlarged_size(length, scale) for length in size]
+    for place in ((0, 0), (1, 1), (0.31, 0.77)):
+      part = crop.around(place, size, scale, (360, 480))
+      wide = crop.widened(part, size, scale, 48)
+      for s, w, length in zip(part, wide, size):
+        assert 0 <= w.start <= s.start < s.stop <= w.stop <= length
+        assert np.isclose(s.start * scale % 1, 0) and np.isclose(w.start * scale % 1, 0)
+        assert w.start == 0 or (s.start - w.start) * scale >= 48
+        assert w.stop == length or (w.stop - s.stop) * scale >= 48
+      most = sorted((360, 480), reverse=size[0] > size[1])
+      assert all(stop.stop <= side for stop, side in zip(crop.enlarged(part, scale), whole))
+      assert all(side <= limit + scale for side, limit in zip([s.stop - s.start for s in crop.enlarged(part, scale)], most))
+      assert crop.enlarged(part, scale, part)[0].start == 0
 
 
 def _png() -> bytes:
@@ -130,16 +194,18 @@ def _png() -> bytes:
         (f"{EVIL}.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, [EVIL, "cannot be read"]),
         ("a.gif", b"GIF89a", {}, ["a.gif", ".png"]),
         ("cut.png", _png()[:-60], {}, ["cut.png", "cannot be read"]),
-        ("a.png", "large", {}, ["may have 0.01", "smaller"]),
-        ("a.tif", "large", {}, ["may have 0.01", "smaller"]),
+        ("a.png", "large", {}, ["may have 0.01", "smaller", "--max_megapixels"]),
+        ("a.tif", "large", {}, ["may have 0.01", "smaller", "--max_megapixels"]),
         ("a.png", _png(), {"kernel": "photo.npy"}, ["unknown kernel"]),
-        ("a.png", _png(), {"kernel": CUSTOM, "gaussian": "../a.npy"}, ["gaussian:../a.npy", "VARIANCE"]),
-        ("a.png", _png(), {"kernel": CUSTOM, "gaussian": "99"}, ["99", "variances"]),
+        ("a.png", _png(), {"kernel": CUSTOM, "gaussian": (99.0, 1.0, 0.0)}, ["blur", "99", "1.25"]),
+        ("a.png", _png(), {"kernel": CUSTOM, "gaussian": (0.5, 0.5, float("inf"))}, ["direction", "inf", "180"]),
         ("a.png", _png(), {"kernel": FILE}, ["no kernel file"]),
         ("a.png", _png(), {"kernel": FILE, "kernel_file": "text"}, ["k.npy", "cannot be read"]),
         ("a.png", _png(), {"kernel": FILE, "kernel_file": np.ones((103, 103))}, ["103", "101"]),
-        ("a.png", _png(), {"kernel": "g20d", "scale": float("nan")}, ["scale"]),
-        ("a.png", _png(), {"kernel": "g20d", "steps": 10**9}, ["steps"]),
+        ("a.png", _png(), {"scale": float("nan")}, ["scale"]),
+        ("a.png", _png(), {"steps": 10**9}, ["steps"]),
+        ("a.png", _png(), {"strength": 1.1}, ["strength 1.1", "from 0 to 1"]),
+        ("a.png", _png(), {"place": (float("nan"), 0.0)}, ["place"]),
     ],
 )
 def test_what_cannot_be_done_is_said(manager, name, data, wanted, words):
@@ -150,13 +216,13 @@ def test_what_cannot_be_done_is_said(manager, name, data, wanted, words):
     tifffile.imwrite(source, np.zeros((101, 101, 3), np.uint16), photometric="rgb")
   else:
     source = name and give(manager, name, data)
-  wanted = JobRequest(source, **{"kernel": "g20d", **wanted})
+  wanted = JobRequest(source, **{"kernel": "bicubic", **wanted})
   if wanted.kernel_file is not None:
     path = give(manager, "k.npy", b"text")
     if not isinstance(wanted.kernel_file, str):
       np.save(path, wanted.kernel_file)
     wanted = wanted._replace(kernel_file=path)
-  (view,) = run(manager, wanted)
+  *_, view = run(manager, wanted)
   assert view.failed and not view.pair and not view.result
   for word in words:
     assert word.lower() in view.status.lower(), view.status
@@ -167,7 +233,7 @@ def test_what_cannot_be_done_is_said(manager, name, data, wanted, words):
 
 def test_files_of_others_are_none_of_a_pages(manager, tmp_path):
   images.write_png(tmp_path / "secret.png", np.zeros((9, 9, 3), np.uint8))
-  (view,) = run(manager, JobRequest(tmp_path / "secret.png", "g20d"))
+  (view,) = run(manager, JobRequest(tmp_path / "secret.png", "bicubic"))
   assert view.failed and "no file" in view.status and (tmp_path / "secret.png").exists()
   # One file that two pages gave stays until both are closed.
   source = give_photo(manager)
@@ -179,58 +245,106 @@ def test_files_of_others_are_none_of_a_pages(manager, tmp_path):
   assert not source.exists() and not list(manager.folder.iterdir())
 
 
+def started(manager, visit, wanted):
+  """A job at work on a part of the photo."""
+  manager.begin(visit, wanted)
+  views = manager.run(visit)
+  while not next(views).status.startswith("Step 1"):
+    pass
+  return views
+
+
 def test_a_job_ends_when_cancelled_left_or_out_of_time(manager, monkeypatch):
-  wanted = JobRequest(give_photo(manager), "g20d", steps=jobs.MAX_STEPS)
-
-  def started(visit):
-    manager.begin(visit)
-    views = manager.run(visit, wanted)
-    while not next(views).status.startswith("Step 1"):
-      pass
-    return views
-
-  views = started("a")
-  manager.cancel("a")
+  wanted = JobRequest(give_photo(manager), "bicubic", steps=work.MAX_STEPS, whole=False)
+  views = started(manager, "a", wanted)
+  assert manager.cancel("a")
   (last,) = views
-  assert last.failed and last.status == "cancelled" and left(manager) == ["photo.png"]
-  (waiting,) = manager.run("a", wanted)  # what was cancelled while it waited never begins
-  assert waiting.status == "cancelled"
-  assert run(manager, wanted._replace(steps=0))[-1].result  # and the next one is another
+  assert last.failed and last.stopped and last.status == "stopped" and left(manager) == ["photo.png"]
+  manager.begin("a", wanted)
+  assert not manager.cancel("a")
+  assert not list(manager.run("a"))  # what was cancelled while it waited never begins
+  assert run(manager, wanted._replace(steps=0, whole=True))[-1].result  # and the next one is another
 
-  views = started("b")
+  views = started(manager, "b", wanted)
   manager.leave("b")
   list(views)
   manager.leave("a")
   assert not list(manager.folder.iterdir())
-  assert not list(manager.run("b", wanted))
+  assert not list(manager.run("b"))
 
   wanted = wanted._replace(photo=give_photo(manager))
-  views = started("a")
-  monkeypatch.setattr(manager, "limits", Limits(0.01, 0.001))
+  views = started(manager, "a", wanted)
+  monkeypatch.setattr(manager.worker, "limits", Limits(0.01, 0.001))
   (last,) = views
-  assert last.failed and "0.001 s" in last.status and left(manager) == ["photo.png"]
+  assert last.failed and "0.001 s" in last.status and "--max_seconds" in last.status and left(manager) == ["photo.png"]
+
+
+def test_what_a_page_wants_last_is_done(manager):
+  """A part that is worked on is left for another; what waits is replaced; the whole photo is finished first."""
+  wanted = JobRequest(give_photo(manager), "bicubic", steps=work.MAX_STEPS, whole=False)
+  views = started(manager, "a", wanted)
+  manager.begin("a", wanted._replace(steps=1))
+  manager.begin("a", wanted._replace(steps=0, strength=0.0))
+  assert not list(views)
+  *_, last = manager.run("a")
+  assert not list(manager.run("a"))
+  assert last.foretold and images.read_image(last.pair[0]).tobytes() == images.read_image(last.pair[1]).tobytes()
+
+  manager.begin("a", wanted._replace(whole=True))
+  views = manager.run("a")
+  next(views)
+  with pytest.raises(UserError, match="whole photo is being enlarged"):
+    manager.begin("a", wanted)
+  *_, last = views
+  assert last.result
+  manager.begin("a", wanted)
+
+
+def test_a_whole_photo_that_would_take_too_long_is_refused_at_once(manager, monkeypatch):
+  wanted = JobRequest(give_photo(manager), "bicubic", whole=False)
+  run(manager, wanted)
+  monkeypatch.setattr(manager.worker, "_speed", 1000.0)
+  manager.worker.limits = Limits(0.01, 3600)
+  last = run(manager, wanted)[-1]
+  assert last.foretold == 1000 * 4 * 20 * 24
+  refused = run(manager, wanted._replace(whole=True))[-1]
+  assert refused.failed and "533.3 h" in refused.status and "60 min" in refused.status and "--max_seconds" in refused.status
+
+
+def test_what_compiling_takes_is_not_foretold(manager):
+  """Of two parts alike, the first compiles."""
+  wanted = JobRequest(give_photo(manager, size=(33, 77)), "bicubic", whole=False)
+  took = []
+  for place in ((0.5, 0.5), (0.4, 0.5)):
+    begun = time.perf_counter()
+    foretold = run(manager, wanted._replace(place=place))[-1].foretold
+    took.append((time.perf_counter() - begun, foretold))
+  (whole, first), (_, second) = took
+  assert first < whole and second > 0
 
 
 def test_few_may_wait(manager):
+  wanted = JobRequest(None)
   for i in range(jobs.MAX_WAITING):
-    manager.begin(f"{i}")
-  manager.begin("0")
+    manager.begin(f"{i}", wanted)
+  manager.begin("0", wanted)
   with pytest.raises(ValueError, match="waiting"):
-    manager.begin("another")
+    manager.begin("another", wanted)
   manager.leave("1")
-  manager.begin("another")
-  assert next(manager.run("0", JobRequest(None))).failed  # its turn has come
-  manager.begin("one more")
+  manager.begin("another", wanted)
+  assert next(manager.run("0")).failed  # its turn has come
+  manager.begin("one more", wanted)
 
 
 def test_a_place_is_not_kept_for_those_who_never_work(manager, monkeypatch):
-  clock = [time.monotonic()]
+  clock = [float(math.ceil(time.monotonic()))]  # whole numbers add up exactly
   monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
-  fill = lambda: [manager.begin(f"{i}") for i in range(jobs.MAX_WAITING)]
+  wanted = JobRequest(None)
+  fill = lambda: [manager.begin(f"{i}", wanted) for i in range(jobs.MAX_WAITING)]
 
   def is_full():
     try:
-      manager.begin("another")
+      manager.begin("another", wanted)
     except UserError:
       return True
     manager.leave("another")
@@ -244,15 +358,10 @@ def test_a_place_is_not_kept_for_those_who_never_work(manager, monkeypatch):
   # While somebody is at work, all wait for as long as those before them may take.
   fill()
   with manager._busy:
-    clock[0] += 9 * manager.limits.seconds - 1
+    clock[0] += 9 * manager.worker.limits.seconds - 1
     assert is_full()
     clock[0] += 1
     assert not is_full()
-  # What is given up is free at once.
-  fill()
-  assert is_full()
-  manager.give_up("3")
-  assert not is_full()
 
 
 def step_by(monkeypatch, rate):
@@ -264,25 +373,26 @@ def step_by(monkeypatch, rate):
 @pytest.mark.parametrize("rate", [1e4, 1e30])
 def test_of_steps_that_diverge_the_best_state_before_is_shown(manager, caplog, monkeypatch, rate):
   step_by(monkeypatch, rate)
-  view = run(manager, JobRequest(give_photo(manager), "g20d", steps=jobs.MAX_STEPS))[-1]
+  view = run(manager, JobRequest(give_photo(manager), CUSTOM, steps=work.MAX_STEPS))[-1]
   assert "diverged" in caplog.text and not view.failed
-  plain = run(manager, JobRequest(give_photo(manager), "g20d", steps=0))[-1]
-  np.testing.assert_array_equal(photo_file.read(view.result).rgb, photo_file.read(plain.result).rgb)
+  kept = photo_file.read(view.result).rgb
+  plain = run(manager, JobRequest(give_photo(manager), CUSTOM, steps=0))[-1]
+  np.testing.assert_array_equal(kept, photo_file.read(plain.result).rgb)
 
 
 def test_a_result_without_likeness_is_none(manager, monkeypatch):
   monkeypatch.setattr(enhance, "_DIVERGED", np.inf)
   step_by(monkeypatch, 1e4)
-  view = run(manager, JobRequest(give_photo(manager), "g20d", steps=jobs.MAX_STEPS))[-1]
-  assert view.failed and "diverged at step" in view.status and view.result is None
+  view = run(manager, JobRequest(give_photo(manager), CUSTOM, (0.7, 0.7, 0.0), steps=1))[-1]
+  assert view.failed and "diverged: take fewer steps" in view.status and view.result is None
 
 
 def test_a_bug_ends_the_job_alone(manager, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(enhance, "enlarge", lambda *_: 1 / 0)
-    view = run(manager, JobRequest(give_photo(manager), "g20d", steps=jobs.MAX_STEPS))[-1]
+    view = run(manager, JobRequest(give_photo(manager), "bicubic", steps=work.MAX_STEPS))[-1]
   assert view.failed and "failed" in view.status and "division" not in view.status
-  assert run(manager, JobRequest(give_photo(manager), "g20d", steps=0))[-1].result
+  assert run(manager, JobRequest(give_photo(manager), "bicubic", steps=0))[-1].result
 
 
 def test_the_example_is_the_photo_of_the_readme(manager):
@@ -295,9 +405,9 @@ def _main(monkeypatch, *args):
 
 
 def test_no_steps_are_proposed_where_the_weights_gain_nothing_by_them(monkeypatch):
-  assert jobs.default_steps() == enhance.default_steps(weights.load(weights.DEFAULT)) == 0
+  assert work.default_steps() == enhance.default_steps(weights.load(weights.DEFAULT)) == 0
   monkeypatch.setattr(weights, "DEFAULT", "x2_direct")
-  assert jobs.default_steps() == jobs.MAX_STEPS
+  assert work.default_steps() == work.MAX_STEPS
 
 
 def test_wrong_flags_and_no_gradio(monkeypatch, capsys):
@@ -332,14 +442,13 @@ def test_a_port_that_is_taken():
     demo.free_port("192.0.2.1", 7860)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+@contextlib.contextmanager
+def _served(folder, *args):
   """(process, port, temporary folder) of the real command."""
   if not importlib.util.find_spec("gradio"):
     pytest.skip("gradio is not installed: pip install '.[demo]'")
-  folder = tmp_path_factory.mktemp("demo")
   env = {**os.environ, "TMPDIR": str(folder), "GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/"}
-  command = [sys.executable, "-m", "mzsr_jax.demo", "--port=0", "--max_megapixels=0.01"]
+  command = [sys.executable, "-m", "mzsr_jax.demo", "--port=0", *args]
   root = pathlib.Path(demo.__file__).parents[2]
   with (folder.parent / "demo.log").open("w") as log:
     process = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -348,10 +457,17 @@ def server(tmp_path_factory):
     port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])
     yield process, port, folder
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0 and not os.listdir(folder)
+    assert process.wait(60) == 0 and not os.listdir(folder)
   finally:
     process.kill()
     process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+  """The command, for small photos."""
+  with _served(tmp_path_factory.mktemp("demo"), "--max_megapixels=0.01") as served:
+    yield served
 
 
 def _request(port, method, path, body=None, timeout=20, **headers) -> tuple[int, bytes]:
@@ -403,7 +519,7 @@ class _Visitor:
     numbers = {component["props"].get("elem_id"): component["id"] for component in config["components"]}
     find = lambda test: next(d["id"] for d in config["dependencies"] if test(d))
     self._look = find(lambda d: [numbers["photo"], "upload"] in d["targets"])
-    self._begin = find(lambda d: [numbers["run"], "click"] in d["targets"])
+    self._begin = find(lambda d: [numbers["whole"], "click"] in d["targets"])
     self._work = find(lambda d: d["trigger_after"] == self._begin)
 
   def _request(self, method, path, body=None, **headers):
@@ -413,14 +529,19 @@ class _Visitor:
     body = json.dumps({"data": data, "fn_index": number, "session_hash": self._session})
     return self._request("POST", f"/gradio_api/{to}", body, **{"Content-Type": "application/json"})
 
-  def _queued(self, number, data):
-    """What the page is told last of a call that has to wait, or the status of its refusal."""
+  def order(self, photo, scale=2):
+    """Asks for the whole photo: what the page is told of that."""
+    place = {"x": 0.5, "y": 0.5}
+    return self._call("run/predict", self._begin, [photo, "bicubic", 0.5, 1, 0, None, scale, 0, False, 0, 1, False, place])
+
+  def queued(self, number, data):
+    """What the page is told of a call, the last of it last, or the status of its refusal."""
     status, _ = self._call("queue/join", number, data)
     if status != 200:
       return status
     told = self._request("GET", f"/gradio_api/queue/data?session_hash={self._session}")[1]  # until all calls have ended
     messages = [json.loads(line.removeprefix(b"data: ")) for line in told.splitlines() if line.startswith(b"data: ")]
-    return next(m for m in messages if m["msg"] == "process_completed")
+    return [m for m in messages if m["msg"] in ("process_generating", "process_completed")]
 
   def visit(self, png):
     """Opens the page, uploads a photo, asks for a run and closes the page. "done", "refused", or what went wrong."""
@@ -434,13 +555,13 @@ class _Visitor:
       photo = {"path": json.loads(content)[0], "meta": {"_type": "gradio.FileData"}}
       if (status := self._call("run/predict", self._look, [photo])[0]) != 200:
         return f"look: {status}"
-      begun = self._queued(self._begin, [])
-      if isinstance(begun, int):
-        return "refused" if begun == 503 else f"begin: {begun}"
-      if not begun["success"]:
+      status, content = self.order(photo)
+      if status != 200:
+        return f"begin: {status}"
+      if b"try again in a while" in content:
         return "refused"
-      done = self._queued(self._work, [photo, "g20d", "", None, 2, 0, False, True, 0, False])
-      return "refused" if done == 503 else "done" if isinstance(done, dict) and done["success"] else f"work: {done}"
+      told = self.queued(self._work, [])
+      return "refused" if told == 503 else "done" if "Done: 60" in json.dumps(told) else f"work: {told}"
 
 
 def _files_left(folder, seconds=20):
@@ -482,131 +603,202 @@ def test_uploads_that_are_broken_off_leave_nothing(server):
 
 
 def test_orders_that_fail_leave_their_places(server):
-  _, port, _ = server
+  _, port, folder = server
+  (files,) = folder.glob("mzsr_jax_demo_*/files")
   for i in range(jobs.MAX_WAITING + 1):
-    visitor = _Visitor(port, f"wrong{i}")
-    assert visitor._queued(visitor._begin, [])["success"]
-    told = visitor._queued(visitor._work, [None, "g20d", "", None, "two", 0, False, True, 0, False])
-    assert "load the page anew" in json.dumps(told)
+    photo = {"path": str(files / "none.png"), "meta": {"_type": "gradio.FileData"}}
+    assert b"load the page anew" in _Visitor(port, f"wrong{i}").order(photo, scale="two")[1]
+
+
+class _Page:
+  """The demo in a browser, as its visitors use it."""
+
+  def __init__(self, port, folder):
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not program:
+      pytest.skip("no chromium, chromium-browser or google-chrome to look at the page with")
+    self.browser = _Browser(program, folder, f"http://127.0.0.1:{port}/")
+    self.js, self._folder = self.browser.js, folder
+
+  def until(self, expression, seconds=180):
+    """The value of an expression once it is something."""
+    end = time.monotonic() + seconds
+    while not (value := self.js(expression)):
+      assert time.monotonic() < end, (expression, self.js("document.body.innerText"))
+      time.sleep(0.1)
+    return value
+
+  def said(self, words):
+    """The line of the page's status, once it has these words."""
+    status = "(document.querySelector('#status [role=status]')?.textContent ?? '')"
+    return self.until(f"({status}.includes({json.dumps(words)}) ? {status} : '')")
+
+  def click(self, name):
+    self.until(f"(b => b && !b.disabled && (b.click(), true))(document.querySelector('{name}'))")
+
+  def upload(self, name, data):
+    (self._folder / name).write_bytes(data)
+    self.until("!!document.querySelector('#photo input[type=file]')")
+    root = self.browser.call("DOM.getDocument")["root"]["nodeId"]
+    field = self.browser.call("DOM.querySelector", nodeId=root, selector="#photo input[type=file]")["nodeId"]
+    self.browser.call("DOM.setFileInputFiles", nodeId=field, files=[str(self._folder / name)])
+
+  def slide(self, name, value):
+    field = f"document.querySelector('{name} input[type=range]')"
+    setter = "Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set"
+    self.until(f"!!{field}")
+    self.js(f"{setter}.call({field}, '{value}')")
+    self.js(f"['input', 'change'].forEach(e => {field}.dispatchEvent(new Event(e, {{bubbles: true}})))")
+
+  def value(self, name):
+    return float(self.js(f"document.querySelector('{name} input[type=range]').value"))
+
+  def pictures(self):
+    """Addresses of before and after, once both are seen; another pair has others."""
+    images = "[...document.querySelectorAll('#slider img')]"
+    return self.until(f"{images}.length == 2 && {images}.every(i => i.naturalWidth) && {images}.map(i => i.src)")
+
+  def other_pictures(self, known):
+    """Those that take the place of known ones, once they are done."""
+    self.until(f"(i => i && !{json.dumps(known)}.includes(i.src))(document.querySelector('#slider img'))")
+    self.said("This part is done")
+    return self.pictures()
+
+  def resize(self, width, height):
+    self.browser.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+    )
+
+  def fits(self):
+    """Whether nothing reaches beyond the window."""
+    return self.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+  def top(self, name):
+    return self.js(f"document.querySelector('{name}').getBoundingClientRect().top")
 
 
 @pytest.fixture
-def browser(server, tmp_path):
-  program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-  if not program:
-    pytest.skip("no chromium, chromium-browser or google-chrome to look at the page with")
-  opened = _Browser(program, tmp_path, f"http://127.0.0.1:{server[1]}/")
+def page(server, tmp_path):
+  opened = _Page(server[1], tmp_path)
   yield opened
-  opened.close()
-
-
-def _until(browser, expression, seconds=60):
-  """The value of an expression once it is something."""
-  end = time.monotonic() + seconds
-  while not (value := browser.js(expression)):
-    assert time.monotonic() < end, (expression, browser.js("document.body.innerText"))
-    time.sleep(0.05)
-  return value
+  opened.browser.close()
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(browser, server, tmp_path):
+def test_the_page_in_a_browser(page, server, tmp_path):
   _, port, folder = server
-  status = "(document.querySelector('#status [role=status]')?.textContent ?? '')"
-  said = lambda words: _until(browser, f"({status}.includes({json.dumps(words)}) ? {status} : '')")
-  click = lambda name: _until(browser, f"(b => b && !b.disabled && (b.click(), true))(document.querySelector('{name}'))")
-
-  def upload(name, data):
-    (tmp_path / name).write_bytes(data)
-    _until(browser, "!!document.querySelector('#photo input[type=file]')")
-    root = browser.call("DOM.getDocument")["root"]["nodeId"]
-    field = browser.call("DOM.querySelector", nodeId=root, selector="#photo input[type=file]")["nodeId"]
-    browser.call("DOM.setFileInputFiles", nodeId=field, files=[str(tmp_path / name)])
-
-  def width():
-    return browser.js("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-
   # What is wrong is said, and the page goes on.
-  said("Drop a photo")
-  click("#run")
-  said("No photo")
-  upload(f"{EVIL}.png", b"not a picture")
-  assert "cannot be read" in said("onerror") and browser.js("!!document.querySelector('#status .bad')")
-  click("#photo button[aria-label=Clear]")
-  said("Drop a photo")
-  upload("large.png", images.encode_png(np.zeros((200, 200, 3), np.uint8)))
-  said("may have 0.01")
-  click("#photo button[aria-label=Clear]")
-  said("Drop a photo")
+  page.said("Drop a photo")
+  page.upload(f"{EVIL}.png", b"not a picture")
+  assert "cannot be read" in page.said("onerror") and page.js("!!document.querySelector('#status .bad')")
+  page.click("#photo button[aria-label=Clear]")
+  page.said("Drop a photo")
+  page.upload("large.png", images.encode_png(np.zeros((200, 200, 3), np.uint8)))
+  assert "--max_megapixels" in page.said("may have 0.01")
+  page.click("#photo button[aria-label=Clear]")
+  page.said("Drop a photo")
+
+  # A photo is worked on at once; what was found in it is seen.
+  rgb = images.read_image(pathlib.Path(__file__).parents[1] / "experiments" / "photo.png")[40:64, 60:88]
+  page.upload("face.webp", photo_file.encode(photo_file.Photo(rgb), "WEBP"))
+  page.said("This part is done")
+  before = page.pictures()
+  assert len(set(before)) == 2 and page.js("document.querySelector('#slider img').naturalWidth") == 56
+  page.until("document.querySelector('#whole').textContent.includes('about')")
+  assert page.value("#noise") != 0 or page.value("#along") != 0.5
+  page.click("#about_kernel button")
+  page.until("(image => image && image.naturalWidth > 100)(document.querySelector('#kernel img'))")
+  assert "contrast" in page.js("document.querySelector('#kernel_text').innerText")
+
+  # What is changed by hand is found no more, and the part is made anew.
+  page.slide("#along", 1)
+  before = page.other_pictures(before)
+  assert "As wide as I say" in page.js("document.querySelector('#kernel_name input').value")
+  page.slide("#noise", 8)
+  before = page.other_pictures(before)
+  assert not page.js("document.querySelector('#unknown_noise input').checked") and page.value("#noise") == 8
+  for strength in (0.9, 0.8, 0.7, 0.6, 0.5):  # as it is dragged
+    page.slide("#strength", strength)
+  page.other_pictures(before)
+  page.slide("#compare", 20)
+  handle = "new DOMMatrix(getComputedStyle(document.querySelector('#slider .outer')).transform).e"
+  middle = "document.querySelector('#slider .slider-wrap').clientWidth / 2"
+  page.until(f"{handle} < {middle} - 20")
 
   # No steps are proposed, for the network gains nothing by them; but some may be taken.
-  steps = "document.querySelector('#steps input[type=number]')"
-  _until(browser, f"{steps}.value == '0'")
+  page.click("#more button")
+  page.until("document.querySelector('#steps input[type=number]')?.value == '0'")
 
-  def choose(label):
-    field = "document.querySelector('#kernel_name input')"
-    _until(browser, f"(i => i && (i.focus(), i.dispatchEvent(new Event('focus')), true))({field})")
-    option = f"[...document.querySelectorAll('[role=option]')].find(o => o.textContent.includes({json.dumps(label)}))"
-    _until(browser, f"(o => o && (o.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}})), true))({option})")
-
-  choose("None")
-  choose("Estimate")
-  setter = "Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set"
-  browser.js(f"{setter}.call({steps}, '10')")
-  browser.js(f"['input', 'change'].forEach(e => {steps}.dispatchEvent(new Event(e, {{bubbles: true}})))")
-  _until(browser, f"{steps}.value == '10'")
-
-  # The noise is estimated, or told.
-  level = "!!document.querySelector('#noise input')?.offsetParent"
-  click("#more button")
-  unknown = "document.querySelector('#unknown_noise input')"
-  _until(browser, f"({unknown})?.checked && ({unknown}).offsetParent && !{level}")
-  browser.js(f"({unknown}).click()")
-  _until(browser, level)
-  browser.js(f"({unknown}).click()")
-  _until(browser, f"!{level}")
-
-  # Upload, run, compare, download.
-  rgb = images.read_image(pathlib.Path(__file__).parents[1] / "experiments" / "photo.png")[40:64, 60:88]
-  upload("face.webp", photo_file.encode(photo_file.Photo(rgb), "WEBP"))
-  said("face.webp: 28×24, 8 bits")
-  _until(browser, "(image => image && image.naturalWidth == 28)(document.querySelector('#preview img'))")
-  click("#run")
-  said(" of 10")
-  said("Done: 28×24 → 56×48, 10 steps")
-  slider = "[...document.querySelectorAll('#slider img')]"
-  _until(browser, f"{slider}.length == 2 && {slider}.every(i => i.naturalWidth == 56 && i.naturalHeight == 48)")
-  sources = browser.js(f"{slider}.map(image => image.src)")
-  assert re.search(r"bicubic|step_10", sources[0]) and re.search(r"bicubic|step_10", sources[1]) and len(set(sources)) == 2
-  _until(browser, "(image => image && image.naturalWidth > 100)(document.querySelector('#kernel img'))")
+  # The whole, and its files.
+  page.click("#whole")
+  page.said("Done: 28×24 → 56×48")
   got = tmp_path / "got"
-  browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(got))
-  for button, name in (("#result", "face_x2.webp"), ("#matrix", "face_kernel.mat")):
-    click(button)
-    end = time.monotonic() + 20
-    while not (got / name).is_file():
-      assert time.monotonic() < end, (name, got.is_dir() and os.listdir(got))
-      browser.js("0")  # takes in what has happened
+  page.browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(got))
+  page.click("#result")
+  end = time.monotonic() + 60
+  while not (got / "face_x2.webp").is_file():
+    assert time.monotonic() < end, got.is_dir() and os.listdir(got)
+    page.js("0")  # takes in what has happened
   with Image.open(got / "face_x2.webp") as image:
     assert image.format == "WEBP" and image.size == (56, 48)
-  assert kernel_files.read_kernel(got / "face_kernel.mat").ndim == 2
-  wide = np.asarray(browser.screenshot())
-  assert wide.std() > 20 and width() <= 0
-  assert "Noise" in browser.js("document.querySelector('#kernel_text').innerText")
 
-  # Cancelled.
-  click("#run")
-  click("#cancel")
-  said("Cancelled")
-  _until(browser, "!document.querySelector('#run').disabled && document.querySelector('#cancel').disabled")
-  browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
-  assert width() <= 0
+  # Stopped, with all that can be chosen free again.
+  page.slide("#steps", 10)
+  page.click("#cancel")
+  page.said("Stopped")
+  page.until("document.querySelector('#cancel').disabled && !document.querySelector('#strength input').disabled")
 
   # Nobody else was asked, nothing failed, and nothing is left of a page that is gone.
-  assert not browser.seen("Runtime.exceptionThrown") and not browser.seen("Page.javascriptDialogOpening")
-  addresses = [event["request"]["url"] for event in browser.seen("Network.requestWillBeSent")]
+  assert not page.browser.seen("Runtime.exceptionThrown") and not page.browser.seen("Page.javascriptDialogOpening")
+  addresses = [event["request"]["url"] for event in page.browser.seen("Network.requestWillBeSent")]
   ours = (f"http://127.0.0.1:{port}/", "data:", "blob:")
   assert len(addresses) > 10 and all(address.startswith(ours) for address in addresses)
   assert any(path.is_file() for path in folder.rglob("*"))
-  browser.call("Page.navigate", url="about:blank")
-  assert not _files_left(folder)
+  page.browser.call("Page.navigate", url="about:blank")
+  assert not _files_left(folder, 60)
+
+
+@pytest.mark.slow
+def test_a_photo_of_a_phone(tmp_path):
+  """Of twelve megapixels, by the flags' defaults: a part at once, another where the frame is put, and room for all of it."""
+  y, x = np.mgrid[:3000, :4000].astype(np.float32)
+  gray = 128 + 60 * np.sin(x / 9) * np.sin(y / 7) + np.random.default_rng(0).normal(0, 3, x.shape)
+  photo = np.stack([gray, gray * 0.9, gray * 0.8], -1).clip(0, 255).astype(np.uint8)
+  (tmp_path / "served").mkdir()
+  with _served(tmp_path / "served") as (_, port, _):
+    page = _Page(port, tmp_path)
+    try:
+      page.said("Drop a photo")
+      page.upload("IMG_1.jpg", photo_file.encode(photo_file.Photo(photo), "JPEG"))
+      page.said("4000×3000")
+      page.said("This part is done")
+      pictures = page.pictures()
+      assert page.js("document.querySelector('#slider img').naturalWidth") == 480
+      assert re.search("about .* (min|h)", page.until("document.querySelector('#whole').textContent"))
+
+      frame = "document.querySelector('#place .frame')"
+      assert page.js(f"{frame}.style.cssText") == "left: 50%; top: 50%; width: 6%; height: 6%;"
+      page.js(f"{frame}.focus()")
+      page.browser.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft")
+      assert page.js(f"document.activeElement === {frame}") and "47% from the left" in page.js(f"{frame}.ariaLabel")
+      pictures = page.other_pictures(pictures)
+      box = "(r => [r.x, r.y, r.width, r.height])(document.querySelector('#place img').getBoundingClientRect())"
+      left, top, width, height = page.js(box)
+      at = {"x": left + 0.8 * width, "y": top + 0.2 * height}
+      for kind, buttons in (("mousePressed", 1), ("mouseMoved", 1), ("mouseReleased", 0)):
+        page.browser.call("Input.dispatchMouseEvent", type=kind, button="left", buttons=buttons, clickCount=1, **at)
+      assert abs(float(page.js(f"parseFloat({frame}.style.left)")) - 80) < 1
+      page.other_pictures(pictures)
+
+      # All has a name for screen readers, and a phone shows the result above what can be chosen.
+      named = "[...document.querySelectorAll('button, input:not([type=file])')].filter(e => e.offsetParent)"
+      unnamed = f"{named}.filter(e => !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)"
+      assert page.js(unnamed) == []
+      for width, height in ((1400, 900), (390, 844)):
+        page.resize(width, height)
+        page.until(f"document.documentElement.clientWidth <= {width}")
+        assert page.fits() and np.asarray(page.browser.screenshot()).std() > 20
+        assert page.top("#slider") < page.js("innerHeight")
+      assert page.top("#slider") < page.top("#scale") and page.top("#whole") < page.top("#scale")
+    finally:
+      page.browser.close()

@@ -273,7 +273,8 @@ class _Browser:
 
   def _read(self):
     while b"\0" not in self._buffer:
-      assert select.select([self._from], [], [], 20)[0], "the browser does not answer"
+      # It starts anew for each test, and others may use all cores.
+      assert select.select([self._from], [], [], 180)[0], "the browser does not answer"
       got = os.read(self._from, 2**20)
       assert got, "the browser has ended"
       self._buffer += got

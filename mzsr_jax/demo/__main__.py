@@ -1,9 +1,9 @@
-"""Serves a page on this machine: drop a photo, choose or estimate its kernel, watch the steps, compare, download.
+"""Serves a page on this machine: drop a photo, see a part of it enlarged at once, compare, enlarge the whole, download.
 
   python -m mzsr_jax.demo                # http://127.0.0.1:7860; needs pip install '.[demo]'
 
-Nothing leaves the machine, and what a page was given or has made is deleted when it is closed. `jobs` does the work and
-knows of no page, `page` is the page; Gradio is imported only when this is run.
+Nothing leaves the machine, and what a page was given or has made is deleted when it is closed. `work` enlarges,
+`jobs` keeps visitors and files apart, and both know of no page; `page` is the page. Gradio is imported only when this is run.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from absl import flags
 
 from mzsr_jax import cli
-from mzsr_jax.demo.jobs import MAX_SCALE, JobManager, Limits
+from mzsr_jax.demo.jobs import JobManager
+from mzsr_jax.demo.work import Limits
 from mzsr_jax.errors import UserError
 
 _FILES = "files"  # of the pages, in the temporary folder
@@ -34,8 +35,8 @@ def define_flags() -> None:
       "port", 7860, f"port to listen on, or the next free one of {_TRIED_PORTS}; 0: any", lower_bound=0, upper_bound=65535
   )
   flags.DEFINE_string("host", "127.0.0.1", "address to listen on; others than 127.0.0.1 let other machines in")
-  flags.DEFINE_float("max_megapixels", 1.0, "largest photo that is taken, before it is enlarged", lower_bound=0)
-  flags.DEFINE_float("max_seconds", 600.0, "time after which a job is stopped", lower_bound=0)
+  flags.DEFINE_float("max_megapixels", 24.0, "largest photo that is taken, before it is enlarged", lower_bound=0)
+  flags.DEFINE_float("max_seconds", 3600.0, "time after which a job is stopped", lower_bound=0)
   cli.define_memory_flag()
   cli.define_cache_flag()
 
@@ -68,9 +69,8 @@ def _serve(folder: pathlib.Path, limits: Limits) -> None:
 
   host, port = flags.FLAGS.host, free_port(flags.FLAGS.host, flags.FLAGS.port)
   cli.start_jax()
-  # Of SR size: both pictures of the comparison and their files, in 8 bits; what an ensemble holds in float32.
-  memory = cli.memory_limit(int(limits.megapixels * 1e6), MAX_SCALE, pictures=14)
-  manager = JobManager(folder / _FILES, limits, memory)
+  cli.memory_limit(int(limits.megapixels * 1e6), 0, 0)  # a part of the largest photo can be worked on, or this says so
+  manager = JobManager(folder / _FILES, limits, cli.memory_limit)
   served = page.serve(manager, host, port)
   try:
     print(f"The demo is at {served.local_url} (Ctrl-C ends it)", flush=True)
