@@ -289,7 +289,8 @@ class Worker:
     before = self._estimated
     found = before[1] if before and before[0] == known else enhance.estimate(photo, recipe)
     self._estimated = known, found
-    return recipe._replace(degradation=found.recipe.degradation, noise_level=found.recipe.noise_level), found.estimate
+    own = {name: getattr(found.recipe, name) for name in ("degradation", "noise_level", "trusted")}
+    return recipe._replace(**own), found.estimate
 
   def _foretold(self, size: tuple[int, int], wanted: JobRequest, recipe: Recipe) -> float | None:
     """Seconds that the whole photo will take, by those that the last part did."""
