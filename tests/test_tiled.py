@@ -111,17 +111,6 @@ def test_an_idle_device_changes_nothing_of_a_network_that_is_told_the_degradatio
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, two)
 
 
-def test_levels_are_at_the_same_places_in_every_tile():
-  net = UnrolledNet(passes=1, features=8, blocks=1, levels=(8, 8))
-  params = jax.tree.map(lambda p: p + 0.02, net.init_params(jax.random.key(0)))
-  adapter = TiledAdapter(jax.devices()[:1])
-  adapter.limit_tiles(64)
-  lr, degradation = noise(30, 131), kernel_files.load_degradation("g02d")
-  expected = mz.super_resolve(params, lr, 2, degradation, model=net)
-  assert len(tiles.spans(262, 64 + 2 * net.reach, net.reach, net.cell)) > 1
-  assert difference(assembled(adapter, params, lr, 2, degradation), expected) < 5e-3  # of data steps that have not converged
-
-
 def test_buckets_pad_without_a_trace(params):
   sizes = [(40, 30), (22, 27), (9, 40)]
   bucketed, degradation = TiledAdapter(sizes=sizes, max_buckets=1), kernel_files.load_degradation("g20d")

@@ -11,22 +11,16 @@ from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.photo.kernel_files import load_degradation
 
 SMALL = UnrolledNet(passes=2, features=8, blocks=1)
-LEVELS = UnrolledNet(passes=2, features=8, blocks=1, levels=(8, 12))
 
 
 def _image(size, seed=0):
   return jnp.asarray(np.random.default_rng(seed).random((*size, 3), np.float32))
 
 
-@pytest.fixture(scope="module", params=[SMALL, LEVELS], ids=["plain", "levels"])
-def net(request):
-  return request.param
-
-
 @pytest.fixture(scope="module")
-def params(net):
+def params():
   """Random parameters whose passes change something."""
-  drawn = net.init_params(jax.random.key(0))
+  drawn = SMALL.init_params(jax.random.key(0))
   return jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), drawn)
 
 
@@ -35,8 +29,8 @@ def test_the_default_has_no_more_parameters_than_the_papers_network():
   assert sum(np.prod(x.shape) for x in jax.tree.leaves(shapes)) <= 225_091
 
 
-def test_parameters_tell_their_network(net, params):
-  assert networks.of(params) == net
+def test_parameters_tell_their_network(params):
+  assert networks.of(params) == SMALL
   assert networks.of(UnrolledNet().init_params(jax.random.key(0))) == UnrolledNet()
   with pytest.raises(ValueError, match="no parameters of a network"):
     networks.of({"dense": jnp.zeros(3)})
@@ -54,26 +48,26 @@ def test_start_is_the_bicubic_enlargement_on_the_grid_of_the_operator():
 
 
 @pytest.mark.parametrize(("scale", "subsample"), [(1, "direct"), (2, "direct"), (2.5, "bicubic"), (4, "direct")])
-def test_size_of_the_result(net, params, scale, subsample):
+def test_size_of_the_result(params, scale, subsample):
   lr = _image((12, 15))
   of = load_degradation("g20d", subsample)
-  made = net.reconstruct(params, net.observe(lr, of, scale))
+  made = SMALL.reconstruct(params, SMALL.observe(lr, of, scale))
   assert made.shape == (resize.enlarged_size(12, scale), resize.enlarged_size(15, scale), 3)
   assert np.isfinite(made).all()
 
 
-def test_lr_image_of_the_result_is_the_given_one_where_there_is_no_noise(net, params):
+def test_lr_image_of_the_result_is_the_given_one_where_there_is_no_noise(params):
   truth = _image((32, 40))
   of = load_degradation("g20d")
   lr = degradation.degrade(truth, of.kernel, 2, "direct")
   trusting = params | {"log_mu": jnp.full_like(params["log_mu"], -12.0)}
-  net = net.clone(iterations=60)
+  net = UnrolledNet(passes=2, features=8, blocks=1, iterations=60)
   made = net.reconstruct(trusting, net.observe(lr, of, 2))
   assert jnp.abs(degradation.degrade(made, of.kernel, 2, "direct") - lr).max() < 5e-3
 
 
-def test_padding_is_not_seen(net, params):
-  net = net.clone(iterations=20)  # padding changes the preconditioner
+def test_padding_is_not_seen(params):
+  net = UnrolledNet(passes=2, features=8, blocks=1, iterations=20)  # padding changes the preconditioner
   lr, of = _image((13, 16)), load_degradation("gani").replace(noise_std=0.05)
   expected = net.reconstruct(params, net.observe(lr, of, 2))
   told = net.tell(of, 2)
@@ -84,29 +78,29 @@ def test_padding_is_not_seen(net, params):
   np.testing.assert_allclose(made[:26, :32], expected, atol=1e-4)
 
 
-def test_one_image_is_as_in_a_group_of_several(net, params):
+def test_one_image_is_as_in_a_group_of_several(params):
   of = load_degradation("g20d")
-  observations = [net.observe(_image((8, 10), seed), of, 2) for seed in (1, 2)]
-  together = net.apply({"params": params}, (jax.tree.map(lambda *x: jnp.stack(x), *observations),))
+  observations = [SMALL.observe(_image((8, 10), seed), of, 2) for seed in (1, 2)]
+  together = SMALL.apply({"params": params}, (jax.tree.map(lambda *x: jnp.stack(x), *observations),))
   for made, observation in zip(together, observations):
-    np.testing.assert_allclose(made, net.reconstruct(params, observation), atol=1e-3)
+    np.testing.assert_allclose(made, SMALL.reconstruct(params, observation), atol=1e-3)
 
 
-def test_gradients_of_all_parameters_are_finite_and_not_zero(net, params):
+def test_gradients_of_all_parameters_are_finite_and_not_zero(params):
   of = load_degradation("gani").replace(noise_std=0.02)
-  observation, target = net.observe(_image((12, 12)), of, 2), _image((24, 24), 1)
-  loss = lambda params: ((net.reconstruct(params, observation) - target) ** 2).mean()
+  observation, target = SMALL.observe(_image((12, 12)), of, 2), _image((24, 24), 1)
+  loss = lambda params: ((SMALL.reconstruct(params, observation) - target) ** 2).mean()
   for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params)):
     assert np.isfinite(gradient).all(), path
     if "pass1']['carried" not in jax.tree_util.keystr(path):  # the first pass is given no features
       assert jnp.abs(gradient).max() > 0, path
 
 
-def test_a_noisier_image_is_trusted_less(net, params):
+def test_a_noisier_image_is_trusted_less(params):
   """More noise, less of the LR image in the result: the data step's mu grows with the noise."""
   lr, of = _image((12, 12)), load_degradation("g20d")
   distance = []
   for noise_std in (0.0, 0.02, 0.1):
-    made = net.reconstruct(params, net.observe(lr, of.replace(noise_std=noise_std), 2))
+    made = SMALL.reconstruct(params, SMALL.observe(lr, of.replace(noise_std=noise_std), 2))
     distance.append(float(jnp.abs(degradation.degrade(made, of.kernel, 2, "direct") - lr).mean()))
   assert distance[0] < distance[1] < distance[2]

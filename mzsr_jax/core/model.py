@@ -77,11 +77,6 @@ class MZSRNet(nn.Module):
     return self.depth
 
   @property
-  def cell(self) -> int:
-    """One pixel."""
-    return 1
-
-  @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
     return self.depth * self.features

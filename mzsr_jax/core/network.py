@@ -18,14 +18,12 @@ class Network(Protocol):
 
   Attributes:
     reach: how far away, in HR pixels, an output pixel sees its observation.
-    cell: side of what it sees as one pixel at its coarsest; a tile begins at a multiple of it.
     activations: numbers that a gradient keeps for each HR pixel.
     precision: of its inner layers, one of `conv.PRECISIONS`.
     gains_by_ensemble: whether results for turned images, turned back, may be averaged (`refine.self_ensemble`).
   """
 
   reach: int
-  cell: int
   activations: int
   precision: str
   gains_by_ensemble: bool

@@ -14,9 +14,7 @@ def of(params: Params) -> MZSRNet | UnrolledNet:
   names = set(params)
   if "log_mu" in names:
     passes, one = len(params["log_mu"]) - 1, params["pass1"]
-    blocks = sum(name.endswith("a") and name[:5] == "block" for name in one)
-    levels = tuple(one[f"level{i}_down"].shape[-1] for i in range(1, 9) if f"level{i}_down" in one)
-    return UnrolledNet(passes, one["first"].shape[-1], blocks, levels)
+    return UnrolledNet(passes, one["first"].shape[-1], sum(name.endswith("a") and name[:5] == "block" for name in one))
   depth = sum(name.startswith("conv") for name in names)
   if depth < 2 or not {f"conv{i + 1}" for i in range(depth)} <= names:
     raise ValueError(f"these are no parameters of a network: {', '.join(sorted(names)[:5])}")

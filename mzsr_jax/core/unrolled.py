@@ -111,7 +111,6 @@ class UnrolledNet(nn.Module):
     passes: of the CNN.
     features: channels of the CNN.
     blocks: residual blocks of two convolutions in a pass.
-    levels: channels of the coarser levels of a pass, each of half the resolution of the one before; () for none.
     iterations: of each data step, see `data_step`.
     precision: of the convolutions between the first and the last of a pass, "float32" or "bfloat16"; all else is float32.
   """
@@ -119,7 +118,6 @@ class UnrolledNet(nn.Module):
   passes: int = 4
   features: int = 32
   blocks: int = 2
-  levels: tuple[int, ...] = ()
   iterations: int = 6
   precision: str = "float32"
 
@@ -154,7 +152,7 @@ class UnrolledNet(nn.Module):
 
     z, memory = data_steps(join("start"), 0), jnp.zeros((*coverage.shape[:3], self.features))
     for i in range(self.passes):
-      cnn = _Pass(self.features, self.blocks, self.levels, self.precision, name=f"pass{i + 1}")
+      cnn = _Pass(self.features, self.blocks, self.precision, name=f"pass{i + 1}")
       change, memory = cnn(z, coverage, bias[:, i], memory, mask)
       z = data_steps(z + change, i + 1)
     return z
@@ -164,17 +162,12 @@ class UnrolledNet(nn.Module):
   @property
   def reach(self) -> int:
     """Pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged."""
-    return 48 + 16 * len(self.levels)
-
-  @property
-  def cell(self) -> int:
-    """Pixels, side of a pixel of the coarsest level."""
-    return 2 ** len(self.levels)
+    return 48
 
   @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
-    return self.passes * (2 * self.blocks + 4 + 2 * bool(self.levels)) * self.features
+    return self.passes * (2 * self.blocks + 4) * self.features
 
   @property
   def gains_by_ensemble(self) -> bool:
@@ -248,7 +241,6 @@ class _Pass(nn.Module):
 
   features: int
   blocks: int
-  levels: tuple[int, ...]
   precision: str
 
   @nn.compact
@@ -258,7 +250,7 @@ class _Pass(nn.Module):
     def init(scale):
       return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal") if scale else nn.initializers.zeros
 
-    def convolve(x, features, name, dtype=inside, scale=1.0, dilation=1, mask=mask):
+    def convolve(x, features, name, dtype=inside, scale=1.0, dilation=1):
       weights = self.param(name, init(scale), (3, 3, x.shape[-1], features)).astype(dtype)
       x = x.astype(dtype)
       # What pads the image is 0 for each layer, as what lies beyond its edge is. The layers have no biases, but for that of
@@ -276,39 +268,8 @@ class _Pass(nn.Module):
     context = nn.relu(mix(nn.relu(h), self.features // 2, "context_in", 2.0))
     context = nn.relu(convolve(context, self.features // 2, "context", scale=2.0, dilation=_DILATION))
     h = h + mix(context, self.features, "context_out", 0.0)
-    def block(h, name, mask=mask):
-      inner = nn.relu(convolve(nn.relu(h), h.shape[-1], f"{name}a", scale=2.0, mask=mask))
-      return h + convolve(inner, h.shape[-1], f"{name}b", scale=0.5, mask=mask)
-
-    def coarser(h, mask, level):
-      """What the levels from this one on add to h."""
-      size, name = h.shape[1:3], f"level{level + 1}"
-      low_mask = None if mask is None else _cells(mask).max(-1, keepdims=True)
-      low = _cells(h if mask is None else h * mask.astype(h.dtype))
-      low = mix(low, self.levels[level], f"{name}_down", 1.0)
-      if level + 1 < len(self.levels):
-        low = low + coarser(low, low_mask, level + 1)
-      low = block(low, f"{name}_block", low_mask)
-      return _pixels(mix(nn.relu(low), 4 * h.shape[-1], f"{name}_up", 0.25 if level else 0.0), size)
-
-    if self.levels:
-      h = h + coarser(h, mask, 0)
     for i in range(self.blocks):
-      h = block(h, f"block{i + 1}")
+      inner = nn.relu(convolve(nn.relu(h), self.features, f"block{i + 1}a", scale=2.0))
+      h = h + convolve(inner, self.features, f"block{i + 1}b", scale=0.5)
     last = nn.relu(convolve(nn.relu(h), self.features, "last", scale=2.0))
     return convolve(last, z.shape[-1], "out", jnp.float32, scale=0.02), h
-
-
-def _cells(x: Float[Array, "n h w c"]) -> Float[Array, "n p q d"]:
-  """Cells of 2x2 pixels, side by side in the channels; zeros beyond the end."""
-  n, h, w, c = x.shape
-  p, q = (h + 1) // 2, (w + 1) // 2
-  x = jnp.pad(x, ((0, 0), (0, 2 * p - h), (0, 2 * q - w), (0, 0)))
-  return x.reshape(n, p, 2, q, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, p, q, 4 * c)
-
-
-def _pixels(x: Float[Array, "n p q d"], size: tuple[int, int]) -> Float[Array, "n h w c"]:
-  """The pixels of cells, see `_cells`, of an image of a size."""
-  n, p, q, d = x.shape
-  x = x.reshape(n, p, q, 2, 2, d // 4).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * p, 2 * q, d // 4)
-  return x[:, : size[0], : size[1]]

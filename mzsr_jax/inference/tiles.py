@@ -27,20 +27,18 @@ class Span(NamedTuple):
   stop: int
 
 
-def spans(length: int, tile: int, halo: int, multiple: int = 1) -> list[Span]:
+def spans(length: int, tile: int, halo: int) -> list[Span]:
   """Tiles along an axis, as few as will do; their cores cover it once.
 
   Args:
     length: of the axis, pixels.
-    tile: length of a tile, more than two halos and multiples. The last one reaches beyond the axis where it must.
+    tile: length of a tile, more than two halos. A shorter axis gets one tile that reaches beyond its end; no other does.
     halo: pixels that a core must stay away from a tile's end, unless the image ends there as well.
-    multiple: of which a tile's start is one.
   """
   if length <= tile:
     return [Span(0, 0, length)]
-  last = math.ceil((length - tile) / multiple)
-  count = 1 + math.ceil(last / ((tile - 2 * halo) // multiple))
-  starts = [round(i * last / (count - 1)) * multiple for i in range(count)]
+  count = 1 + math.ceil((length - tile) / (tile - 2 * halo))
+  starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
   bounds = [0, *((a + tile + b) // 2 for a, b in itertools.pairwise(starts)), length]
   return [Span(start, first, last) for start, first, last in zip(starts, bounds, bounds[1:])]
 

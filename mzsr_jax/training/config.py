@@ -60,7 +60,6 @@ FIELDS = {
     "model.network": Field("mzsr", "the paper's; or unrolled, see core/unrolled.py", ("mzsr", "unrolled")),
     "model.passes": Field(4, "of the unrolled network", Range(1)),
     "model.blocks": Field(2, "residual blocks in each", Range(0)),
-    "model.levels": Field((), "channels of its coarser levels, each of half the resolution of the one before"),
     "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),
     "model.convolution": Field("closed", "same function, other derivatives, see core/conv.py", tuple(conv.CONVOLUTIONS), True),
@@ -159,15 +158,6 @@ def universal() -> ml_collections.ConfigDict:
   c.optimizer.clip_norm = 1.0
   c.optimizer.average_decay = 0.998
   c.run.num_steps = 200_000
-  return c
-
-
-def universal_large() -> ml_collections.ConfigDict:
-  """The same with two coarser levels in each pass; larger patches, because it sees further."""
-  c = universal()
-  c.model.levels = (32, 48)
-  c.data.patch_size = 80
-  c.optimizer.average_decay = 0.999
   return c
 
 
