@@ -105,7 +105,7 @@ def loss_of(params, lr, condition, code):
   """Of each patch, and of the patches of a group combined."""
   b, n, p, _ = lr.shape
   repeated = jnp.repeat(condition, n, axis=0)
-  mean, log_variance = kernel_net.apply(params, lr.reshape(b * n, p, p), repeated)
+  mean, log_variance = kernel_net.mean_and_log_variance(params, lr.reshape(b * n, p, p), repeated)
   error = mean - jnp.repeat(code, n, axis=0)
   # Weighted by the deviation (beta-NLL): the plain likelihood gives up on what it finds difficult at first.
   single = (likelihood(error, log_variance) * lax.stop_gradient(jnp.exp(log_variance / 2))).mean()

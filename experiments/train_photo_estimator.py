@@ -158,7 +158,8 @@ def codes(draws: Draws, scale: int) -> np.ndarray:
 def loss_of(params, lr, condition, code):
   """Of each patch, and of the patches of a group combined."""
   b, n, p, _ = lr.shape
-  mean, log_variance = kernel_net.apply(params, lr.reshape(b * n, p, p), jnp.repeat(condition, n, axis=0), response.NET)
+  repeated = jnp.repeat(condition, n, axis=0)
+  mean, log_variance = kernel_net.mean_and_log_variance(params, lr.reshape(b * n, p, p), repeated, response.NET)
   error = mean - jnp.repeat(code, n, axis=0)
   # Weighted by the deviation (beta-NLL): the plain likelihood gives up on what it finds difficult at first.
   single = (gaussians.likelihood(error, log_variance) * lax.stop_gradient(jnp.exp(log_variance / 2))).mean()
@@ -178,7 +179,7 @@ def calibrate(params) -> np.ndarray:
   """(2, d), see `kernel_net.calibrated`, most likely for photos that the network has not seen: their four corners."""
   rng, found = np.random.default_rng(1), []
   told = np.tile(kernel_net.condition(2, "direct"), (8, 1))
-  apply = jax.jit(lambda patches: kernel_net.apply(params, patches, told, response.NET))
+  predict = jax.jit(lambda patches: kernel_net.mean_and_log_variance(params, patches, told, response.NET))
   for path in data.sample_photos():
     photo = kernel_net.luma(images.to_float(images.read_image(path)))
     corners = np.stack([photo[y, x] for y in (slice(_HR), slice(-_HR, None)) for x in (slice(_HR), slice(-_HR, None))])
@@ -186,7 +187,7 @@ def calibrate(params) -> np.ndarray:
       one = draw(rng, 1)
       draws = Draws(*(np.repeat(x, len(corners), axis=-3 if x.ndim == 4 else 0) for x in one))
       lr = make_patches(corners, draws, jax.random.key(number), scale=2)
-      mean, log_variance = map(np.asarray, apply(lr.reshape(-1, *lr.shape[2:])))
+      mean, log_variance = map(np.asarray, predict(lr.reshape(-1, *lr.shape[2:])))
       mean, variance = kernel_net.combine(mean.astype(np.float64), np.exp(log_variance.astype(np.float64)))
       found.append((mean - codes(one, 2)[0], variance))
   return gaussians.likeliest(*map(np.array, zip(*found)))

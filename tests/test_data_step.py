@@ -48,15 +48,15 @@ def test_operator_is_the_degradation(case):
   kernel, a = _operator(*case)
   image = _image(SIZE)
   expected = degradation.degrade(image, kernel, scale, subsample)
-  np.testing.assert_allclose(forward_operator.apply(a, image), expected, atol=2e-6)
+  np.testing.assert_allclose(forward_operator.forward(a, image), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_adjoint_identity(case):
   _, a = _operator(*case)
   x = _image(SIZE)
-  y = _image(forward_operator.apply(a, x).shape[:2], 1)
-  left = np.vdot(np.asarray(forward_operator.apply(a, x), np.float64), y)
+  y = _image(forward_operator.forward(a, x).shape[:2], 1)
+  left = np.vdot(np.asarray(forward_operator.forward(a, x), np.float64), y)
   right = np.vdot(x, np.asarray(forward_operator.adjoint(a, y), np.float64))
   assert left == pytest.approx(right, rel=1e-5)
 
@@ -64,7 +64,7 @@ def test_adjoint_identity(case):
 def test_adjoint_is_jax_transpose():
   _, a = _operator("gani", 2, "direct")
   y = _image((13, 16), 1)
-  transposed = jax.linear_transpose(functools.partial(forward_operator.apply, a), jnp.zeros((*SIZE, 3)))
+  transposed = jax.linear_transpose(functools.partial(forward_operator.forward, a), jnp.zeros((*SIZE, 3)))
   np.testing.assert_allclose(forward_operator.adjoint(a, y), transposed(jnp.asarray(y))[0], atol=1e-6)
 
 
@@ -72,17 +72,17 @@ def test_low_rank_keeps_the_sum_and_isotropic_gaussians():
   kernel, exact = _operator("g20d", 2, "direct")
   _, one = _operator("g20d", 2, "direct", rank=1)
   image = _image(SIZE)
-  np.testing.assert_allclose(forward_operator.apply(one, image), forward_operator.apply(exact, image), atol=1e-6)
+  np.testing.assert_allclose(forward_operator.forward(one, image), forward_operator.forward(exact, image), atol=1e-6)
   _, coarse = _operator("gani", 2, "direct", rank=2)
   flat = jnp.full((*SIZE, 3), 0.3)
-  np.testing.assert_allclose(forward_operator.apply(coarse, flat), 0.3, atol=1e-5)
+  np.testing.assert_allclose(forward_operator.forward(coarse, flat), 0.3, atol=1e-5)
 
 
 def test_periodic_operator_commutes_with_shifts():
   a = _periodic("gani", 32)
   image = _image((32, 32))
-  shifted = forward_operator.apply(a, np.roll(image, (4, 6), (0, 1)))
-  np.testing.assert_allclose(shifted, np.roll(forward_operator.apply(a, image), (2, 3), (0, 1)), atol=1e-6)
+  shifted = forward_operator.forward(a, np.roll(image, (4, 6), (0, 1)))
+  np.testing.assert_allclose(shifted, np.roll(forward_operator.forward(a, image), (2, 3), (0, 1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("mu", [1e-3, 0.1])
@@ -90,7 +90,7 @@ def test_periodic_operator_commutes_with_shifts():
 def test_equals_a_dense_float64_solve(case, mu):
   _, a = _operator(*case)
   truth, z = _image(SIZE), _image(SIZE, 1)
-  y = forward_operator.apply(a, truth)
+  y = forward_operator.forward(a, truth)
   matrix = _dense(a)
   residual = np.asarray(y, np.float64).reshape(-1, 3) - matrix @ z.reshape(-1, 3)
   w = np.linalg.solve(matrix @ matrix.T + mu * np.eye(len(matrix)), residual)
@@ -101,9 +101,9 @@ def test_equals_a_dense_float64_solve(case, mu):
 @pytest.mark.parametrize("case", CASES)
 def test_result_has_the_given_lr_image_as_mu_vanishes(case):
   _, a = _operator(*case)
-  y = forward_operator.apply(a, _image(SIZE))
+  y = forward_operator.forward(a, _image(SIZE))
   errors = [
-      float(jnp.abs(forward_operator.apply(a, data_step(_image(SIZE, 1), y, a, mu, iterations=80)) - y).max())
+      float(jnp.abs(forward_operator.forward(a, data_step(_image(SIZE, 1), y, a, mu, iterations=80)) - y).max())
       for mu in (1e-1, 1e-3, 1e-5)
   ]
   assert errors[0] > errors[1] > errors[2]
@@ -122,7 +122,7 @@ def test_operator_of_a_tile_is_that_of_the_image_away_from_its_ends(case):
       40, expected.shape[1], scale, subsample, len(kernel), 0, 48, round(48 / scale) + 2  # beyond the image
   )
   a = forward_operator.make(forward_operator.separable(kernel), rows, columns)
-  made = forward_operator.apply(a, np.pad(image[start : start + side], ((0, 0), (0, 8), (0, 0))))
+  made = forward_operator.forward(a, np.pad(image[start : start + side], ((0, 0), (0, 8), (0, 0))))
   lr_start = int(rows.lr_start)
   known_rows, known_columns = (np.asarray(k) for k in forward_operator.known(a))
   assert known_columns.sum() == expected.shape[1]
@@ -134,7 +134,7 @@ def test_operator_of_a_tile_is_that_of_the_image_away_from_its_ends(case):
 
 def test_few_iterations_are_enough_where_borders_are_periodic():
   a = _periodic("gani", 32)
-  z, y = _image((32, 32)), forward_operator.apply(a, _image((32, 32), 1))
+  z, y = _image((32, 32)), forward_operator.forward(a, _image((32, 32), 1))
   np.testing.assert_allclose(data_step(z, y, a, 2e-3, iterations=1), data_step(z, y, a, 2e-3, iterations=30), atol=2e-3)
 
 
@@ -146,7 +146,7 @@ def test_a_tile_with_unknown_pixels_converges_as_a_whole_image_does(name):
   columns = forward_operator.tile_axis(40, 20, 2, "direct", len(kernel), 0, 64, 38)  # beyond the image
   a = forward_operator.make(forward_operator.separable(kernel), rows, columns)
   assert not all(np.asarray(known).all() for known in forward_operator.known(a))
-  y, z = forward_operator.apply(a, _image((64, 64))), _image((64, 64), 1)
+  y, z = forward_operator.forward(a, _image((64, 64))), _image((64, 64), 1)
   np.testing.assert_allclose(data_step(z, y, a, 3e-4, iterations=36), data_step(z, y, a, 3e-4, iterations=80), atol=1e-4)
 
 

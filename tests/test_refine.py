@@ -81,10 +81,10 @@ def test_turns_are_those_that_the_kernel_does_not_tell_apart():
 
 def test_turns_are_undone():
   image = np.arange(24).reshape(4, 6)
-  results = [turn.apply(image).tobytes() + bytes(turn.apply(image).shape) for turn in refine.turns(DELTA, 2)]
+  results = [turn.turned(image).tobytes() + bytes(turn.turned(image).shape) for turn in refine.turns(DELTA, 2)]
   assert len(set(results)) == 8
   for turn in refine.turns(DELTA, 2):
-    assert (turn.undo(turn.apply(image)) == image).all()
+    assert (turn.undo(turn.turned(image)) == image).all()
 
 
 @pytest.mark.parametrize("degradation", [DELTA, kernel_files.load_degradation("bicubic")], ids=lambda d: d.subsample)
@@ -98,8 +98,8 @@ def test_turned_images_lie_on_the_enlarged_grid_as_the_image_did(degradation, sc
   factors = degradation_lib.per_axis(scale)
   for turn in refine.turns(degradation, scale):
     offset = refine.turned_offset(turn, degradation, lr.shape[:2], scale)
-    full = degradation_lib.enlarge(turn.apply(lr), scale, offset=offset)
-    truth = turn.apply(np.pad(hr, [(0, 0)] * 3))[: full.shape[0], : full.shape[1]]
+    full = degradation_lib.enlarge(turn.turned(lr), scale, offset=offset)
+    truth = turn.turned(np.pad(hr, [(0, 0)] * 3))[: full.shape[0], : full.shape[1]]
     slopes = [-0.01 if flip else 0.01 for flip in turn.flipped]
     shift = sum(slope * -(factor - 1) / 2 for slope, factor in zip(slopes, factors)) if degradation.subsample == "direct" else 0
     inside = (slice(9, -9), slice(9, -9))

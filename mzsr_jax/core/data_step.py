@@ -36,13 +36,13 @@ def data_step(
     spectrum: `preconditioner(a)`, where several steps share it.
   """
   spectrum = preconditioner(a) if spectrum is None else spectrum
-  matvec = lambda w: forward_operator.apply(a, forward_operator.adjoint(a, w)) + mu * w
+  matvec = lambda w: forward_operator.forward(a, forward_operator.adjoint(a, w)) + mu * w
   rows, columns = forward_operator.known(a)
   on_known = lambda w: jnp.where(rows[:, None, None] & columns[None, :, None], w, 0)
   # What the filter spreads to unknown pixels is no part of the system, and would keep it from converging.
   approximate = lambda w: on_known(_filter(w, 1 / (spectrum + mu)))
   solve = lambda matvec, b: _conjugate_gradients(matvec, approximate, b, iterations)
-  missing = on_known(y - forward_operator.apply(a, z))
+  missing = on_known(y - forward_operator.forward(a, z))
   w = jax.lax.custom_linear_solve(matvec, missing, solve, symmetric=True)
   return z + forward_operator.adjoint(a, w)
 
@@ -55,7 +55,7 @@ def preconditioner(a: ForwardOperator) -> Float[Array, "p f"]:
   rows, columns = forward_operator.known(a)
   middle = [jnp.where(known, jnp.arange(len(known)), 0).sum() // known.sum() for known in (rows, columns)]
   pixel = jnp.zeros((len(rows), len(columns), 1), a.rows.dtype).at[middle[0], middle[1]].set(1)
-  response = forward_operator.apply(a, forward_operator.adjoint(a, pixel))[..., 0]
+  response = forward_operator.forward(a, forward_operator.adjoint(a, pixel))[..., 0]
   response = jnp.roll(response, [-m for m in middle], (0, 1))
   return jnp.maximum(jnp.fft.rfft2(response).real, 0)
 

@@ -96,7 +96,7 @@ def tile_axis(
   return Axis(down, seen.astype(np.int32), *(np.float32(n) for n in (start, lr_start, lr_length)))
 
 
-def apply(a: ForwardOperator, x: Float[ArrayLike, "h w c"]) -> Float[Array, "p q c"]:
+def forward(a: ForwardOperator, x: Float[ArrayLike, "h w c"]) -> Float[Array, "p q c"]:
   """A x."""
   (r, p, _), (_, q, w), c = a.rows.shape, a.columns.shape, x.shape[-1]
   # Two plain matrix products with one transposition between, several times as fast on a CPU as what einsum makes of it.
@@ -108,7 +108,7 @@ def apply(a: ForwardOperator, x: Float[ArrayLike, "h w c"]) -> Float[Array, "p q
 
 def adjoint(a: ForwardOperator, y: Float[ArrayLike, "p q c"]) -> Float[Array, "h w c"]:
   """A' y."""
-  return apply(ForwardOperator(a.rows.swapaxes(1, 2), a.columns.swapaxes(1, 2)), y)
+  return forward(ForwardOperator(a.rows.swapaxes(1, 2), a.columns.swapaxes(1, 2)), y)
 
 
 def known(a: ForwardOperator) -> tuple[Bool[Array, " p"], Bool[Array, " q"]]:

@@ -107,7 +107,7 @@ def _observe(key, hr: Float[Array, "p p 3"], scales: Scales) -> Observation:
   taps, told_taps = _kernels(keys[4], scales_of_kernels, centre, shares)
   axis = _periodic_axis(hr.shape[0], jnp.asarray(scales.down)[index, is_bicubic.astype(jnp.int32)])
   operator = forward_operator.make(taps, axis, axis)
-  lr, noise_std = _taken(keys[5:7], forward_operator.apply(operator, hr), axis.lr_length)
+  lr, noise_std = _taken(keys[5:7], forward_operator.forward(operator, hr), axis.lr_length)
   known = forward_operator.known(operator)[0]
   lr = jnp.where(known[:, None, None] & known[None, :, None], lr, 0)
   told_kernel = jnp.matmul(told_taps.columns.T, told_taps.rows, precision="highest")

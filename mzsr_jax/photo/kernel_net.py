@@ -136,12 +136,12 @@ def init(key, net: KernelNet = NET) -> Params:
   return net.init(key, jnp.zeros((1, PATCH, PATCH), jnp.float32), jnp.zeros((1, 2), jnp.float32))["params"]
 
 
-def apply(params: Params, luma: Float[Array, "n p p"], condition: Float[Array, "n 2"], net: KernelNet = NET):
+def mean_and_log_variance(params: Params, luma: Float[Array, "n p p"], condition: Float[Array, "n 2"], net: KernelNet = NET):
   """Means and log-variances, see `KernelNet`."""
   return net.apply({"params": params}, luma, condition)
 
 
-_apply = jax.jit(apply, static_argnames="net")
+_predicted = jax.jit(mean_and_log_variance, static_argnames="net")
 
 
 def luma(rgb: Float[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w"]:
@@ -196,7 +196,7 @@ def predict(
   for first in range(0, len(cut), _CHUNK):
     chunk = cut[first : first + _CHUNK]
     padded = np.pad(chunk, ((0, _CHUNK - len(chunk)), (0, 0), (0, 0)))
-    found.append([np.asarray(x)[: len(chunk)] for x in _apply(params, padded, told, net)])
+    found.append([np.asarray(x)[: len(chunk)] for x in _predicted(params, padded, told, net)])
   mean, log_variance = (np.concatenate(parts) for parts in zip(*found))
   return Prediction(*combine(mean.astype(np.float64), np.exp(log_variance.astype(np.float64))))
 

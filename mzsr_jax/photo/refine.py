@@ -79,13 +79,13 @@ class Turn(NamedTuple):
   transposed: bool
   flipped: tuple[bool, bool]  # rows, columns
 
-  def apply(self, image: Float[np.ndarray, "h w ..."]) -> np.ndarray:
+  def turned(self, image: Float[np.ndarray, "h w ..."]) -> np.ndarray:
     """The image turned."""
     image = image.swapaxes(0, 1) if self.transposed else image
     return image[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
 
   def undo(self, image: Float[np.ndarray, "h w ..."]) -> np.ndarray:
-    """The image that `apply` makes into this one."""
+    """The image that `turned` makes into this one."""
     image = image[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
     return image.swapaxes(0, 1) if self.transposed else image
 
@@ -95,7 +95,7 @@ def turns(degradation: Degradation, scale: Factors) -> Iterator[Turn]:
   factors = per_axis(scale)
   for transposed, *flipped in itertools.product((False, True), repeat=3):
     turn = Turn(transposed, tuple(flipped))
-    same = np.abs(turn.apply(degradation.kernel) - degradation.kernel).max() <= 1e-3 * np.abs(degradation.kernel).max()
+    same = np.abs(turn.turned(degradation.kernel) - degradation.kernel).max() <= 1e-3 * np.abs(degradation.kernel).max()
     if same and (not transposed or factors[0] == factors[1]):
       yield turn
 
@@ -150,4 +150,4 @@ def each_turn(
 ) -> Iterator[Float[Array, "p q c"]]:
   """What a network makes of each of the turned images, turned back. Args: see `self_ensemble`."""
   for turn in turns(degradation, scale):
-    yield turn.undo(enlarge(np.ascontiguousarray(turn.apply(lr)), turned_offset(turn, degradation, lr.shape[:2], scale)))
+    yield turn.undo(enlarge(np.ascontiguousarray(turn.turned(lr)), turned_offset(turn, degradation, lr.shape[:2], scale)))
