@@ -164,7 +164,7 @@ def test_the_console_command(args, code, words, tmp_path):
     ],
 )
 def test_help_lists_all_flags_and_first_those_that_people_need(module, first, others):
-  root = pathlib.Path(cli.__file__).parents[1]
+  root = pathlib.Path(__file__).parents[1]
   done = subprocess.run([sys.executable, "-m", module, "-h"], cwd=root, capture_output=True, text=True)
   names = re.findall(r"^  (?:-\w, )?--(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
   assert done.returncode == 0 and names[: len(first)] == first and others < set(names) and len(set(names)) == len(names)

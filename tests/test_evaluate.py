@@ -123,7 +123,7 @@ def test_gaussians_by_their_parameters_stand_in_lists_of_kernels_and_in_names_of
       images.write_png(tmp_path / name / f"{sample.name}.png", sample.gt)
   given = [f"--hr_dir={small}/gt", f"--kernels={','.join(names)}", f"--methods=bicubic,folder:Other={tmp_path}/{{kernel}}"]
   assert _evaluate(monkeypatch, *given, f"--out={tmp_path}/out.json") == 0
-  assert capsys.readouterr().out.splitlines()[0].split() == names
+  assert capsys.readouterr().out.splitlines()[0].split() == ["psnr/ssim", *names]
   results = {(r["method"], r["kernel"]): r["images"] for r in json.loads((tmp_path / "out.json").read_text())["results"]}
   assert results["bicubic", "g20d"] == results["bicubic", "gaussian:2"] != results["bicubic", "gaussian:4x1x-0.5"]
   assert len(results) == 6
@@ -196,7 +196,7 @@ def test_a_folder_of_kernels_is_one_column(monkeypatch, capsys, small, own_kerne
   given += [f"--weights={small}/w.safetensors", "--steps=1", "--kernel_shift=centre_of_mass", f"--out={tmp_path}/out.json"]
   assert _evaluate(monkeypatch, *given) == 0
   header, bicubic, mzsr = capsys.readouterr().out.splitlines()
-  assert header.split() == ["gt_k_x2"] and bicubic.startswith("bicubic") and mzsr.startswith("mzsr (1)")
+  assert header.split() == ["psnr/ssim", "gt_k_x2"] and bicubic.startswith("bicubic") and mzsr.startswith("mzsr (1)")
   report = json.loads((tmp_path / "out.json").read_text())
   assert report["settings"]["subsample"] == {"gt_k_x2": "direct"}
   samples = benchmark.load_pairs(own_kernels / "lr_x2", own_kernels / "gt", 2)

@@ -86,3 +86,8 @@ def test_clear_blurs_are_trusted_and_doubtful_ones_by_half():
   shares = [response.trusted(found(kept, 0.3)) for kept in (1.3, 0.8, 0.4, 0.35, 0.3, 0.1)]
   assert 0.5 < shares[0] == shares[1] and shares == sorted(shares) and shares[-1] == 1
   assert response.trusted(found(0.1, 1.0)) == shares[0]
+
+
+def test_there_is_no_caution_where_a_blur_is_clear():
+  clear = response.prior()._replace(mean=np.full(8, -3.0), variance=np.full(8, 0.01))
+  np.testing.assert_array_equal(response.cautious(clear).mean, clear.mean)

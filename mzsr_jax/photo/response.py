@@ -32,7 +32,7 @@ _UNSURE = 0.35  # error of the logarithm of the fine response from which on the 
 _ROUND = 0.9  # most of the anisotropy, in parts of the variance
 _CLEAR = 3  # index of the frequency by whose response a blur is told: a period of 2.5 LR pixels
 _TRUST = 0.55  # share of a change that is kept, where the blur is not clear
-_SURE = 3.0, 3.5  # standard errors that the response lies below none: from where on more is kept, and from where on all
+_SURE = 3.0, 3.5  # standard errors that the response lies below none: from where on a blur is clearer, and from where on clear
 _CAUTION = 0.5  # standard errors: with 0.2, photos gain as much on average, and fewer of them gain
 _PARSIMONY = 0.02  # what a unit of sharpening must gain in the fit
 NET = KernelNet((0.0, -0.1, -0.3, -0.5, -0.8, -1.5, 0.0, 0.0))
@@ -74,20 +74,25 @@ def posterior(found: Prediction, calibration: Float[np.ndarray, "2 d"]) -> Predi
   return Prediction(variance * (found.mean / own + known.mean / known.variance), variance)
 
 
+def clearness(found: Prediction) -> float:
+  """How clearly a photo is blurred, from 0 to 1: such estimates are right."""
+  start, end = _SURE
+  below = (math.log(1 + _SOFTENING) - found.mean[_CLEAR]) / math.sqrt(found.variance[_CLEAR])
+  return float(np.clip((below - start) / (end - start), 0, 1))
+
+
 def cautious(found: Prediction) -> Prediction:
-  """The code with its responses raised by `_CAUTION` standard errors.
+  """The code with its responses raised by `_CAUTION` standard errors, but for photos that are clearly blurred.
 
   To be told more blur, or less sharpening, than there was makes halos; less blur only leaves some in the result.
   """
-  raised = _CAUTION * np.sqrt(found.variance) * (np.arange(found.mean.shape[-1]) < _COUNT)
+  raised = (1 - clearness(found)) * _CAUTION * np.sqrt(found.variance) * (np.arange(found.mean.shape[-1]) < _COUNT)
   return found._replace(mean=found.mean + raised)
 
 
 def trusted(found: Prediction) -> float:
-  """The share of what a network adds that is kept: all where the photo is clearly blurred, for such estimates are right."""
-  start, end = _SURE
-  below = (math.log(1 + _SOFTENING) - found.mean[_CLEAR]) / math.sqrt(found.variance[_CLEAR])
-  return float(_TRUST + (1 - _TRUST) * np.clip((below - start) / (end - start), 0, 1))
+  """The share of what a network adds that is kept: all where the photo is clearly blurred."""
+  return _TRUST + (1 - _TRUST) * clearness(found)
 
 
 def taps(variance, centre: float, size: int) -> Float[np.ndarray, "*b k"]:
