@@ -16,7 +16,6 @@ from PIL import Image
 from mzsr_jax import images, weights
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.demo import jobs
-from mzsr_jax.inference import tiled
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import enhance, kernel_files
 from mzsr_jax.photo import file as photo_file
@@ -33,7 +32,7 @@ _EYES = (slice(110, 235), slice(80, 329))
 def of_the_paper() -> dict[str, images.Pixels]:
   """Bicubic, and the paper's model before adaptation, after one step and after ten."""
   of, loaded = kernel_files.load_degradation("g02d"), weights.load("x2_direct")
-  lr = images.to_float(images.to_uint8(tiled.degrade(skimage.data.astronaut()[:320, 90:410] / 255, of, 2, dtype=np.float64)))
+  lr = images.to_float(jobs.example_photo("g02d"))
   adapter = TiledAdapter()
   made = adapter.trajectory(loaded.params, lr, of, STEPS, 2, loaded.inner_lrs(STEPS[-1]))
   names = {0: "before adaptation", 1: "after 1 step", 10: "after 10 steps"}
@@ -43,8 +42,9 @@ def of_the_paper() -> dict[str, images.Pixels]:
 def of_a_photo() -> dict[str, images.Pixels]:
   """A real photo, enlarged by bicubic interpolation and by default."""
   photo, adapter, loaded = Photo(images.to_float(skimage.data.chelsea()[_CAT])), TiledAdapter(), weights.load(weights.DEFAULT)
-  recipe = enhance.make_recipe(loaded, Degradation(None), 2, enhance.default_steps(loaded))
-  *_, enlarged = enhance.run(adapter, photo, recipe, [enhance.default_steps(loaded)])
+  steps = enhance.default_steps(loaded)
+  recipe = enhance.make_recipe(loaded, Degradation(None), 2, steps)
+  *_, enlarged = enhance.run(adapter, photo, recipe, [steps])
   bicubic = enhance.enlarge(adapter, None, photo, recipe)
   return {"a photo, bicubic": photo_file.on_white(bicubic), "by default": photo_file.on_white(enlarged.photo)}
 

@@ -10,6 +10,7 @@ same file, but for the time that it took.
 
 import functools
 import time
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ from mzsr_jax.core import degradation, jpeg, kernels, resize
 from mzsr_jax.photo import kernel_net
 from mzsr_jax.training import data
 
-_HR = 288  # pixels, side of what is read
-_MARGIN = 16  # HR pixels on each side that the blur's wrapping round spoils
+HR_SIZE = 288  # pixels, side of what is read
+MARGIN = 16  # HR pixels on each side that the blur's wrapping round spoils
 _ORDER = (2, 3, 2, 4)  # scales of the steps, over and over
 _MOST_NOISE = 0.02
 _QUALITIES = 40, 98  # of JPEG, least and most
@@ -78,14 +79,14 @@ def make_patches(hr, kernel, noise_std, tables, key, *, scale: int):
     scale: a group is what patches of one photo with one kernel there is room for: 2 at x2, else 1.
   """
   p = kernel_net.PATCH
-  group = (_HR - 2 * _MARGIN) // scale // p
+  group = (HR_SIZE - 2 * MARGIN) // scale // p
   height, width = p * scale, group * p * scale
-  hr = hr[:, : height + 2 * _MARGIN, : width + 2 * _MARGIN].astype(jnp.float32) / 255
+  hr = hr[:, : height + 2 * MARGIN, : width + 2 * MARGIN].astype(jnp.float32) / 255
   hr = kernel_net.luma(hr)
   # Kernels are symmetric, so that convolving is correlating.
   padded = jnp.zeros_like(hr).at[:, : kernel.shape[1], : kernel.shape[2]].set(kernel)
   spectrum = jnp.fft.rfft2(jnp.roll(padded, (-(kernel.shape[1] // 2), -(kernel.shape[2] // 2)), (1, 2)))
-  blurred = jnp.fft.irfft2(jnp.fft.rfft2(hr) * spectrum, s=hr.shape[1:])[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+  blurred = jnp.fft.irfft2(jnp.fft.rfft2(hr) * spectrum, s=hr.shape[1:])[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
   half = len(hr) // 2
   rows, columns = (jnp.asarray(resize.shrink(length, scale, "bicubic")) for length in (height, width))
   lr = jnp.concatenate([blurred[:half, ::scale, ::scale], rows @ blurred[half:] @ columns.T])
@@ -101,15 +102,15 @@ def likelihood(error, log_variance):
   return (error**2 * jnp.exp(-log_variance) + log_variance) / 2
 
 
-def loss_of(params, lr, condition, code):
+def loss_of(params, lr, condition, code, net):
   """Of each patch, and of the patches of a group combined."""
   b, n, p, _ = lr.shape
   repeated = jnp.repeat(condition, n, axis=0)
-  mean, log_variance = kernel_net.mean_and_log_variance(params, lr.reshape(b * n, p, p), repeated)
+  mean, log_variance = kernel_net.mean_and_log_variance(params, lr.reshape(b * n, p, p), repeated, net)
   error = mean - jnp.repeat(code, n, axis=0)
   # Weighted by the deviation (beta-NLL): the plain likelihood gives up on what it finds difficult at first.
   single = (likelihood(error, log_variance) * lax.stop_gradient(jnp.exp(log_variance / 2))).mean()
-  shaped = lambda x: x.reshape(b, n, 3)
+  shaped = lambda x: x.reshape(b, n, -1)
   combined, variance = kernel_net.combine(shaped(mean), jnp.exp(shaped(log_variance)))
   return single + 0.25 * likelihood(combined - code, jnp.log(variance)).mean(), jnp.abs(combined - code).mean(0)
 
@@ -148,53 +149,69 @@ def likeliest(error: np.ndarray, variance: np.ndarray) -> np.ndarray:
   return np.stack([fit(error[:, i] ** 2, variance[:, i]) for i in range(error.shape[1])], -1).astype(np.float32)
 
 
-def main(argv: list[str]) -> None:
-  """Trains, calibrates, writes."""
-  del argv
+_make_kernels = jax.jit(jax.vmap(functools.partial(kernels.gaussian, size=kernels.EVALUATION_SIZE)))
+
+
+def batch_of(hr, rng: np.random.Generator, key, scale: int):
+  """What a step learns from, see `train`."""
+  count = len(hr)
+  shapes = kernel_net.draw(rng, scale, count)
+  noise = np.float32(rng.uniform(0, _MOST_NOISE, count) * (rng.random(count) < 0.25))
+  gaussians = _make_kernels(*(np.float32(part) for part in shapes))
+  qualities = rng.integers(*_QUALITIES, count, endpoint=True)
+  tables = np.where(rng.random((count, 1, 1)) < 0.5, jpeg_tables(qualities), _LOSSLESS).astype(np.float32)
+  lr = make_patches(hr, gaussians, noise, tables, key, scale=scale)
+  return lr, conditions(count, scale), np.float32(kernel_net.encode(shapes, scale))
+
+
+def train(net: kernel_net.KernelNet, batch_of: Callable, calibrate: Callable, order: Sequence[int], besides: str = "") -> None:
+  """Trains a network, calibrates it, writes the file.
+
+  Args:
+    net: the network.
+    batch_of: of HR patches (B, 288, 288, 3) uint8, a NumPy generator, a JAX key and a scale: LR patches, conditions, codes.
+    calibrate: of parameters, see `kernel_net.calibrated`.
+    order: scales of the steps, over and over.
+    besides: what is learned from besides the folder, for the metadata.
+  """
   args = flags.FLAGS
   cli.use_compilation_cache()
   files.check_writable(args.out, args.overwrite)
   start, commit = time.monotonic(), provenance.git_revision()
   batches = data.make_patch_iterator(
-      args.data_root, patch_size=_HR, batch_size=args.batch, seed=args.seed, cache_mb=400, num_threads=1, prefetch=2
+      args.data_root, patch_size=HR_SIZE, batch_size=args.batch, seed=args.seed, cache_mb=400, num_threads=1, prefetch=2
   )
   optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, min(200, args.steps // 4), args.steps))
-  params = kernel_net.init(jax.random.key(args.seed))
+  params = kernel_net.init(jax.random.key(args.seed), net)
   state = optimizer.init(params)
 
   @jax.jit
   def step(params, state, lr, condition, code):
-    (loss, error), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, lr, condition, code)
+    (loss, error), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, lr, condition, code, net)
     updates, state = optimizer.update(gradient, state, params)
     return optax.apply_updates(params, updates), state, loss, error
 
-  make_kernels = jax.jit(jax.vmap(functools.partial(kernels.gaussian, size=kernels.EVALUATION_SIZE)))
   rng, key = np.random.default_rng(args.seed), jax.random.key(args.seed)
   recent = []
   for number in range(args.steps):
-    scale = _ORDER[number % len(_ORDER)]
-    shapes = kernel_net.draw(rng, scale, args.batch)
-    noise = np.float32(rng.uniform(0, _MOST_NOISE, args.batch) * (rng.random(args.batch) < 0.25))
-    gaussians = make_kernels(*(np.float32(part) for part in shapes))
-    qualities = rng.integers(*_QUALITIES, args.batch, endpoint=True)
-    tables = np.where(rng.random((args.batch, 1, 1)) < 0.5, jpeg_tables(qualities), _LOSSLESS).astype(np.float32)
-    lr = make_patches(next(batches), gaussians, noise, tables, jax.random.fold_in(key, number), scale=scale)
-    code = np.float32(kernel_net.encode(shapes, scale))
-    params, state, loss, error = step(params, state, lr, conditions(args.batch, scale), code)
-    recent.append((loss, error))
+    scale = order[number % len(order)]
+    batch = batch_of(next(batches), rng, jax.random.fold_in(key, number), scale)
+    params, state, loss, error = step(params, state, *batch)
+    recent.append((loss, error, scale))
     if (number + 1) % 200 == 0:
-      losses, errors = jax.device_get(tuple(map(jnp.stack, zip(*recent))))
-      by_scale = {s: errors[[_ORDER[i % 4] == s for i in range(len(errors))]].mean(0).round(3).tolist() for s in (2, 3, 4)}
+      losses, errors, scales = jax.device_get(tuple(map(jnp.stack, zip(*recent))))
+      by_scale = {s: errors[scales == s].mean(0).round(3).tolist() for s in sorted(set(order))}
       print(number + 1, f"loss {losses.mean():.4f}", "mean errors", by_scale, f"{time.monotonic() - start:.0f} s", flush=True)
       recent = []
   calibration = calibrate(params)
   print("calibration", calibration.tolist())
   seconds = time.monotonic() - start
+  learned_from = f"{args.data}{besides}; {args.batch} crops of {HR_SIZE}x{HR_SIZE} HR pixels a step"
   metadata = {
       "stage": "kernel_estimator",
       "scales": str(list(kernel_net.SCALES)),
       "steps": str(args.steps),
-      "data": f"{args.data}; {args.batch} crops of {_HR}x{_HR} HR pixels a step; calibrated on sample photos of scikit-image",
+      "data": f"{learned_from}; calibrated on sample photos of scikit-image",
       "seconds": f"{seconds:.0f}",
       "seed": str(args.seed),
       "learning_rate": str(args.learning_rate),
@@ -203,6 +220,12 @@ def main(argv: list[str]) -> None:
   files.check_writable(args.out, args.overwrite)
   weights.save_weights(args.out, {"net": params, "calibration": calibration}, metadata)
   print(f"wrote {args.out} after {seconds:.0f} s")
+
+
+def main(argv: list[str]) -> None:
+  """Trains, calibrates, writes."""
+  del argv
+  train(kernel_net.NET, batch_of, calibrate, _ORDER)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,20 @@ for the time that it took.
 """
 
 import functools
-import time
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from absl import flags
-from jax import lax
 
 from experiments import pipelines
 from experiments import train_kernel_estimator as gaussians
-from mzsr_jax import cli, files, images, provenance, weights
+from experiments.train_kernel_estimator import HR_SIZE, MARGIN
+from mzsr_jax import cli, images
 from mzsr_jax.core import resize
 from mzsr_jax.photo import kernel_net, response
 from mzsr_jax.training import data
 
-_HR = 288  # pixels, side of what is read
-_MARGIN = 16  # HR pixels on each side that the blur's wrapping round spoils
 _ORDER = (2, 3, 2, 2, 4, 2)  # scales of the steps, over and over
 _FILTERS = ("point", "area", "bicubic", "Lanczos")
 _SHARES = (0.15, 0.45, 0.2, 0.2)
@@ -84,19 +79,13 @@ def draw(rng: np.random.Generator, count: int) -> Draws:
   return Draws(which, *(np.float32(x) for x in numbers))
 
 
-@functools.cache
-def filter_taps(scale: int) -> np.ndarray:
-  """(filters, k) taps of `_FILTERS` about the middle of a cell; the first, a point, is left to phases."""
-  place = np.arange(-3 * scale, 4 * scale) - (scale - 1) / 2
-  lanczos = np.where(np.abs(place) < 3 * scale, np.sinc(place / scale) * np.sinc(place / scale / 3), 0)
-  made = np.stack([np.abs(place) < scale / 2, resize.cubic(place / scale), lanczos])
-  return made / made.sum(1, keepdims=True)
-
-
 def filter_waves(scale: int, waves: np.ndarray) -> np.ndarray:
   """(filters, n) responses of `_FILTERS` about the middle of a cell, real, at frequencies in radians per HR pixel."""
   place = np.arange(-3 * scale, 4 * scale) - (scale - 1) / 2
-  return np.concatenate([np.ones((1, len(waves))), filter_taps(scale) @ np.cos(np.outer(place, waves))])
+  lanczos = np.where(np.abs(place) < 3 * scale, np.sinc(place / scale) * np.sinc(place / scale / 3), 0)
+  taps = np.stack([np.abs(place) < scale / 2, resize.cubic(place / scale), lanczos])
+  responses = taps / taps.sum(1, keepdims=True) @ np.cos(np.outer(place, waves))
+  return np.concatenate([np.ones((1, len(waves))), responses])  # a point passes all alike
 
 
 def responses(draws: Draws, scale: int) -> np.ndarray:
@@ -119,9 +108,9 @@ def make_patches(hr, draws: Draws, key, *, scale: int):
     scale: a group is what patches of one photo there is room for: 2 at x2, else 1.
   """
   p = kernel_net.PATCH
-  group = (_HR - 2 * _MARGIN) // scale // p
-  height, width = p * scale + 2 * _MARGIN // scale * scale, group * p * scale + 2 * _MARGIN // scale * scale
-  margin = _MARGIN // scale
+  group = (HR_SIZE - 2 * MARGIN) // scale // p
+  height, width = p * scale + 2 * MARGIN // scale * scale, group * p * scale + 2 * MARGIN // scale * scale
+  margin = MARGIN // scale
   hr = hr[:, :height, :width]
   each = lambda x: x[:, None, None]
   axes = [2 * np.pi * np.fft.fftfreq(height), 2 * np.pi * np.fft.rfftfreq(width)]
@@ -155,23 +144,11 @@ def codes(draws: Draws, scale: int) -> np.ndarray:
   return np.float32(response.encode(responses(draws, scale), anisotropy))
 
 
-def loss_of(params, lr, condition, code):
-  """Of each patch, and of the patches of a group combined."""
-  b, n, p, _ = lr.shape
-  repeated = jnp.repeat(condition, n, axis=0)
-  mean, log_variance = kernel_net.mean_and_log_variance(params, lr.reshape(b * n, p, p), repeated, response.NET)
-  error = mean - jnp.repeat(code, n, axis=0)
-  # Weighted by the deviation (beta-NLL): the plain likelihood gives up on what it finds difficult at first.
-  single = (gaussians.likelihood(error, log_variance) * lax.stop_gradient(jnp.exp(log_variance / 2))).mean()
-  shaped = lambda x: x.reshape(b, n, -1)
-  combined, variance = kernel_net.combine(shaped(mean), jnp.exp(shaped(log_variance)))
-  return single + 0.25 * gaussians.likelihood(combined - code, jnp.log(variance)).mean(), jnp.abs(combined - code).mean(0)
-
-
+@functools.cache
 def drawings(count: int) -> np.ndarray:
   """(n, H, H) luma of drawings, other ones than those of `pipelines`."""
   kinds = pipelines.text, pipelines.line_art, pipelines.screenshot
-  made = [kinds[i % len(kinds)](np.random.default_rng(1000 + i), _HR) for i in range(count)]
+  made = [kinds[i % len(kinds)](np.random.default_rng(1000 + i), HR_SIZE) for i in range(count)]
   return kernel_net.luma(images.to_float(np.stack(made)))
 
 
@@ -182,7 +159,8 @@ def calibrate(params) -> np.ndarray:
   predict = jax.jit(lambda patches: kernel_net.mean_and_log_variance(params, patches, told, response.NET))
   for path in data.sample_photos():
     photo = kernel_net.luma(images.to_float(images.read_image(path)))
-    corners = np.stack([photo[y, x] for y in (slice(_HR), slice(-_HR, None)) for x in (slice(_HR), slice(-_HR, None))])
+    ends = slice(HR_SIZE), slice(-HR_SIZE, None)
+    corners = np.stack([photo[y, x] for y in ends for x in ends])
     for number in range(_CALIBRATIONS):
       one = draw(rng, 1)
       draws = Draws(*(np.repeat(x, len(corners), axis=-3 if x.ndim == 4 else 0) for x in one))
@@ -193,60 +171,20 @@ def calibrate(params) -> np.ndarray:
   return gaussians.likeliest(*map(np.array, zip(*found)))
 
 
+def batch_of(hr, rng: np.random.Generator, key, scale: int):
+  """What a step learns from, see `gaussians.train`: some of the photos are replaced by drawings."""
+  hr = kernel_net.luma(images.to_float(hr))
+  replaced = np.flatnonzero(rng.random(len(hr)) < _DRAWINGS)
+  hr[replaced] = drawings(_DRAWN)[rng.integers(0, _DRAWN, len(replaced))]
+  draws = draw(rng, len(hr))
+  lr = make_patches(hr, draws, key, scale=scale)
+  return lr, np.tile(kernel_net.condition(scale, "direct"), (len(hr), 1)), codes(draws, scale)
+
+
 def main(argv: list[str]) -> None:
   """Trains, calibrates, writes."""
   del argv
-  args = flags.FLAGS
-  cli.use_compilation_cache()
-  files.check_writable(args.out, args.overwrite)
-  start, commit = time.monotonic(), provenance.git_revision()
-  batches = data.make_patch_iterator(
-      args.data_root, patch_size=_HR, batch_size=args.batch, seed=args.seed, cache_mb=400, num_threads=1, prefetch=2
-  )
-  optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, min(200, args.steps // 4), args.steps))
-  params = kernel_net.init(jax.random.key(args.seed), response.NET)
-  state = optimizer.init(params)
-
-  @jax.jit
-  def step(params, state, lr, condition, code):
-    (loss, error), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, lr, condition, code)
-    updates, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state, loss, error
-
-  rng, key = np.random.default_rng(args.seed), jax.random.key(args.seed)
-  drawn, recent = drawings(_DRAWN), []
-  for number in range(args.steps):
-    scale = _ORDER[number % len(_ORDER)]
-    hr = kernel_net.luma(images.to_float(next(batches)))
-    replaced = np.flatnonzero(rng.random(args.batch) < _DRAWINGS)
-    hr[replaced] = drawn[rng.integers(0, _DRAWN, len(replaced))]
-    draws = draw(rng, args.batch)
-    lr = make_patches(hr, draws, jax.random.fold_in(key, number), scale=scale)
-    told = np.tile(kernel_net.condition(scale, "direct"), (args.batch, 1))
-    params, state, loss, error = step(params, state, lr, told, codes(draws, scale))
-    recent.append((loss, error))
-    if (number + 1) % 200 == 0:
-      losses, errors = jax.device_get(tuple(map(jnp.stack, zip(*recent))))
-      print(number + 1, f"loss {losses.mean():.4f}", "mean errors", errors.mean(0).round(3).tolist(),
-            f"{time.monotonic() - start:.0f} s", flush=True)
-      recent = []
-  calibration = calibrate(params)
-  print("calibration", calibration.tolist())
-  seconds = time.monotonic() - start
-  metadata = {
-      "stage": "kernel_estimator",
-      "scales": str(list(kernel_net.SCALES)),
-      "steps": str(args.steps),
-      "data": f"{args.data}, and drawings; {args.batch} crops of {_HR}x{_HR} HR pixels a step; calibrated on sample photos of "
-              "scikit-image",
-      "seconds": f"{seconds:.0f}",
-      "seed": str(args.seed),
-      "learning_rate": str(args.learning_rate),
-      "commit": commit,
-  }
-  files.check_writable(args.out, args.overwrite)
-  weights.save_weights(args.out, {"net": params, "calibration": calibration}, metadata)
-  print(f"wrote {args.out} after {seconds:.0f} s")
+  gaussians.train(response.NET, batch_of, calibrate, _ORDER, ", and drawings")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import tqdm
 _TICK = 0.5  # seconds, between looks at what is being done
 _REPEAT = 15.0  # seconds, from which on the same phase is said again
 # Of JAX: a program is ready to be compiled, and is compiled, or found in the cache.
-_LOWERED, _COMPILED = "/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration"
+LOWERED, COMPILED = "/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration"
 COMPILING = "compiling (kept for the next run)"
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
 
@@ -63,8 +63,8 @@ class Progress:
     self._done = done
 
   def _jax_event(self, event: str, *_, **__) -> None:
-    if event in (_LOWERED, _COMPILED):
-      self._compiling = event == _LOWERED
+    if event in (LOWERED, COMPILED):
+      self._compiling = event == LOWERED
 
   def _run(self) -> None:
     while not self._over.wait(_TICK):

@@ -44,7 +44,7 @@ def test_compilation_is_a_phase(quick, capsys):
   go_on = threading.Event()
 
   def held(event, *_, **__):  # between what JAX reports before a compilation and the compilation itself
-    if event == progress._LOWERED:
+    if event == progress.LOWERED:
       go_on.wait(10)
 
   with progress.Progress(1, "image") as shown:

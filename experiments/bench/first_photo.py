@@ -18,6 +18,7 @@ import jax.monitoring
 from absl import app, flags
 
 from experiments.bench import timing
+from mzsr_jax import progress
 
 PHASES = ("import", "start", "estimate", "adapt", "enlarge", "write")
 _CHILD = "from experiments.bench import first_photo; first_photo.child()"
@@ -30,7 +31,7 @@ def child() -> None:
   marked, compiling = [begin], [0.0]
 
   def on_event(event: str, duration: float, **about) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
+    if event == progress.COMPILED:
       compiling[0] += duration
       programs[about.get("fun_name", "")] += 1
 

@@ -17,7 +17,7 @@ from absl import app, flags
 
 import mzsr_jax as mz
 from experiments.bench import timing
-from mzsr_jax import devices, images, weights
+from mzsr_jax import devices, images, progress, weights
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
@@ -40,8 +40,9 @@ def one_way(way: str) -> dict[str, float]:
     jax.config.update("jax_compilation_cache_dir", _CACHE.value)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   compiled = []
-  events = ("/jax/core/compile/backend_compile_duration",)
-  jax.monitoring.register_event_duration_secs_listener(lambda name, s, **_: compiled.append(s) if name in events else None)
+  jax.monitoring.register_event_duration_secs_listener(
+      lambda name, s, **_: compiled.append(s) if name == progress.COMPILED else None
+  )
   params, degradation = weights.load("x2_direct").params, kernel_files.load_degradation("g20d")
   rates = np.full(_STEPS.value, 0.01, np.float32)
   sizes = [tuple(map(int, size.split("x"))) for size in _SIZES.value]

@@ -77,15 +77,15 @@ wgrad.defvjp(
 )
 
 
-def dilated(x, w, dilation, precision="float32"):
+def dilated(x, w, dilation):
   """`conv` whose taps lie `dilation` pixels apart: plain convolutions of every `dilation`-th row and column."""
   if dilation == 1:
-    return conv(x, w, precision)
+    return conv(x, w)
   n, height, width, channels = x.shape
   x = jnp.pad(x, ((0, 0), (0, -height % dilation), (0, -width % dilation), (0, 0)))
   rows, columns = x.shape[1] // dilation, x.shape[2] // dilation
   apart = x.reshape(n, rows, dilation, columns, dilation, channels).transpose(0, 2, 4, 1, 3, 5)
-  out = conv(apart.reshape(-1, rows, columns, channels), w, precision)
+  out = conv(apart.reshape(-1, rows, columns, channels), w)
   out = out.reshape(n, dilation, dilation, rows, columns, -1).transpose(0, 3, 1, 4, 2, 5)
   return out.reshape(n, *x.shape[1:3], -1)[:, :height, :width]
 

@@ -37,12 +37,10 @@ def data_step(
   """
   spectrum = preconditioner(a) if spectrum is None else spectrum
   matvec = lambda w: forward_operator.forward(a, forward_operator.adjoint(a, w)) + mu * w
-  rows, columns = forward_operator.known(a)
-  on_known = lambda w: jnp.where(rows[:, None, None] & columns[None, :, None], w, 0)
   # What the filter spreads to unknown pixels is no part of the system, and would keep it from converging.
-  approximate = lambda w: on_known(_filter(w, 1 / (spectrum + mu)))
+  approximate = lambda w: forward_operator.on_known(a, _filter(w, 1 / (spectrum + mu)))
   solve = lambda matvec, b: _conjugate_gradients(matvec, approximate, b, iterations)
-  missing = on_known(y - forward_operator.forward(a, z))
+  missing = forward_operator.on_known(a, y - forward_operator.forward(a, z))
   w = jax.lax.custom_linear_solve(matvec, missing, solve, symmetric=True)
   return z + forward_operator.adjoint(a, w)
 

@@ -116,6 +116,12 @@ def known(a: ForwardOperator) -> tuple[Bool[Array, " p"], Bool[Array, " q"]]:
   return jnp.any(a.rows != 0, (0, 2)), jnp.any(a.columns != 0, (0, 2))
 
 
+def on_known(a: ForwardOperator, y: Float[ArrayLike, "p q c"]) -> Float[Array, "p q c"]:
+  """y, with 0 in the LR pixels that are not known."""
+  rows, columns = known(a)
+  return jnp.where(rows[:, None, None] & columns[None, :, None], y, 0)
+
+
 def make(taps: Taps, rows: Axis, columns: Axis) -> ForwardOperator:
   """The operator of a blur and a subsampling.
 

@@ -108,8 +108,7 @@ def _observe(key, hr: Float[Array, "p p 3"], scales: Scales) -> Observation:
   axis = _periodic_axis(hr.shape[0], jnp.asarray(scales.down)[index, is_bicubic.astype(jnp.int32)])
   operator = forward_operator.make(taps, axis, axis)
   lr, noise_std = _taken(keys[5:7], forward_operator.forward(operator, hr), axis.lr_length)
-  known = forward_operator.known(operator)[0]
-  lr = jnp.where(known[:, None, None] & known[None, :, None], lr, 0)
+  lr = forward_operator.on_known(operator, lr)
   told_kernel = jnp.matmul(told_taps.columns.T, told_taps.rows, precision="highest")
   told = Told(told_kernel, told_taps, scale, is_bicubic.astype(jnp.float32), noise_std)
   return jax.lax.stop_gradient(unrolled.observe(lr, axis, axis, told))

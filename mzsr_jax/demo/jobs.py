@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import skimage.data
 from absl import logging
 
@@ -38,10 +37,9 @@ class _Visit:
     self.stop = threading.Event()  # of the job at work
 
 
-def example_photo() -> images.Pixels:
-  """A part of scikit-image's astronaut (NASA, public domain), degraded by the kernel "g20d" at x2."""
-  face = skimage.data.astronaut()[:320, 90:410] / 255
-  return images.to_uint8(tiled.degrade(face, kernel_files.load_degradation("g20d"), 2, dtype=np.float64))
+def example_photo(kernel: str = "g20d") -> images.Pixels:
+  """A part of scikit-image's astronaut (NASA, public domain), degraded by a kernel at x2."""
+  return tiled.make_lr(skimage.data.astronaut()[:320, 90:410], kernel_files.load_degradation(kernel), 2)
 
 
 class JobManager:

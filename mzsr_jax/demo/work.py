@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mzsr_jax import decode, files, images, weights
+from mzsr_jax import progress as progress_lib
 from mzsr_jax.core import kernels, networks
 from mzsr_jax.demo import crop
 from mzsr_jax.errors import UserError
@@ -289,8 +290,7 @@ class Worker:
     before = self._estimated
     found = before[1] if before and before[0] == known else enhance.estimate(photo, recipe)
     self._estimated = known, found
-    own = {name: getattr(found.recipe, name) for name in ("degradation", "noise_level", "trusted")}
-    return recipe._replace(**own), found.estimate
+    return found.recipe._replace(inner_lrs=recipe.inner_lrs, strength=recipe.strength), found.estimate
 
   def _foretold(self, size: tuple[int, int], wanted: JobRequest, recipe: Recipe) -> float | None:
     """Seconds that the whole photo will take, by those that the last part did."""
@@ -320,7 +320,7 @@ def _passes(wanted: JobRequest, recipe: Recipe) -> float:
 @contextlib.contextmanager
 def _seconds_of_compiling(seconds: list[float]) -> Iterator[None]:
   """Collects what compiling programs takes, which is done once."""
-  kinds = [f"/jax/core/compile/{kind}_duration" for kind in ("jaxpr_to_mlir_module", "backend_compile")]
+  kinds = progress_lib.LOWERED, progress_lib.COMPILED
   listener = lambda event, duration, **_: seconds.append(duration) if event in kinds else None
   jax.monitoring.register_event_duration_secs_listener(listener)
   try:
