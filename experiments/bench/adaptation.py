@@ -4,7 +4,7 @@
 
 The alternatives run in turn in one process: the tiled adapter on all devices and on one, the plain functions of arrays
 (`mz.adapt`, `mz.super_resolve`), and PyTorch in eager mode, if it is installed. All make the same image, but for spectral steps
-and bfloat16 (PyTorch's by autocast). Without steps it is the enlargement alone. Work is counted from the shapes: three passes a
+and bfloat16 (PyTorch's by autocast), which is timed where this CPU computes it. Without steps it is the enlargement alone. Work is counted from the shapes: three passes a
 step over the LR image (forward, input gradient, weight gradient; spectral steps have another forward pass), one over the SR
 image.
 """
@@ -91,8 +91,10 @@ def main(_):
     runs = {"tiled adapter": with_adapter(TiledAdapter())}
     if steps:
       runs["tiled adapter, spectral steps"] = with_adapter(TiledAdapter(), spectral)
-    if (adapter := TiledAdapter(precision="bfloat16")).precision == "bfloat16":
-      runs["tiled adapter, bfloat16"] = with_adapter(adapter)
+    bfloat16 = TiledAdapter(precision="bfloat16")
+    has_bfloat16 = bfloat16.precision == "bfloat16"
+    if has_bfloat16:
+      runs["tiled adapter, bfloat16"] = with_adapter(bfloat16)
     if jax.local_device_count() > 1:
       runs["tiled adapter, one device"] = with_adapter(TiledAdapter(jax.local_devices()[:1]))
     runs["plain functions"] = plain
@@ -100,7 +102,8 @@ def main(_):
       runs[f"{_BATCH.value} images by vmap"] = batched(params, lr, degradation.kernel, rates)
     if torch:
       runs["PyTorch eager"] = with_torch(params, lr, degradation.kernel, rates)
-      runs["PyTorch eager, bfloat16"] = with_torch(params, lr, degradation.kernel, rates, bfloat16=True)
+      if has_bfloat16:
+        runs["PyTorch eager, bfloat16"] = with_torch(params, lr, degradation.kernel, rates, bfloat16=True)
     results = {name: run() for name, run in runs.items()}
     for name, result in results.items():  # rounding to 8 bits may fall either way
       assert "spectral" in name or "bfloat16" in name or np.abs(result.astype(int) - results["tiled adapter"]).max() <= 1, name

@@ -86,11 +86,14 @@ def describe() -> str:
 
 
 def _cpu_model() -> str:
+  """The CPU's name, and, where Linux tells them, family and model: clouds call several generations by one name."""
   try:
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    first = pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0]
   except OSError:
     return platform.processor()
-  return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+  found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+  numbers = [f"{key} {found[name]}" for key, name in (("family", "cpu family"), ("model", "model")) if name in found]
+  return ", ".join([found.get("model name", platform.processor()), *numbers])
 
 
 def write_json(path: str | pathlib.Path, content: dict[str, Any]) -> None:
