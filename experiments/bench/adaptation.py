@@ -3,10 +3,10 @@
     pip install '.[bench]' && python -m experiments.bench.adaptation --side=256 --steps=0,1,10 --out=runs/bench_adaptation.json
 
 The alternatives run in turn in one process: the tiled adapter on all devices and on one, the plain functions of arrays
-(`mz.adapt`, `mz.super_resolve`), and PyTorch in eager mode, if it is installed. All make the same image, but for spectral steps
-and bfloat16 (PyTorch's by autocast), which is timed where this CPU computes it. Without steps it is the enlargement alone. Work is counted from the shapes: three passes a
-step over the LR image (forward, input gradient, weight gradient; spectral steps have another forward pass), one over the SR
-image.
+(`mz.adapt`, `mz.super_resolve`), and PyTorch in eager mode, if it is installed; bfloat16 where this CPU computes it. All make
+the same image, but for spectral steps and bfloat16 (PyTorch's by autocast). Without steps it is the enlargement alone. Work is
+counted from the shapes: three passes a step over the LR image (forward, input gradient, weight gradient; spectral steps have
+another forward pass), one over the SR image.
 """
 
 import jax
