@@ -37,7 +37,7 @@ def _image(size, seed=0):
 
 def _dense(a):
   """A as a float64 matrix of (P Q, H W)."""
-  rows, columns = (np.asarray(m, np.float64) for m in a)
+  rows, columns = (np.asarray(m.blocks[:, 0], np.float64) for m in (a.rows, a.columns))
   matrix = np.einsum("rph,rqw->pqhw", rows, columns)
   return matrix.reshape(matrix.shape[0] * matrix.shape[1], -1)
 
@@ -153,7 +153,8 @@ def test_a_tile_with_unknown_pixels_converges_as_a_whole_image_does(name):
 def test_gradients_are_those_of_finite_differences():
   with jax.enable_x64(True):
     _, a = _operator("gani", 2, "direct")
-    a, z, y, v = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (a, _image(SIZE), _image((13, 16), 1), _image(SIZE, 2)))
+    wide = lambda x: jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    a, z, y, v = jax.tree.map(wide, (a, _image(SIZE), _image((13, 16), 1), _image(SIZE, 2)))
     value = lambda z, y, log_mu: (data_step(z, y, a, jnp.exp(log_mu), iterations=80) * v).sum()
     at = z, y, jnp.log(0.05)
     gradients = jax.grad(value, argnums=(0, 1, 2))(*at)

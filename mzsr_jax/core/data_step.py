@@ -52,7 +52,7 @@ def preconditioner(a: ForwardOperator) -> Float[Array, "p f"]:
   """
   rows, columns = forward_operator.known(a)
   middle = [jnp.where(known, jnp.arange(len(known)), 0).sum() // known.sum() for known in (rows, columns)]
-  pixel = jnp.zeros((len(rows), len(columns), 1), a.rows.dtype).at[middle[0], middle[1]].set(1)
+  pixel = jnp.zeros((len(rows), len(columns), 1), a.rows.blocks.dtype).at[middle[0], middle[1]].set(1)
   response = forward_operator.forward(a, forward_operator.adjoint(a, pixel))[..., 0]
   response = jnp.roll(response, [-m for m in middle], (0, 1))
   return jnp.maximum(jnp.fft.rfft2(response).real, 0)

@@ -5,16 +5,36 @@ decomposition), so A is a sum of products of two small matrices, A x = sum_r R_r
 R_r' y C_r. That is a handful of matrix products, exact for every kernel, border, scale and subsampling. Pure functions.
 """
 
+import functools
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mzsr_jax.core import resize
 
-_RANKS = 1, 2, 4, 8, 12  # of kernels, see `numerically_separable`
+_RANKS = 1, 2, 4, 6, 8, 12  # of kernels, see `numerically_separable`
+_TOLERANCE = 1e-3  # of a kernel's terms, in parts of the first: what it changes of an LR image is less than rounding to 8 bits
+_BLOCK = 32  # LR pixels, of a block of rows: shorter ones see more pixels twice, longer ones more that are 0
+
+
+class Bands(NamedTuple):
+  """Matrices whose rows are 0 but for a few neighbouring columns, in blocks of rows.
+
+  Attributes:
+    blocks: (r, n, b, l), of each of r matrices, n blocks of b rows in the l columns that they see.
+    starts: the first of these columns.
+    nonzero: which rows of the matrices have other values than 0; it tells how many rows there are, at most n b.
+  """
+
+  blocks: Float[Array, "r n b l"]
+  starts: Int[ArrayLike, " n"]
+  nonzero: Bool[Array, " p"]
 
 
 class ForwardOperator(NamedTuple):
@@ -23,10 +43,14 @@ class ForwardOperator(NamedTuple):
   Attributes:
     rows: R_r, blur by a column of the kernel, then subsampling, of the vertical axis.
     columns: C_r, the same of the horizontal axis.
+    rows_transposed: R_r'.
+    columns_transposed: C_r'.
   """
 
-  rows: Float[Array, "r p h"]
-  columns: Float[Array, "r q w"]
+  rows: Bands
+  columns: Bands
+  rows_transposed: Bands
+  columns_transposed: Bands
 
 
 class Taps(NamedTuple):
@@ -50,6 +74,8 @@ class Axis(NamedTuple):
     hr_start: number of the tile's first HR pixel.
     lr_start: number of its first LR pixel.
     lr_length: LR pixels of the whole image.
+    windows: (HR pixels that each block of `_BLOCK` LR pixels sees, (n, l); LR pixels that see each block of as many HR
+      pixels, (m, k)), all of them neighbours; None where one block sees all.
   """
 
   down: Float[ArrayLike, "p h"]
@@ -57,11 +83,13 @@ class Axis(NamedTuple):
   hr_start: Float[ArrayLike, ""] = np.float32(0)
   lr_start: Float[ArrayLike, ""] = np.float32(0)
   lr_length: Float[ArrayLike, ""] = np.float32(0)
+  windows: tuple[Int[ArrayLike, "n l"], Int[ArrayLike, "m k"]] | None = None
 
 
 def whole_axis(length: int, lr_length: int, scale: float, subsample: str, kernel_size: int) -> Axis:
   """The axis of a whole image of `length` HR pixels, of whose LR image the first `lr_length` are given."""
-  return tile_axis(length, lr_length, scale, subsample, kernel_size, 0, length, lr_length)
+  axis = tile_axis(length, lr_length, scale, subsample, kernel_size, 0, length, lr_length)
+  return axis._replace(windows=None)
 
 
 def tile_axis(
@@ -93,27 +121,65 @@ def tile_axis(
   place = np.arange(side)[:, None] + np.arange(kernel_size) - kernel_size // 2
   seen = resize.mirror(start + place, length) - start
   seen = np.where((seen >= 0) & (seen < side), seen, resize.mirror(place, side))
-  return Axis(down, seen.astype(np.int32), *(np.float32(n) for n in (start, lr_start, lr_length)))
+  numbers = (np.float32(n) for n in (start, lr_start, lr_length))
+  return Axis(down, seen.astype(np.int32), *numbers, _windows(down, seen, scale, subsample))
+
+
+def _windows(down: Float[np.ndarray, "p h"], seen: Int[np.ndarray, "h k"], scale: float, subsample: str):
+  """See `Axis.windows`. Their sizes do not depend on where a tile lies."""
+  (lr_side, side), kernel_size = down.shape, seen.shape[1]
+  first, last = np.full(lr_side, side), np.full(lr_side, -1)
+  for i, row in enumerate(down):
+    if len(places := seen[np.flatnonzero(row)]):
+      first[i], last[i] = places.min(), places.max()
+  reach = kernel_size + (4 * scale if subsample == "bicubic" else 0) + 2
+  hr_length, lr_length = math.ceil(_BLOCK * scale + reach), math.ceil((_BLOCK + reach) / scale) + 2
+
+  def window(begin: int, length: int, limit: int) -> np.ndarray:
+    length = min(length, limit)
+    return min(max(begin, 0), limit - length) + np.arange(length, dtype=np.int32)
+
+  hr = [window(int(first[i : i + _BLOCK].min()), hr_length, side) for i in range(0, lr_side, _BLOCK)]
+  seeing = lambda i: np.flatnonzero((first < i + _BLOCK) & (last >= i))
+  lr = [window(int(min(seeing(i), default=0)), lr_length, lr_side) for i in range(0, side, _BLOCK)]
+  return np.stack(hr), np.stack(lr)
 
 
 def forward(a: ForwardOperator, x: Float[ArrayLike, "h w c"]) -> Float[Array, "p q c"]:
   """A x."""
-  (r, p, _), (_, q, w), c = a.rows.shape, a.columns.shape, x.shape[-1]
-  # Two plain matrix products with one transposition between, several times as fast on a CPU as what einsum makes of it.
-  left = jnp.matmul(a.rows.reshape(r * p, -1), x.reshape(-1, w * c), precision="highest")
-  left = left.reshape(r, p, w, c).transpose(1, 3, 0, 2).reshape(p * c, r * w)
-  out = jnp.matmul(left, a.columns.swapaxes(1, 2).reshape(r * w, q), precision="highest")
-  return out.reshape(p, c, q).swapaxes(1, 2)
+  return _apply(a.rows, a.columns, x)
 
 
 def adjoint(a: ForwardOperator, y: Float[ArrayLike, "p q c"]) -> Float[Array, "h w c"]:
   """A' y."""
-  return forward(ForwardOperator(a.rows.swapaxes(1, 2), a.columns.swapaxes(1, 2)), y)
+  return _apply(a.rows_transposed, a.columns_transposed, y)
+
+
+def _apply(rows: Bands, columns: Bands, x: Float[ArrayLike, "h w c"]) -> Float[Array, "p q c"]:
+  """sum_r R_r x C_r'."""
+  # Plain matrix products with one transposition between, several times as fast on a CPU as what einsum makes of it.
+  (h, w, c), r, p, q = x.shape, len(rows.blocks), len(rows.nonzero), len(columns.nonzero)
+  product = functools.partial(jnp.matmul, precision="highest")
+  left = [product(block.reshape(-1, block.shape[-1]), seen) for block, seen in _pairs(rows, x.reshape(h, w * c), 0)]
+  left = jnp.concatenate([part.reshape(r, -1, w, c) for part in left], 1)[:, :p]
+  left = left.transpose(1, 3, 0, 2).reshape(p * c, r, w)
+  out = [
+      product(seen.reshape(p * c, -1), block.swapaxes(1, 2).reshape(-1, block.shape[1]))
+      for block, seen in _pairs(columns, left, 2)
+  ]
+  return jnp.concatenate(out, 1)[:, :q].reshape(p, c, q).swapaxes(1, 2)
+
+
+def _pairs(bands: Bands, x: Float[ArrayLike, "..."], axis: int) -> Iterator[tuple[Array, ArrayLike]]:
+  """Each block, and the part of x along an axis that it sees."""
+  _, count, _, length = bands.blocks.shape
+  for i in range(count):
+    yield bands.blocks[:, i], x if count == 1 else lax.dynamic_slice_in_dim(x, bands.starts[i], length, axis)
 
 
 def known(a: ForwardOperator) -> tuple[Bool[Array, " p"], Bool[Array, " q"]]:
   """The rows and columns of LR pixels that are known."""
-  return jnp.any(a.rows != 0, (0, 2)), jnp.any(a.columns != 0, (0, 2))
+  return a.rows.nonzero, a.columns.nonzero
 
 
 def on_known(a: ForwardOperator, y: Float[ArrayLike, "p q c"]) -> Float[Array, "p q c"]:
@@ -130,7 +196,23 @@ def make(taps: Taps, rows: Axis, columns: Axis) -> ForwardOperator:
     rows: the vertical axis.
     columns: the horizontal axis.
   """
-  return ForwardOperator(*(_blurred(t, axis) for t, axis in zip(taps, (rows, columns))))
+  matrices = [_blurred(t, axis) for t, axis in zip(taps, (rows, columns))]
+  windows = [axis.windows or (None, None) for axis in (rows, columns)]
+  own = [_bands(m, w[0]) for m, w in zip(matrices, windows)]
+  transposed = [_bands(m.swapaxes(1, 2), w[1]) for m, w in zip(matrices, windows)]
+  return ForwardOperator(*own, *transposed)
+
+
+def _bands(matrices: Float[Array, "r p h"], windows: Int[ArrayLike, "n l"] | None) -> Bands:
+  """Matrices in blocks of `_BLOCK` rows, of the columns in windows; as one block where those are None."""
+  nonzero = jnp.any(matrices != 0, (0, 2))
+  if windows is None:
+    return Bands(matrices[:, None], np.zeros(1, np.int32), nonzero)
+  count, length = windows.shape
+  starts = jnp.asarray(windows)[:, 0]
+  padded = jnp.pad(matrices, ((0, 0), (0, count * _BLOCK - matrices.shape[1]), (0, 0)))
+  part = lambda i: lax.dynamic_slice(padded, (0, i * _BLOCK, starts[i]), (len(padded), _BLOCK, length))
+  return Bands(jnp.stack([part(i) for i in range(count)], 1), starts, nonzero)
 
 
 def separable(kernel: Float[ArrayLike, "k k"], rank: int | None = None, xp=jnp) -> Taps:
@@ -141,9 +223,9 @@ def separable(kernel: Float[ArrayLike, "k k"], rank: int | None = None, xp=jnp) 
 
 
 def numerically_separable(kernel: Float[np.ndarray, "k k"]) -> Taps:
-  """A kernel to a relative error of 1e-5, on the host; its rank is one of a few, so that kernels share programs."""
+  """A kernel without its least terms, on the host; its rank is one of a few, so that kernels share programs."""
   values = np.linalg.svd(kernel.astype(np.float64), compute_uv=False)
-  needed = int((values > 1e-5 * values[0]).sum())
+  needed = int((values > _TOLERANCE * values[0]).sum())
   rank = min((r for r in _RANKS if r >= needed), default=len(kernel))
   taps = separable(kernel.astype(np.float64), rank, np)
   return Taps(*(np.pad(t, ((0, max(rank - len(t), 0)), (0, 0))).astype(np.float32) for t in taps))

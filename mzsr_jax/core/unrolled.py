@@ -5,6 +5,7 @@ to know natural images alone. One set of parameters serves every kernel, scale, 
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from mzsr_jax.core import conv, forward_operator, resize
 from mzsr_jax.core.data_step import data_step, preconditioner
@@ -147,7 +148,7 @@ class UnrolledNet(nn.Module):
       for group, own in zip(groups, jnp.split(z, ends)):
         mu = jnp.exp(level[i, 0]) + jnp.exp(level[i, 1]) * group.noise_std**2
         step = lambda z, y, a, mu, spectrum: data_step(z, y, a, mu, self.iterations, spectrum)
-        parts.append(jax.vmap(step)(own, group.lr, group.operator, mu, group.spectrum))
+        parts.append(_each(step, own, group.lr, group.operator, mu, group.spectrum))
       return jnp.concatenate(parts)
 
     z, memory = data_steps(join("start"), 0), jnp.zeros((*coverage.shape[:3], self.features))
@@ -234,6 +235,13 @@ def _initial_log_mu(key: Key[Array, ""], steps: int) -> Float[Array, "s 2"]:
   """Logarithms of mu without noise, and of how it grows with the variance of the noise."""
   del key
   return jnp.tile(jnp.log(jnp.array(_INITIAL_MU)), (steps, 1))
+
+
+def _each(function: Callable[..., Array], *args: PyTree[Array]) -> Array:
+  """`function` of each image: not by jax.vmap where there is one, since slices at batched places are slow on a CPU."""
+  if len(args[0]) > 1:
+    return jax.vmap(function)(*args)
+  return function(*jax.tree.map(lambda x: x[0], args))[None]
 
 
 class _Pass(nn.Module):
