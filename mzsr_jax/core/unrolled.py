@@ -237,7 +237,7 @@ def _initial_log_mu(key: Key[Array, ""], steps: int) -> Float[Array, "s 2"]:
   return jnp.tile(jnp.log(jnp.array(_INITIAL_MU)), (steps, 1))
 
 
-def _each(function: Callable[..., Array], *args: PyTree[Array]) -> Array:
+def _each(function: Callable[..., Array], *args: PyTree) -> Array:
   """`function` of each image: not by jax.vmap where there is one, since slices at batched places are slow on a CPU."""
   if len(args[0]) > 1:
     return jax.vmap(function)(*args)
