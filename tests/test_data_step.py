@@ -132,6 +132,20 @@ def test_operator_of_a_tile_is_that_of_the_image_away_from_its_ends(case):
   np.testing.assert_allclose(made[inner][:, known_columns], expected[inner + lr_start], atol=2e-6)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_tile_in_blocks_is_one_in_dense_matrices(case):
+  name, scale, subsample = case
+  kernel = jnp.asarray(load_degradation(name).kernel)
+  lr_length, side = resize.shrunk_size(400, scale), 200
+  axis = forward_operator.tile_axis(400, lr_length, scale, subsample, len(kernel), 120, side, round(side / scale) + 6)
+  assert all(len(windows) > 1 for windows in axis.windows)
+  taps = forward_operator.separable(kernel)
+  blocks, dense = (forward_operator.make(taps, a, a) for a in (axis, axis._replace(windows=None)))
+  x, y = _image((side, side)), _image(axis.down.shape[:1] * 2, 1)
+  np.testing.assert_allclose(forward_operator.forward(blocks, x), forward_operator.forward(dense, x), atol=2e-6)
+  np.testing.assert_allclose(forward_operator.adjoint(blocks, y), forward_operator.adjoint(dense, y), atol=2e-6)
+
+
 def test_few_iterations_are_enough_where_borders_are_periodic():
   a = _periodic("gani", 32)
   z, y = _image((32, 32)), forward_operator.forward(a, _image((32, 32), 1))
