@@ -35,6 +35,7 @@ from mzsr_jax.inference.tiles import Size, Span
 ANY_RATES = np.zeros(1, np.float32)  # of a gradient step
 _AXIS = "tiles"
 _BYTES_PER_PIXEL = 4200  # of a tile in a gradient step, with 64 channels: activations, their gradients and copies
+_BYTES_PER_ENLARGED_PIXEL = 1000  # of a tile that is enlarged: 630 at most, measured, for 64 channels and for `universal`
 _MIN_TILE = 64  # pixels, side
 _MAX_TILE = 2**15
 _DEGRADED_AREA = 256 * 256  # pixels that are degraded at a time
@@ -398,7 +399,7 @@ class TiledAdapter:
     if of.noise_std:
       son += np.float32(of.noise_std) * degradation.son_noise(son.shape)
     net = self._network(params)
-    plan = _plan(net, son.shape[:2], lr.shape[:2], of, scale, self._tile_size(net, bucket))
+    plan = _plan(net, son.shape[:2], lr.shape[:2], of, scale, self._tile_size(net, bucket, _bytes_per_pixel(net)))
     groups = [
         (batch, self._stack([_cut(lr, (v.span.start, h.span.start), plan.size) for v, h in some]))
         for some, batch in self._batches(np.clip(son, 0, 1), plan)
@@ -443,7 +444,7 @@ class TiledAdapter:
     net = self._network(params)
     of = Degradation(np.ones((1, 1), np.float32)) if degradation is None else degradation
     full, bucket = (tuple(resize.enlarged_size(n, scale) for n in size) for size in (lr.shape[:2], self.bucket(lr.shape[:2])))
-    plan = _plan(net, lr.shape[:2], full, of, scale, self._tile_size(net, bucket))
+    plan = _plan(net, lr.shape[:2], full, of, scale, self._tile_size(net, bucket, _BYTES_PER_ENLARGED_PIXEL))
     params = self._replicate(params)
     for some, batch in self._batches(lr, plan):  # made as needed: of a large image they take much memory
       sr = np.asarray(_run(params, self._shard(batch), mesh=self._mesh, net=net))
@@ -518,9 +519,9 @@ class TiledAdapter:
   def _network(self, params: Params | None) -> Network:
     return (NET if params is None else networks.of(params)).clone(precision=self.precision)
 
-  def _tile_size(self, net: Network, bucket: Size) -> Size:
+  def _tile_size(self, net: Network, bucket: Size, bytes_per_pixel: float) -> Size:
     """The tile size for a bucket."""
-    area = int(min(self._bytes_per_device / _bytes_per_pixel(net), (self._max_side + 2 * net.reach) ** 2))
+    area = int(min(self._bytes_per_device / bytes_per_pixel, (self._max_side + 2 * net.reach) ** 2))
     return tiles.fit(bucket, area, net.reach, len(self.devices), step=8 if self._buckets else 32)
 
   def _batches(self, image: np.ndarray, plan: _Plan) -> Iterator[tuple[list[tuple[_Strip, _Strip]], _Batch]]:

@@ -67,9 +67,17 @@ def fit(size: Size, max_area: int, halo: int, parts: int = 1, step: int = 32) ->
     height = up((height - 2 * halo) / parts + 2 * halo, 8)
   if height * width > max_area:
     least = 4 * halo
-    width = min(width, max(math.isqrt(max_area) // 8 * 8, least))
-    height = min(height, max(max_area // width // 8 * 8, least))
+    width = _even(width, max(math.isqrt(max_area) // 8 * 8, least), halo)
+    height = _even(height, max(max_area // width // 8 * 8, least), halo)
   return height, width
+
+
+def _even(length: int, most: int, halo: int) -> int:
+  """The side of tiles, at most `most`, that overlap no more than their halos ask for, but for multiples of 8."""
+  if length <= most or not halo:
+    return min(length, most)
+  count = math.ceil((length - 2 * halo) / (most - 2 * halo))
+  return math.ceil(((length - 2 * halo) / count + 2 * halo) / 8) * 8
 
 
 def buckets(sizes: Iterable[Size], limit: int) -> dict[Size, Size]:
