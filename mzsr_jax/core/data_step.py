@@ -68,15 +68,16 @@ def _filter(image: Float[Array, "p q c"], spectrum: Float[Array, "p f"]) -> Floa
 def _conjugate_gradients(matvec, approximate, b, iterations: int):
   """Preconditioned conjugate gradients from 0, a fixed number of iterations."""
   dot = lambda x, y: (x * y).sum()
-  x, r = jnp.zeros_like(b), b
-  s = approximate(r)
-  d, rs = s, dot(r, s)
-  for i in range(iterations):
+
+  def iterate(_, state):
+    x, r, d, rs = state
     m = matvec(d)
     alpha = rs / (dot(d, m) + _EPS)
     x, r = x + alpha * d, r - alpha * m
-    if i < iterations - 1:
-      s = approximate(r)
-      rs, before = dot(r, s), rs
-      d = s + rs / (before + _EPS) * d
-  return x
+    s = approximate(r)
+    rs, before = dot(r, s), rs
+    return x, r, s + rs / (before + _EPS) * d, rs
+
+  s = approximate(b)
+  # A loop: unrolled, programs would take several times as long to compile.
+  return jax.lax.fori_loop(0, iterations, iterate, (jnp.zeros_like(b), b, s, dot(b, s)))[0]

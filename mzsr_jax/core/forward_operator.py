@@ -20,7 +20,7 @@ from mzsr_jax.core import resize
 
 _RANKS = 1, 2, 4, 6, 8, 12  # of kernels, see `numerically_separable`
 _TOLERANCE = 1e-3  # of a kernel's terms, in parts of the first: what it changes of an LR image is less than rounding to 8 bits
-_BLOCK = 32  # LR pixels, of a block of rows: shorter ones see more pixels twice, longer ones more that are 0
+_BLOCK = 64  # rows of a block: with fewer, programs take longer to compile; with more, more is multiplied that is 0
 
 
 class Bands(NamedTuple):
