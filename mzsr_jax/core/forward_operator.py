@@ -88,8 +88,7 @@ class Axis(NamedTuple):
 
 def whole_axis(length: int, lr_length: int, scale: float, subsample: str, kernel_size: int) -> Axis:
   """The axis of a whole image of `length` HR pixels, of whose LR image the first `lr_length` are given."""
-  axis = tile_axis(length, lr_length, scale, subsample, kernel_size, 0, length, lr_length)
-  return axis._replace(windows=None)
+  return _axis(length, lr_length, scale, subsample, kernel_size, 0, length, lr_length)
 
 
 def tile_axis(
@@ -109,6 +108,14 @@ def tile_axis(
     side: of the tile; it may reach beyond the end of the image.
     lr_side: LR pixels of the tile, which begins 2 before the first that is seen.
   """
+  axis = _axis(length, lr_length, scale, subsample, kernel_size, start, side, lr_side)
+  return axis._replace(windows=_windows(axis.down, axis.seen, scale, subsample))
+
+
+def _axis(
+    length: int, lr_length: int, scale: float, subsample: str, kernel_size: int, start: int, side: int, lr_side: int
+) -> Axis:
+  """`tile_axis`, as one block."""
   lr_start = max(int(start / scale) - 2, 0)
   count = min(lr_side, lr_length - lr_start)
   down = np.zeros((lr_side, side), np.float32)
@@ -121,8 +128,7 @@ def tile_axis(
   place = np.arange(side)[:, None] + np.arange(kernel_size) - kernel_size // 2
   seen = resize.mirror(start + place, length) - start
   seen = np.where((seen >= 0) & (seen < side), seen, resize.mirror(place, side))
-  numbers = (np.float32(n) for n in (start, lr_start, lr_length))
-  return Axis(down, seen.astype(np.int32), *numbers, _windows(down, seen, scale, subsample))
+  return Axis(down, seen.astype(np.int32), *(np.float32(n) for n in (start, lr_start, lr_length)))
 
 
 def _windows(down: Float[np.ndarray, "p h"], seen: Int[np.ndarray, "h k"], scale: float, subsample: str):
