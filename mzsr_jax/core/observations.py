@@ -17,13 +17,13 @@ from mzsr_jax.core.unrolled import Observation, Told
 
 MAX_NOISE = 25 / 255
 _LOW_EVERY = 8  # one patch of so many has a scale below 2: it has more LR pixels, and is worked on apart
-_BICUBIC = 0.35  # share of bicubic subsampling
+_BICUBIC = 0.42  # share of bicubic subsampling
 # Where the kernel's centre lies: on the LR pixel's own place, as in benchmarks; where LR pixels are the middles of the cells
 # that they stand for, as in photos; or within a pixel of its own place.
 _OWN, _CELL = 0.65, 0.2
 _FAMILIES = np.float32((0.1, 0.5, 0.08, 0.08, 0.08, 0.08, 0.08))  # shares of `kernel_families.FAMILIES`
-_SHRUNK = 0.4  # share of bicubic subsampling whose images are not blurred besides
-_WRONG, _ERROR = 0.1, 0.15  # share of patches told a wrong kernel, and how wrong: standard deviation of its log-variance
+_SHRUNK = 0.5  # share of bicubic subsampling whose images are not blurred besides
+_WRONG, _ERROR = 0.2, 0.25  # share of patches told a wrong kernel, and how wrong: standard deviation of its log-variance
 _SMOOTH = 0.25  # share of noise that is correlated, as cameras leave it
 _JPEG, _QUALITY = 0.15, (50.0, 98.0)  # share of patches compressed, and how
 _RANK = 6  # of kernels in training; a kernel is what is left of it then
@@ -47,7 +47,7 @@ class Mixture(NamedTuple):
   """All degradations.
 
   Attributes:
-    main: scales from 2 to 4, half of the draws being 2.
+    main: scales from 2 to 4, nearly half of the draws being 2.
     low: scales from 1 (blur alone) to 2.
   """
 
@@ -57,7 +57,7 @@ class Mixture(NamedTuple):
 
 def mixture(patch_size: int) -> Mixture:
   """All degradations of HR patches of a side."""
-  main = dict.fromkeys(np.round(np.arange(2.0, 4.01, 0.1), 1).tolist(), 0.2 / 18) | {2.0: 0.5, 3.0: 0.1, 4.0: 0.2}
+  main = dict.fromkeys(np.round(np.arange(2.0, 4.01, 0.1), 1).tolist(), 0.16 / 18) | {2.0: 0.46, 3.0: 0.1, 4.0: 0.28}
   low = dict.fromkeys(np.round(np.arange(1.0, 1.91, 0.1), 1).tolist(), 0.6 / 9) | {1.0: 0.4}
   return Mixture(*(_scales(patch_size, shares) for shares in (main, low)))
 
