@@ -22,7 +22,7 @@ from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.errors import UserError
 from mzsr_jax.inference import pool
 from mzsr_jax.inference.tiled import TiledAdapter, network_passes
-from mzsr_jax.photo import blind, enhance, kernel_files, refine
+from mzsr_jax.photo import blind, enhance, kernel_files
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo.enhance import Recipe
 from mzsr_jax.progress import Progress, say
@@ -79,7 +79,7 @@ def define_flags() -> None:
       "steps", None, "adaptation steps (default: 0 where the weights gain nothing by any, as universal; else 10, or 1 with "
       "--preset=fast)", lower_bound=0
   )
-  flags.DEFINE_bool("self_ensemble", False, "the mean over the image turned in all ways that its kernel does not tell apart")
+  flags.DEFINE_bool("self_ensemble", False, "the mean over the image flipped and turned; eight times the work, or less")
   flags.DEFINE_integer(
       "back_projection", None, "iterations, at most, that make the result agree with the photo under its kernel, but for noise",
       lower_bound=0,
@@ -186,7 +186,7 @@ def _noise(level: float | None) -> str:
 def _work(recipe: Recipe, shown: Sequence[int]) -> float:
   """Passes of the network for an image, as far as they can be foretold."""
   known = recipe.degradation.kernel is not None
-  turns = len(list(refine.turns(recipe.degradation, recipe.net_scale))) if recipe.self_ensemble and known else 1
+  turns = enhance.num_turns(recipe, (2, 2)) if known else 1
   return network_passes(shown[-1], len(shown) * turns, recipe.net_scale)
 
 

@@ -113,7 +113,7 @@ def test_no_dark_fringe_around_what_is_cut_out(adapter, tmp_path):
 def test_self_ensemble_is_the_mean_over_turns(adapter):
   lr, photo = smooth(12, 15), photo_file.Photo(smooth(12, 15))
   made = enhance.enlarge(adapter, recipe().params, photo, recipe(self_ensemble=True)).rgb
-  one = lambda image, offset: adapter.super_resolve(recipe().params, image, 2.0, KIND.replace(offset=offset), np.float32)
+  one = lambda image, of: adapter.super_resolve(recipe().params, image, 2.0, of, np.float32)
   expected = np.mean(list(refine.each_turn(one, lr, KIND, 2.0)), axis=0)
   np.testing.assert_allclose(made, expected, atol=1e-6)
 

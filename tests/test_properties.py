@@ -161,8 +161,8 @@ def test_a_self_ensemble_commutes_with_flips_of_the_image(size, subsample, seed)
   image, degradation = image_of("noise", size, seed).astype(np.float32), Degradation(np.float32([[1]]), "bicubic")
   params = model.init(jax.random.key(0), NET)
 
-  def one(lr, offset):
-    return adapt_lib.super_resolve(params, lr, 2, Degradation(np.ones((1, 1), np.float32), offset=offset), NET)
+  def one(lr, of):
+    return adapt_lib.super_resolve(params, lr, 2, of, NET)
 
   mean = lambda lr: np.mean(list(refine.each_turn(one, lr, degradation, 2)), axis=0)
   np.testing.assert_allclose(mean(image[:, ::-1].copy()), mean(image)[:, ::-1], atol=1e-5)

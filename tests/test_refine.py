@@ -70,7 +70,7 @@ def test_back_projection_does_not_fit_noise():
 
 
 def test_turns_are_those_that_the_kernel_does_not_tell_apart():
-  count = lambda kernel, scale=2: len(list(refine.turns(Degradation(kernel, "direct"), scale)))
+  count = lambda kernel, scale=2: len(list(refine.turned(Degradation(kernel, "direct"), (8, 8), scale, False)))
   assert count(np.asarray(kernels.gaussian(2, 2, 0, 15))) == 8
   assert count(np.asarray(kernels.gaussian(4, 1, -0.5, 15))) == 2
   assert count(np.asarray(kernels.gaussian(4, 1, 0, 15))) == 4
@@ -79,11 +79,26 @@ def test_turns_are_those_that_the_kernel_does_not_tell_apart():
   assert count(np.ones((3, 3), np.float32), (1.5, 2.0)) == 4
 
 
+@pytest.mark.parametrize("subsample", ["direct", "bicubic"])
+@pytest.mark.parametrize("scale, count", [(2, 8), (3, 8), (4, 8), ((2.0, 3.0), 4)])
+def test_a_told_kernel_makes_turned_lr_images_of_turned_hr_images(subsample, scale, count):
+  """Whatever the kernel: this one has no symmetry, and its centre is off the middle."""
+  kernel = np.random.default_rng(0).uniform(size=(7, 7)).astype(np.float32)
+  degradation, hr = Degradation(kernel / kernel.sum(), subsample), _photo(24, 36)
+  shrunk = lambda image, of, scale: np.asarray(degradation_lib.degrade(image, of.kernel, scale, of.subsample))
+  lr = shrunk(hr, degradation, scale)
+  turns = list(refine.turned(degradation, lr.shape[:2], scale, True))
+  assert len(turns) == count
+  for turn, of in turns:
+    np.testing.assert_allclose(shrunk(turn.turned(hr), of, scale), turn.turned(lr), atol=1e-5)
+
+
 def test_turns_are_undone():
   image = np.arange(24).reshape(4, 6)
-  results = [turn.turned(image).tobytes() + bytes(turn.turned(image).shape) for turn in refine.turns(DELTA, 2)]
+  turns = [turn for turn, _ in refine.turned(DELTA, (4, 6), 2, False)]
+  results = [turn.turned(image).tobytes() + bytes(turn.turned(image).shape) for turn in turns]
   assert len(set(results)) == 8
-  for turn in refine.turns(DELTA, 2):
+  for turn in turns:
     assert (turn.undo(turn.turned(image)) == image).all()
 
 
@@ -96,9 +111,8 @@ def test_turned_images_lie_on_the_enlarged_grid_as_the_image_did(degradation, sc
     pytest.skip("direct subsampling by 1.5 has no even stride")
   lr = np.asarray(degradation_lib.degrade(hr, degradation.kernel, scale, degradation.subsample))
   factors = degradation_lib.per_axis(scale)
-  for turn in refine.turns(degradation, scale):
-    offset = refine.turned_offset(turn, degradation, lr.shape[:2], scale)
-    full = degradation_lib.enlarge(turn.turned(lr), scale, offset=offset)
+  for turn, of in refine.turned(degradation, lr.shape[:2], scale, False):
+    full = degradation_lib.enlarge(turn.turned(lr), scale, offset=of.offset)
     truth = turn.turned(np.pad(hr, [(0, 0)] * 3))[: full.shape[0], : full.shape[1]]
     slopes = [-0.01 if flip else 0.01 for flip in turn.flipped]
     shift = sum(slope * -(factor - 1) / 2 for slope, factor in zip(slopes, factors)) if degradation.subsample == "direct" else 0
@@ -109,15 +123,15 @@ def test_turned_images_lie_on_the_enlarged_grid_as_the_image_did(degradation, sc
 
 def test_the_ensemble_of_a_network_that_does_nothing_is_its_input_without_any_shift_of_its_own():
   degradation, lr = kernel_files.load_degradation("bicubic"), _photo(20, 22)
-  enlarge = lambda image, offset: degradation_lib.enlarge(image, 2, offset=offset)
+  enlarge = lambda image, of: degradation_lib.enlarge(image, 2, offset=of.offset)
   np.testing.assert_allclose(refine.self_ensemble(enlarge, lr, degradation, 2), degradation_lib.enlarge(lr, 2), atol=1e-5)
 
 
 def test_the_ensemble_is_a_median_of_restored_images():
   lr, seen = _photo(20, 22), []
 
-  def enlarge(image, offset):
-    seen.append(offset)
+  def enlarge(image, of):
+    seen.append(of.offset)
     return jnp.full((2 * image.shape[0], 2 * image.shape[1], 3), float(len(seen)))
 
   made = refine.self_ensemble(enlarge, lr, kernel_files.load_degradation("g20d"), 2, restore=lambda sr: sr + 10)

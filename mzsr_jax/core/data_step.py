@@ -4,6 +4,8 @@ It is the proximal step of half-quadratic splitting, as in USRNet (Zhang, Van Go
 linear degradation: x = z + A' (A A' + mu)^-1 (y - A z). It has no parameters.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -15,6 +17,7 @@ from mzsr_jax.core.forward_operator import ForwardOperator
 _EPS = 1e-20  # of sums of squares: what has converged divides by it
 
 
+@functools.partial(jax.jit, static_argnames="iterations")
 def data_step(
     z: Float[ArrayLike, "h w c"],
     y: Float[ArrayLike, "p q c"],

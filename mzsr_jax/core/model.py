@@ -82,9 +82,9 @@ class MZSRNet(nn.Module):
     return self.depth * self.features
 
   @property
-  def gains_by_ensemble(self) -> bool:
+  def is_told_kernel(self) -> bool:
     """See `network.Network`."""
-    return True
+    return False
 
   @nn.nowrap
   def init_params(self, key: Key[Array, ""]) -> Params:

@@ -20,13 +20,13 @@ class Network(Protocol):
     reach: how far away, in HR pixels, an output pixel sees its observation.
     activations: numbers that a gradient keeps for each HR pixel.
     precision: of its inner layers, one of `conv.PRECISIONS`.
-    gains_by_ensemble: whether results for turned images, turned back, may be averaged (`refine.self_ensemble`).
+    is_told_kernel: whether the observation depends on the kernel; else, on the degradation's offset alone.
   """
 
   reach: int
   activations: int
   precision: str
-  gains_by_ensemble: bool
+  is_told_kernel: bool
 
   def init_params(self, key: Key[Array, ""]) -> Params:
     """Random parameters."""

@@ -171,9 +171,9 @@ class UnrolledNet(nn.Module):
     return self.passes * (2 * self.blocks + 4) * self.features
 
   @property
-  def gains_by_ensemble(self) -> bool:
-    """See `network.Network`: the grid of the kernel, which it is told, turns with the image."""
-    return False
+  def is_told_kernel(self) -> bool:
+    """See `network.Network`."""
+    return True
 
   @nn.nowrap
   def init_params(self, key: Key[Array, ""]) -> Params:

@@ -280,9 +280,9 @@ def _enlarged(params, lr, degradation: Degradation, factor, options: Options, ne
   """The image enlarged by a trained network, with the ensemble and the back-projection of `options`."""
   restore = lambda sr: refine.back_project(sr, lr, degradation, factor, options.back_projection)
   # The network apart from the enlargement, so that turns of one shape share a program.
-  one = lambda image, offset: _network(params, enlarge(image, factor, offset=offset), net)
+  one = lambda image, of: _network(params, enlarge(image, factor, offset=of.offset), net)
   if options.self_ensemble:
     sr = refine.self_ensemble(one, lr, degradation, factor, restore)
   else:
-    sr = restore(one(lr, degradation.offset))
+    sr = restore(one(lr, degradation))
   return np.asarray(sr)

@@ -41,7 +41,7 @@ class Recipe(NamedTuple):
     net_scale: what the network enlarges by.
     scale: of the result, from 1 to 8: reached from `net_scale` by shrinking, or by `second_stage` and shrinking.
     second_stage: a network for x2 that takes sharp images, without adaptation; needed where scale > net_scale alone.
-    self_ensemble: the mean over the turned images that the kernel does not tell apart.
+    self_ensemble: the mean over the turned images, see `refine.turned`.
     back_projection: iterations of `refine.back_project`.
     noise_level: of the photo, of 255; None has it estimated.
     strength: from 0, the plain enlargement, to 1, that of the network; between them, a mean of both.
@@ -94,11 +94,8 @@ def make_recipe(
     options: `self_ensemble`, `back_projection`, `noise_level` and `strength` of `Recipe`.
 
   Raises:
-    UserError: damaged metadata, `scale` is not from 1 to 8, or an ensemble of a network that is told the grid of the kernel.
+    UserError: damaged metadata, or `scale` is not from 1 to 8.
   """
-  if options.get("self_ensemble") and not networks.of(loaded.params).gains_by_ensemble:
-    raise UserError("a self-ensemble is for the paper's networks and gains nothing for this one: leave --self_ensemble out, or "
-                    "pass others with --weights")
   net_scale = network_scale(loaded, scale)
   if degradation.kernel is None:
     net_scale = max(net_scale, blind.MIN_SCALE)
@@ -263,15 +260,24 @@ def _refined(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe:
   lr, degradation, scale = photo.rgb, recipe.degradation, recipe.net_scale
   plain = not (params and (recipe.self_ensemble or recipe.back_projection)) and recipe.scale == scale
   dtype = (np.uint16 if photo.bits == 16 else np.uint8) if plain else np.float32
-  turned = lambda image, offset: adapter.super_resolve(params, image, scale, degradation.replace(offset=offset), dtype)
   if params and recipe.self_ensemble:
-    count = np.float32(len(list(refine.turns(degradation, scale))))
-    sr = sum(part / count for part in refine.each_turn(turned, lr, degradation, scale))
+    one = lambda image, of: adapter.super_resolve(params, image, scale, of, dtype)
+    parts = refine.each_turn(one, lr, degradation, scale, networks.of(params).is_told_kernel)
+    count = np.float32(num_turns(recipe, lr.shape[:2]))
+    sr = sum(part / count for part in parts)
   else:
     sr = adapter.super_resolve(params, lr, scale, _for_network(params, recipe), dtype)
   if params and recipe.back_projection:
     sr = refine.back_project(sr, lr, degradation, scale, recipe.back_projection)
   return _to_scale(adapter, sr, lr.shape[:2], recipe, params)
+
+
+def num_turns(recipe: Recipe, size: tuple[int, int]) -> int:
+  """How many turned images of an LR size the self-ensemble is the mean over; 1 without it."""
+  if not recipe.self_ensemble:
+    return 1
+  told = networks.of(recipe.params).is_told_kernel
+  return len(list(refine.turned(recipe.degradation, size, recipe.net_scale, told)))
 
 
 def _for_network(params: Params | None, recipe: Recipe) -> Degradation | None:

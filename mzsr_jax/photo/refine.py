@@ -90,38 +90,52 @@ class Turn(NamedTuple):
     return image.swapaxes(0, 1) if self.transposed else image
 
 
-def turns(degradation: Degradation, scale: Factors) -> Iterator[Turn]:
-  """The symmetries that do not change kernel and scale: the network was adapted to this degradation alone."""
+def turned(
+    degradation: Degradation, size: tuple[int, int], scale: Factors, is_told_kernel: bool
+) -> Iterator[tuple[Turn, Degradation]]:
+  """The symmetries that a network may enlarge an image by, each with the degradation of the turned image.
+
+  Direct subsampling takes the first of every s pixels, so the last one of a flipped image: s - 1 pixels further. A network
+  that is told the kernel is told the turned one, moved by that, which must be whole pixels. Any other was adapted to one
+  kernel, which must be the same turned, and is told by the offset where the LR image lies.
+
+  Args:
+    degradation: of the image before it is turned.
+    size: of the LR image before it is turned.
+    scale: scale factor, or a pair.
+    is_told_kernel: see `network.Network`.
+  """
   factors = per_axis(scale)
   for transposed, *flipped in itertools.product((False, True), repeat=3):
     turn = Turn(transposed, tuple(flipped))
-    same = np.abs(turn.turned(degradation.kernel) - degradation.kernel).max() <= 1e-3 * np.abs(degradation.kernel).max()
-    if same and (not transposed or factors[0] == factors[1]):
-      yield turn
+    kernel = np.ascontiguousarray(turn.turned(np.asarray(degradation.kernel)))
+    offset, moves = _moved(turn, degradation, size, factors)
+    whole = [round(move) for move in moves]
+    same = np.abs(kernel - degradation.kernel).max() <= 1e-3 * np.abs(degradation.kernel).max()
+    fits = np.allclose(moves, whole, atol=1e-6) if is_told_kernel else same
+    if not fits or (transposed and factors[0] != factors[1]):
+      continue
+    if is_told_kernel:
+      moved = np.roll(np.pad(kernel, max(map(abs, whole))), whole, (0, 1))
+      yield turn, degradation.replace(kernel=moved, offset=offset)
+    else:
+      yield turn, degradation.replace(offset=offset)
 
 
-def turned_offset(turn: Turn, degradation: Degradation, size: tuple[int, int], scale: Factors) -> tuple[float, float]:
-  """Where a turned LR image lies on its turned HR image: the `offset` for `degradation.enlarge`, HR pixels.
-
-  Direct subsampling takes the first of every s pixels, so the last one of the flipped image.
-
-  Args:
-    turn: one of `turns`.
-    degradation: the degradation of the image before it was turned.
-    size: of the LR image before it was turned.
-    scale: scale factor, or a pair.
-  """
-  offsets = []
-  for length, factor, offset in zip(size, per_axis(scale), degradation.offset):
+def _moved(turn: Turn, degradation: Degradation, size: tuple[int, int], factors: tuple[float, float]):
+  """(offset of a turned degradation, how far flips move the kernel), each (vertical, horizontal), HR pixels."""
+  order = -1 if turn.transposed else 1
+  offsets, moves = [], []
+  for length, factor, offset, flip in zip(size, factors, degradation.offset, turn.flipped[::order]):
     beyond = resize.enlarged_size(length, factor) - factor * length
     aligned = factor - 1 if degradation.subsample == "direct" else 0
-    offsets.append((offset, beyond + aligned - offset))
-  offsets = offsets[::-1] if turn.transposed else offsets
-  return tuple(pair[flip] for pair, flip in zip(offsets, turn.flipped))
+    moves.append(beyond + aligned if flip else 0.0)
+    offsets.append(moves[-1] + (-offset if flip else offset))
+  return tuple(offsets[::order]), tuple(moves[::order])
 
 
 def self_ensemble(
-    enlarge: Callable[[np.ndarray, tuple[float, float]], Array],
+    enlarge: Callable[[np.ndarray, Degradation], Array],
     lr: Float[np.ndarray, "h w c"],
     degradation: Degradation,
     scale: Factors,
@@ -132,7 +146,7 @@ def self_ensemble(
   After Timofte et al., 2016. A symmetric kernel gives eight images, an anisotropic Gaussian two, others one.
 
   Args:
-    enlarge: (LR image, its offset, see `turned_offset`) -> SR image.
+    enlarge: (LR image, its degradation) -> SR image, by a network that is not told the kernel.
     lr: the LR image.
     degradation: its degradation.
     scale: scale factor, or a pair.
@@ -143,11 +157,12 @@ def self_ensemble(
 
 
 def each_turn(
-    enlarge: Callable[[np.ndarray, tuple[float, float]], Array],
+    enlarge: Callable[[np.ndarray, Degradation], Array],
     lr: Float[np.ndarray, "h w c"],
     degradation: Degradation,
     scale: Factors,
+    is_told_kernel: bool = False,
 ) -> Iterator[Float[Array, "p q c"]]:
-  """What a network makes of each of the turned images, turned back. Args: see `self_ensemble`."""
-  for turn in turns(degradation, scale):
-    yield turn.undo(enlarge(np.ascontiguousarray(turn.turned(lr)), turned_offset(turn, degradation, lr.shape[:2], scale)))
+  """What a network makes of each of the turned images, turned back. Args: see `self_ensemble` and `turned`."""
+  for turn, of in turned(degradation, lr.shape[:2], scale, is_told_kernel):
+    yield turn.undo(enlarge(np.ascontiguousarray(turn.turned(lr)), of))
