@@ -27,7 +27,8 @@ import pytest  # noqa: E402
 
 # Types and shapes of signatures are checked at each call, in jitted code as it is traced. An int is a float here.
 _CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-jaxtyping.install_import_hook([f"mzsr_jax.{room}" for room in ("core", "inference")], _CHECKER)
+_ROOMS = ("core", "evaluation", "inference", "photo", "training")
+jaxtyping.install_import_hook([f"mzsr_jax.{room}" for room in _ROOMS], _CHECKER)
 
 # Silent upcasts and silent broadcasting are how a float64 constant or a transposed kernel slips through.
 jax.config.update("jax_numpy_dtype_promotion", "strict")

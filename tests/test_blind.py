@@ -252,6 +252,7 @@ def test_a_kernel_that_was_saved_is_read_and_not_replaced(tmp_path):
   blind.save(found, tmp_path / "a.b", overwrite=True)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "lr,args,words",
     [

@@ -66,6 +66,7 @@ def test_the_border_does_not_count():
   assert metrics.psnr_y(sr, gt, 1) < math.inf
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_sizes_and_types_must_agree():
   sr, gt = _pair()
   for bad in (sr[:-1], sr / 255):

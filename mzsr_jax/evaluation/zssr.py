@@ -156,7 +156,7 @@ def check(options: Options) -> None:
 
 def train(
     params: Params,
-    sources: Sequence[Float[np.ndarray, "h w 3"]],
+    sources: Sequence[Float[np.ndarray, "_ _ 3"]],
     base_scales: Sequence[float],
     degradation: Degradation,
     factor: tuple[float, float],
@@ -206,16 +206,16 @@ def train(
 def stopped_falling(errors: Sequence[tuple[int, float]], ratio: float) -> bool:
   """Whether a line through (step, error) falls by less than its slope's standard error over `ratio`. Needs three or more."""
   (slope, _), covariance = np.polyfit(*zip(*errors), 1, cov=True)
-  return -ratio * slope < math.sqrt(covariance[0, 0])
+  return bool(-ratio * slope < math.sqrt(covariance[0, 0]))
 
 
 def random_father(
     rng: np.random.Generator,
-    sources: Sequence[Float[np.ndarray, "h w 3"]],
+    sources: Sequence[Float[np.ndarray, "_ _ 3"]],
     base_scales: Sequence[float],
     crop: int,
     options: Options,
-) -> Float[np.ndarray, "c c 3"]:
+) -> Float[np.ndarray, "crop crop 3"]:
   """A random square of one of the sources, turned, flipped, resized and sheared as `options` allow, in [0, 1].
 
   Unlike the authors', a father never shows what is not in the image: beyond the edge there is its mirror image, not black.

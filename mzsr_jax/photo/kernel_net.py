@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mzsr_jax import images
@@ -43,8 +44,8 @@ class Gaussian(NamedTuple):
 class Prediction(NamedTuple):
   """Codes of kernels, with the variances of their errors."""
 
-  mean: Float[np.ndarray, "*b 3"]
-  variance: Float[np.ndarray, "*b 3"]
+  mean: Float[np.ndarray, "*b d"]
+  variance: Float[np.ndarray, "*b d"]
 
 
 def draw(rng: np.random.Generator, scale: float, count: int, least: float = LEAST_VARIANCE) -> Gaussian:
@@ -144,7 +145,7 @@ def mean_and_log_variance(params: Params, luma: Float[Array, "n p p"], condition
 _predicted = jax.jit(mean_and_log_variance, static_argnames="net")
 
 
-def luma(rgb: Float[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w"]:
+def luma(rgb: Float[ArrayLike, "*b h w 3"]) -> Float[ArrayLike, "*b h w"]:
   """Full-range luma of an array on the host or on a device."""
   return rgb @ _LUMA
 
@@ -165,7 +166,9 @@ def patches(image: Float[np.ndarray, "h w"], most: int = 256) -> Float[np.ndarra
   return cut[np.sort(kept)]
 
 
-def combine(mean: Float[Array, "*b n 3"], variance: Float[Array, "*b n 3"]):
+def combine(
+    mean: Float[ArrayLike, "*b n d"], variance: Float[ArrayLike, "*b n d"]
+) -> tuple[Float[ArrayLike, "*b d"], Float[ArrayLike, "*b d"]]:
   """Predictions of n patches of one image as one, by inverse variance, as if their errors had nothing in common."""
   weight = 1 / variance
   total = weight.sum(-2)

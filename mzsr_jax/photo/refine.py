@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Float, Shaped
 
 from mzsr_jax.core import checks, resize
 from mzsr_jax.core.degradation import Factors, per_axis
@@ -14,7 +15,7 @@ from mzsr_jax.core.kernels import Degradation
 
 
 def back_project(
-    sr: Float[np.ndarray, "p q c"], lr: Float[np.ndarray, "h w c"], degradation: Degradation, scale: Factors, iterations: int
+    sr: Float[ArrayLike, "p q c"], lr: Float[ArrayLike, "h w c"], degradation: Degradation, scale: Factors, iterations: int
 ) -> Float[np.ndarray, "p q c"]:
   """Makes an SR image agree with its LR image: sr + D'(lr - D sr) / |D D'|, again and again, D being the degradation.
 
@@ -79,12 +80,12 @@ class Turn(NamedTuple):
   transposed: bool
   flipped: tuple[bool, bool]  # rows, columns
 
-  def turned(self, image: Float[np.ndarray, "h w ..."]) -> np.ndarray:
+  def turned(self, image: Shaped[ArrayLike, "h w *c"]) -> Shaped[ArrayLike, "_ _ *c"]:
     """The image turned."""
     image = image.swapaxes(0, 1) if self.transposed else image
     return image[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
 
-  def undo(self, image: Float[np.ndarray, "h w ..."]) -> np.ndarray:
+  def undo(self, image: Shaped[ArrayLike, "h w *c"]) -> Shaped[ArrayLike, "_ _ *c"]:
     """The image that `turned` makes into this one."""
     image = image[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
     return image.swapaxes(0, 1) if self.transposed else image
@@ -135,12 +136,12 @@ def _moved(turn: Turn, degradation: Degradation, size: tuple[int, int], factors:
 
 
 def self_ensemble(
-    enlarge: Callable[[np.ndarray, Degradation], Array],
+    enlarge: Callable[[np.ndarray, Degradation], ArrayLike],
     lr: Float[np.ndarray, "h w c"],
     degradation: Degradation,
     scale: Factors,
-    restore: Callable[[Array], Array] = lambda sr: sr,
-) -> Float[Array, "p q c"]:
+    restore: Callable[[ArrayLike], ArrayLike] = lambda sr: sr,
+) -> Float[ArrayLike, "p q c"]:
   """The median of what a network makes of an image in all the ways to turn it that its kernel does not tell apart.
 
   After Timofte et al., 2016. A symmetric kernel gives eight images, an anisotropic Gaussian two, others one.
@@ -157,12 +158,12 @@ def self_ensemble(
 
 
 def each_turn(
-    enlarge: Callable[[np.ndarray, Degradation], Array],
+    enlarge: Callable[[np.ndarray, Degradation], ArrayLike],
     lr: Float[np.ndarray, "h w c"],
     degradation: Degradation,
     scale: Factors,
     is_told_kernel: bool = False,
-) -> Iterator[Float[Array, "p q c"]]:
+) -> Iterator[Float[ArrayLike, "p q c"]]:
   """What a network makes of each of the turned images, turned back. Args: see `self_ensemble` and `turned`."""
   for turn, of in turned(degradation, lr.shape[:2], scale, is_told_kernel):
     yield turn.undo(enlarge(np.ascontiguousarray(turn.turned(lr)), of))

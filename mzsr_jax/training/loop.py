@@ -211,7 +211,7 @@ class _Progress:
       self._log(number)
 
   def _log(self, number: int) -> None:
-    mean = {name: np.mean([m[name] for m in self._recent], axis=0) for name in self._recent[0]}
+    mean = {name: np.mean([m[name] for m in self._recent], axis=0).tolist() for name in self._recent[0]}
     then, before = self._since
     now = time.monotonic()
     self._since = now, number
