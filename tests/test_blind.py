@@ -252,6 +252,17 @@ def test_a_kernel_that_was_saved_is_read_and_not_replaced(tmp_path):
   blind.save(found, tmp_path / "a.b", overwrite=True)
 
 
+@pytest.mark.parametrize("scale", [2.0, 3.0, 4.0])
+def test_a_photo_s_kernel_is_read_as_it_was_estimated_without_a_warning(tmp_path, caplog, scale):
+  found = blind.estimate_photo(shrunk(photo(1), (3.0, 1.0, 1.0)), scale)
+  blind.save(found, tmp_path / "k")
+  read = kernel_files.load_degradation(f"{tmp_path}/k.mat", photo_scale=scale)
+  assert read.offset == kernel_files.cell_centre(scale, "direct") and "kernel_shift" not in caplog.text
+  np.testing.assert_allclose(read.kernel, found.kernel, atol=1e-7)
+  kernel_files.load_degradation(f"{tmp_path}/k.mat")  # on the grid of the benchmarks, it moves the image
+  assert "kernel_shift" in caplog.text
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "lr,args,words",

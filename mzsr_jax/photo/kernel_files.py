@@ -19,6 +19,7 @@ from mzsr_jax.photo import file as photo_file
 _MAX_SIZE = 999  # of a file's kernel: what is longer is no kernel, and may be too long to be made square
 _MAX_PICTURE = 101  # of a picture: what is larger is a photo, or a kernel that was enlarged to be looked at
 _MAX_LISTED = 12  # of a file's arrays, in a message
+_MAX_SHIFT = 0.25  # pixels, of a kernel's centre of mass: what is further off is on purpose, or a fault
 _MAX_CORNER = 0.05  # of a picture's brightest pixel: what is brighter is no background
 ARRAYS = (".mat", ".npy")
 PICTURES = (".png", ".tif", ".tiff", ".bmp")  # not those that are lossy: their noise around a kernel adds up
@@ -60,7 +61,8 @@ def load_degradation(
     shift: one of `SHIFTS`: "ignore" treats the middle pixel as the kernel's centre, and logs a warning where a file's is
       another; "centre_of_mass" measures it.
     photo_scale: for photos, by which the image is enlarged: Gaussians with direct subsampling are put on their grid, see
-      `cell_centre`. None leaves them on the grid of the paper's benchmarks.
+      `cell_centre`, and a file's kernel that has its centre there, as estimated ones have, is left there. None is for images
+      on the grid of the paper's benchmarks.
     flip: turn a file's kernel by 180 degrees about its middle, as one must be that is for a convolution: a degradation
       correlates with its kernel.
 
@@ -77,14 +79,17 @@ def load_degradation(
       raise UserError(f"kernel '{SHARP}' is for photos alone, without --subsample: elsewhere, 'bicubic' is what is not blurred")
     return Degradation(area_kernel(photo_scale), "direct", cell_centre(photo_scale, "direct"))
   shape = _shape(spec)
-  if photo_scale and shape and (centre := cell_centre(photo_scale, subsample)) != (0, 0):
-    return Degradation(_gaussian(shape, centre), subsample, centre)
+  photo_centre = cell_centre(photo_scale, subsample) if photo_scale else (0.0, 0.0)
+  if shape and photo_centre != (0, 0):
+    return Degradation(_gaussian(shape, photo_centre), subsample, photo_centre)
   kernel = _gaussian(shape) if shape else _other(spec)
   kernel = kernel[::-1, ::-1] if flip else kernel  # those by name are symmetric
   centre = centre_of_mass(kernel)
   if shift == "centre_of_mass":
     return Degradation(kernel, subsample, centre)
-  if math.hypot(*centre) > 0.25:
+  if math.dist(centre, photo_centre) <= _MAX_SHIFT < math.hypot(*centre):
+    return Degradation(kernel, subsample, photo_centre)
+  if math.hypot(*centre) > _MAX_SHIFT:
     _warn(f"kernel '{spec}' has its centre of mass {centre[0]:+.2f} pixels down and {centre[1]:+.2f} to the right of its "
           "middle, and moves the image by that: pass --kernel_shift=centre_of_mass to make up for it")
   return Degradation(kernel, subsample)
