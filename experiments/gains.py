@@ -22,5 +22,4 @@ def line(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _gain(by_image: np.ndarray, digits: int = 2) -> str:
-  mean, low, high = benchmark.interval(by_image)
-  return f"{mean:+.{digits}f}" + ("" if low is None else f" [{low:+.{digits}f}, {high:+.{digits}f}]")
+  return benchmark.interval_text(*benchmark.interval(by_image), digits)

@@ -85,6 +85,17 @@ def gaussian(
   return k / k.sum()
 
 
+def exact_gaussian(
+    shape: tuple[float, float, float], size: int = EVALUATION_SIZE, centre: tuple[float, float] = (0.0, 0.0)
+) -> Float[np.ndarray, "size size"]:
+  """`gaussian` in float64, on the host, of (lambda1, lambda2, theta).
+
+  The rounding of LR images to 8 bits shows the last digits of a float32 exponential.
+  """
+  with jax.enable_x64(True):
+    return np.asarray(gaussian(*shape, size, centre))
+
+
 def sample(
     key: Key[Array, ""], scale: Scalar, min_variance: float = 1.0, size: int = TRAINING_SIZE
 ) -> Float[Array, "size size"]:

@@ -367,9 +367,13 @@ def interval(by_image: np.ndarray) -> tuple[float, float | None, float | None]:
 
 def difference_text(row: dict[str, Any]) -> str:
   """One of `differences` as text: "+0.12 [-0.03, +0.30]"; "?" for what is undefined."""
-  digits = 4 if row["metric"] in _FINE else 2
-  show = lambda value: "?" if value is None else f"{value:+.{digits}f}"
-  return f"{show(row['mean'])} [{show(row['low'])}, {show(row['high'])}]"
+  return interval_text(row["mean"], row["low"], row["high"], 4 if row["metric"] in _FINE else 2)
+
+
+def interval_text(mean: float | None, low: float | None, high: float | None, digits: int) -> str:
+  """A mean and its interval as text, see `difference_text`."""
+  mean, low, high = ("?" if value is None else f"{value:+.{digits}f}" for value in (mean, low, high))
+  return f"{mean} [{low}, {high}]"
 
 
 def differences_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -6,13 +6,12 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 from absl import logging
 from jaxtyping import Float
 
 from mzsr_jax import files, images
-from mzsr_jax.core.kernels import EVALUATION_SIZE, SUBSAMPLINGS, Degradation, centre_of_mass, gaussian
+from mzsr_jax.core.kernels import EVALUATION_SIZE, SUBSAMPLINGS, Degradation, centre_of_mass, exact_gaussian
 from mzsr_jax.errors import UserError
 from mzsr_jax.photo import file as photo_file
 
@@ -81,8 +80,8 @@ def load_degradation(
   shape = _shape(spec)
   photo_centre = cell_centre(photo_scale, subsample) if photo_scale else (0.0, 0.0)
   if shape and photo_centre != (0, 0):
-    return Degradation(_gaussian(shape, photo_centre), subsample, photo_centre)
-  kernel = _gaussian(shape) if shape else _other(spec)
+    return Degradation(np.float32(exact_gaussian(shape, centre=photo_centre)), subsample, photo_centre)
+  kernel = np.float32(exact_gaussian(shape)) if shape else _other(spec)
   kernel = kernel[::-1, ::-1] if flip else kernel  # those by name are symmetric
   centre = centre_of_mass(kernel)
   if shift == "centre_of_mass":
@@ -133,12 +132,6 @@ def _shape(spec: str) -> tuple[float, float, float] | None:
   if spec in _EVALUATION:
     return _EVALUATION[spec][:3]
   return _parameters(spec) if spec.startswith(_PREFIX) else None
-
-
-def _gaussian(shape: tuple[float, float, float], centre: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-  # In float64: the rounding of LR images to 8 bits shows the last digits of a float32 exponential.
-  with jax.enable_x64(True):
-    return np.asarray(gaussian(*shape, EVALUATION_SIZE, centre), np.float32)
 
 
 def _other(spec: str) -> np.ndarray:

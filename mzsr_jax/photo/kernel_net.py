@@ -206,5 +206,4 @@ def predict(
 
 def kernel(shape: Gaussian) -> Float[np.ndarray, "k k"]:
   """The kernel of a shape (scalars), on the grid of the evaluation kernels."""
-  with jax.enable_x64(True):
-    return np.asarray(kernels.gaussian(*map(float, shape), kernels.EVALUATION_SIZE), np.float32)
+  return kernels.exact_gaussian(tuple(map(float, shape))).astype(np.float32)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from mzsr_jax.core.kernels import EVALUATION_SIZE
+from mzsr_jax.core import kernels
 from mzsr_jax.photo.kernel_net import Gaussian, KernelNet, Prediction
 
 FREQUENCIES = np.pi * np.array([0.2, 0.4, 0.6, 0.8, 1.0, 1.3])  # radians per LR pixel, along an axis
@@ -104,7 +104,7 @@ def taps(variance, centre: float, size: int) -> Float[np.ndarray, "*b k"]:
 
 def kernel_size(scale: float) -> int:
   """Pixels, side: two and a half deviations of the widest sharpening."""
-  return max(EVALUATION_SIZE, 2 * math.ceil(2.5 * 1.5 * scale) + 1)
+  return max(kernels.EVALUATION_SIZE, 2 * math.ceil(2.5 * 1.5 * scale) + 1)
 
 
 @functools.cache
@@ -151,14 +151,8 @@ def shape(blurs: Sequence[Blur], scale: float) -> Gaussian:
 
 def kernel(blur: Blur, scale: float) -> Float[np.ndarray, "k k"]:
   """The kernel of a blur on the HR grid, about the middle of the cell that an LR pixel stands for."""
-  size = kernel_size(scale)
-  place = np.arange(size) - size // 2 - (scale - 1) / 2
-  cosine, sine = blur.anisotropy
-  made = 0.0
-  for weight, extra in ((1 + blur.amount, 0.0), (-blur.amount, blur.radius**2)):
-    xx, yy, xy = (scale**2 * v for v in (blur.variance + extra + cosine, blur.variance + extra - cosine, sine))
-    y, x = place[:, None], place[None]
-    exponent = -(yy * x * x - 2 * xy * x * y + xx * y * y) / (2 * (xx * yy - xy * xy))
-    gaussian = np.exp(exponent - exponent.max())
-    made = made + weight * gaussian / gaussian.sum()
-  return made.astype(np.float32)
+  size, centre = kernel_size(scale), ((scale - 1) / 2,) * 2
+  wider = blur._replace(variance=blur.variance + blur.radius**2)
+  lambda1, lambda2, theta = shape([blur, wider], scale)
+  plain, wide = (kernels.exact_gaussian(tuple(map(float, of)), size, centre) for of in zip(lambda1, lambda2, theta))
+  return ((1 + blur.amount) * plain - blur.amount * wide).astype(np.float32)
