@@ -71,17 +71,22 @@ def gaussian(
   Raises:
     ValueError: an even size; or, outside of jit, a variance that is no number above 0.
   """
+  return _density(lambda1, lambda2, theta, size, centre, jnp)
+
+
+def _density(lambda1, lambda2, theta, size, centre, xp) -> ArrayLike:
+  """`gaussian` by jax.numpy, or, where there is nothing to compile, by NumPy."""
   if size % 2 == 0:
     raise ValueError(f"a kernel's size must be odd, not {size}")
   variances = [x for x in (lambda1, lambda2) if not isinstance(x, jax.core.Tracer)]
   if not all(0 < float(x) < float("inf") for x in variances):
     raise ValueError(f"variances must be numbers above 0, not {', '.join(map(str, variances))}")
   radius = (size - 1) / 2
-  axis = jnp.linspace(-radius, radius, size)
-  x, y = jnp.meshgrid(axis - centre[1], axis - centre[0])
-  c, s = jnp.cos(theta), jnp.sin(theta)
+  axis = xp.linspace(-radius, radius, size)
+  x, y = xp.meshgrid(axis - centre[1], axis - centre[0])
+  c, s = xp.cos(theta), xp.sin(theta)
   along, across = c * x + s * y, c * y - s * x
-  k = jnp.exp(-0.5 * (along**2 / lambda1 + across**2 / lambda2))
+  k = xp.exp(-0.5 * (along**2 / lambda1 + across**2 / lambda2))
   return k / k.sum()
 
 
@@ -92,8 +97,7 @@ def exact_gaussian(
 
   The rounding of LR images to 8 bits shows the last digits of a float32 exponential.
   """
-  with jax.enable_x64(True):
-    return np.asarray(gaussian(*shape, size, centre))
+  return _density(*shape, size, centre, np)
 
 
 def sample(
