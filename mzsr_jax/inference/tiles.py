@@ -55,14 +55,14 @@ def fit(size: Size, max_area: int, halo: int, parts: int = 1, step: int = 32) ->
     size: height and width, pixels.
     max_area: pixels that a tile may have.
     halo: see `spans`.
-    parts: tiles that are worked on at once: an image is cut into as many, from top to bottom, but into none so low that more
-      than a third of it would be halo.
+    parts: tiles that are worked on at once: an image is cut into as many, from top to bottom, but into none whose own rows are
+      fewer than those of one halo. What is not cut would be done by each device all the same.
     step: sides are multiples of it, so that images of nearly one size share a program.
   """
   up = lambda length, multiple: math.ceil(length / multiple) * multiple
   height, width = (up(length, step) for length in size)
   if halo:
-    parts = max(1, min(parts, height // (6 * halo)))
+    parts = max(1, min(parts, (height - 2 * halo) // halo))
   if parts > 1:
     height = up((height - 2 * halo) / parts + 2 * halo, 8)
   if height * width > max_area:
