@@ -7,7 +7,6 @@ from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.photo import enhance, response
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo import trust as trust_lib
-from mzsr_jax.photo.kernel_net import Prediction
 
 
 def trust(lr, noise_std, most=0.6):
@@ -81,11 +80,33 @@ def test_only_a_kernel_that_was_estimated_of_a_photo_is_doubted():
   assert given.trusted == 1 and enhance.kept(photo, given) == 0.5
 
 
-def test_clear_blurs_are_trusted_and_doubtful_ones_by_half():
-  found = lambda response_at, error: Prediction(response.encode(np.full(6, response_at), np.zeros(2)), np.full(8, error**2))
-  shares = [response.trusted(found(kept, 0.3)) for kept in (1.3, 0.8, 0.4, 0.35, 0.3, 0.1)]
-  assert 0.5 < shares[0] == shares[1] and shares == sorted(shares) and shares[-1] == 1
-  assert response.trusted(found(0.1, 1.0)) == shares[0]
+def test_a_halo_is_halved_and_what_is_within_the_photo_stays():
+  lr = gray([[0.2, 0.2, 0.2, 0.8, 0.8, 0.8]])
+  low, high = trust_lib.limits(lr)
+  plain, made = (gray([row]) for row in ([0.2, 0.16, 0.2, 0.8, 0.84, 0.8], [0.2, 0.1, 0.3, 0.7, 1.0, 0.8]))
+  limited = trust_lib.limited(made, plain, low, high)
+  np.testing.assert_allclose(limited, gray([[0.2, 0.13, 0.3, 0.7, 0.92, 0.8]]), atol=1e-6)
+  np.testing.assert_array_equal(trust_lib.limited(plain, plain, low, high), plain)
+
+
+def test_a_blend_is_limited_at_every_part_and_where_a_kernel_was_estimated_only():
+  lr = gray(np.where(np.arange(300)[:, None] < 150, 0.3, 0.6) * np.ones((300, 4)))
+  plain, made = (photo_file.Photo(gray(np.full((600, 8), value))) for value in (0.45, 0.9))
+  free, held = (enhance.blend(plain, made, 1.0, limits).rgb for limits in (None, trust_lib.limits(lr)))
+  np.testing.assert_allclose(free, 0.9, atol=1e-6)
+  np.testing.assert_allclose(held[[0, 297, 302, 599]], np.repeat([0.675, 0.675, 0.75, 0.75], 24).reshape(4, 8, 3), atol=1e-6)
+
+
+def test_sharpening_is_not_believed_of_lines_on_white():
+  found = response.prior()._replace(mean=np.append(np.log([1.1, 1.2, 1.2, 1.0, 0.7, 0.2]), [0.1, 0.2]))
+  same, half, none = (response.unclipped(found, share).mean for share in (0.2, 0.45, 0.8))
+  np.testing.assert_array_equal(same, found.mean)
+  assert (none <= half).all() and (half <= same).all() and (none[:4] < half[:4]).any()
+  np.testing.assert_array_equal(none[3:], found.mean[3:])
+  assert np.ptp(none[:3]) < 1e-9
+  page = np.ones((20, 20, 3))
+  page[:10] = 0.5
+  assert response.saturated(page) == response.saturated(1 - page) == 0.5
 
 
 def test_there_is_no_caution_where_a_blur_is_clear():

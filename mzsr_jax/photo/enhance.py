@@ -45,7 +45,7 @@ class Recipe(NamedTuple):
     back_projection: iterations of `refine.back_project`.
     noise_level: of the photo, of 255; None has it estimated.
     strength: from 0, the plain enlargement, to 1, that of the network; between them, a mean of both.
-    trusted: share of what the network adds that is kept, see `trust`; 1 where the kernel was given, or is clear.
+    trusted: share of what the network adds that is kept, see `trust`; 1 where the kernel was given.
   """
 
   params: Params
@@ -222,28 +222,42 @@ def enlarge(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: 
   plain = _enlarged(adapter, None, photo, recipe)
   if not np.any(share):
     return plain
-  return blend(plain, _enlarged(adapter, params, photo, recipe), share)
+  limits = trust.limits(photo.rgb) if recipe.trusted < 1 else None
+  return blend(plain, _enlarged(adapter, params, photo, recipe), share, limits)
 
 
 def kept(photo: Photo, recipe: Recipe) -> float | Float[np.ndarray, "h w"]:
-  """The share of what the network adds that is kept: the strength, less where the kernel is not sure."""
+  """The share of what the network adds that is kept: the strength, less where the kernel was estimated."""
   if recipe.trusted == 1:
     return recipe.strength
   return recipe.strength * trust.trust(photo.rgb, recipe.degradation.noise_std, recipe.trusted)
 
 
-def blend(plain: Photo, made: Photo, share: float | Float[np.ndarray, "h w"]) -> Photo:
-  """The mean of the plain enlargement and the network's. Args: share of the latter, or that at each LR pixel, in [0, 1]."""
+def blend(
+    plain: Photo,
+    made: Photo,
+    share: float | Float[np.ndarray, "h w"],
+    limits: tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]] | None = None,
+) -> Photo:
+  """The mean of the plain enlargement and the network's.
+
+  Args:
+    plain, made: the two, of the same size.
+    share: of the latter, or that at each LR pixel, in [0, 1].
+    limits: at each LR pixel, that `trust.limited` holds the latter to.
+  """
   share = np.atleast_2d(np.float32(share))
   rgb, alpha = np.empty_like(made.rgb), None if made.alpha is None else np.empty_like(made.alpha)
-  of_lr = lambda i, axis: i * share.shape[axis] // rgb.shape[axis]
-  columns = of_lr(np.arange(rgb.shape[1]), 1)
+  of_lr = lambda i, lr, axis: i * lr.shape[axis] // rgb.shape[axis]
+  at = lambda lr, rows: lr[of_lr(np.arange(len(rgb))[rows], lr, 0)][:, of_lr(np.arange(rgb.shape[1]), lr, 1)]
+  mean = lambda a, b, own: a + own * (b - a)
   for first in range(0, len(rgb), _BLENDED_ROWS):
     rows = slice(first, first + _BLENDED_ROWS)
-    own = share[of_lr(np.arange(len(rgb))[rows], 0)][:, columns]
-    mean = lambda a, b, own: a + own * (b - a)
-    colours = (photo_file.as_float(part.rgb[rows]) for part in (plain, made))
-    rgb[rows] = images.quantize(mean(*colours, own[..., None]), rgb.dtype)
+    own = at(share, rows)
+    start, end = (photo_file.as_float(part.rgb[rows]) for part in (plain, made))
+    if limits:
+      end = trust.limited(end, start, *(at(limit, rows) for limit in limits))
+    rgb[rows] = images.quantize(mean(start, end, own[..., None]), rgb.dtype)
     if alpha is not None:
       alpha[rows] = mean(plain.alpha[rows], made.alpha[rows], own)
   return made._replace(rgb=rgb, alpha=alpha)

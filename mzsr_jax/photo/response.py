@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mzsr_jax.core import kernels
-from mzsr_jax.photo.kernel_net import Gaussian, KernelNet, Prediction
+from mzsr_jax.photo.kernel_net import Gaussian, KernelNet, Prediction, luma
 
 FREQUENCIES = np.pi * np.array([0.2, 0.4, 0.6, 0.8, 1.0, 1.3])  # radians per LR pixel, along an axis
 _COUNT = len(FREQUENCIES)
@@ -31,9 +31,10 @@ _MIDDLE, _FINE = 1, 4  # frequencies of periods of 5 and of 2 LR pixels
 _UNSURE = 0.35  # error of the logarithm of the fine response from which on the text says so
 _ROUND = 0.9  # most of the anisotropy, in parts of the variance
 _CLEAR = 3  # index of the frequency by whose response a blur is told: a period of 2.5 LR pixels
-_TRUST = 0.55  # share of a change that is kept, where the blur is not clear
 _SURE = 3.0, 3.5  # standard errors that the response lies below none: from where on a blur is clearer, and from where on clear
 _CAUTION = 0.5  # standard errors: with 0.2, photos gain as much on average, and fewer of them gain
+_END = 5.5 / 255  # from black or white: so near, JPEG leaves what was either
+_SATURATED = 0.3, 0.6  # share of black and white: from where on less sharpening is believed, and from where on none
 _PARSIMONY = 0.02  # what a unit of sharpening must gain in the fit
 NET = KernelNet((0.0, -0.1, -0.3, -0.5, -0.8, -1.5, 0.0, 0.0))
 
@@ -90,9 +91,22 @@ def cautious(found: Prediction) -> Prediction:
   return found._replace(mean=found.mean + raised)
 
 
-def trusted(found: Prediction) -> float:
-  """The share of what a network adds that is kept: all where the photo is clearly blurred."""
-  return _TRUST + (1 - _TRUST) * clearness(found)
+def saturated(lr: Float[np.ndarray, "h w 3"]) -> float:
+  """The share of a photo in [0, 1] that is black or white, or nearly so."""
+  gray = luma(lr)
+  return float(np.mean((gray < _END) | (gray > 1 - _END)))
+
+
+def unclipped(found: Prediction, share: float) -> Prediction:
+  """The code without what looks like sharpening, where much of the photo is black or white. Args: share of that.
+
+  Halos, by which sharpening is told, cannot be seen there. Lines on white paper look sharpened without any: to undo that would
+  make them thin and pale.
+  """
+  start, end = _SATURATED
+  believed = np.clip((end - share) / (end - start), 0, 1)
+  above = np.maximum(found.mean - math.log(1 + _SOFTENING), 0) * (np.arange(found.mean.shape[-1]) < _COUNT)
+  return found._replace(mean=found.mean - (1 - believed) * above)
 
 
 def taps(variance, centre: float, size: int) -> Float[np.ndarray, "*b k"]:

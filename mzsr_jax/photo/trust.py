@@ -1,8 +1,9 @@
-"""How much of what a network adds to a photo is kept where the kernel was estimated and is not clear: the rest is plain.
+"""How much of what a network adds to a photo is kept where the kernel was estimated: the rest is plain.
 
 An estimate may be wrong, and a mean with the plain enlargement halves what that costs, but takes a quarter of what a right one
 gains. Details as fine as two pixels may have been finer before the photo was shrunk: enlarging them sharpens what is not there
-(aliasing). `experiments/pipelines.py` measures what it gains.
+(aliasing). What is brighter or darker than all pixels around is a halo more often than a detail. `experiments/pipelines.py`
+measures what it gains.
 """
 
 import numpy as np
@@ -11,6 +12,8 @@ from jaxtyping import Float
 
 from mzsr_jax.photo import kernel_net
 
+SHARE = 0.6  # where nothing speaks against it
+_BEYOND = 0.5  # share that is kept of what lies beyond the range around
 _FINE = 0.3, 0.6  # share of the contrast in details of two pixels: from where on less is kept, and from where on nothing
 _WINDOW = 9  # pixels, side, that contrast is measured in
 _FLAT = 2 / 255  # contrast, standard deviation, that is as good as none
@@ -23,7 +26,7 @@ def trust(lr: Float[np.ndarray, "h w 3"], noise_std: float, most: float) -> Floa
   Args:
     lr: the photo, in [0, 1].
     noise_std: standard deviation of its noise, in [0, 1] units.
-    most: the share where nothing speaks against it, see `response.trusted`.
+    most: the share where nothing speaks against it, see `SHARE`.
   """
   luma = kernel_net.luma(lr).astype(np.float32)
   mean = lambda x: scipy.ndimage.uniform_filter(x, _WINDOW, mode="mirror")
@@ -32,3 +35,19 @@ def trust(lr: Float[np.ndarray, "h w 3"], noise_std: float, most: float) -> Floa
   contrast = np.maximum(mean(luma**2) - mean(luma) ** 2, 0) + _FLAT**2 + (_NOISE * noise_std) ** 2
   start, end = _FINE
   return most * np.clip((end - fine / contrast) / (end - start), 0, 1)
+
+
+def limits(lr: Float[np.ndarray, "h w 3"]) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]]:
+  """The darkest and the brightest of each pixel and its eight neighbours, channel by channel."""
+  return tuple(f(lr, (3, 3, 1), mode="nearest") for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter))
+
+
+def limited(
+    rgb: Float[np.ndarray, "h w 3"],
+    plain: Float[np.ndarray, "h w 3"],
+    low: Float[np.ndarray, "h w 3"],
+    high: Float[np.ndarray, "h w 3"],
+) -> Float[np.ndarray, "h w 3"]:
+  """A result with half of what lies beyond the plain enlargement and the `limits` of the photo there."""
+  inside = np.clip(rgb, np.minimum(low, plain), np.maximum(high, plain))
+  return inside + _BEYOND * (rgb - inside)
