@@ -7,6 +7,7 @@ from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.photo import enhance, response
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo import trust as trust_lib
+from mzsr_jax.photo.kernel_net import Prediction
 
 
 def trust(lr, noise_std, most=0.6):
@@ -107,6 +108,20 @@ def test_sharpening_is_not_believed_of_lines_on_white():
   page = np.ones((20, 20, 3))
   page[:10] = 0.5
   assert response.saturated(page) == response.saturated(1 - page) == 0.5
+
+
+def test_clear_blurs_are_trusted_more_and_doubtful_ones_alike():
+  found = lambda response_at, error: Prediction(response.encode(np.full(6, response_at), np.zeros(2)), np.full(8, error**2))
+  shares = [response.trusted(found(kept, 0.3)) for kept in (1.3, 0.8, 0.4, 0.35, 0.3, 0.1)]
+  assert 0.5 < shares[0] == shares[1] and shares == sorted(shares) and shares[0] < shares[-1] < 1
+  assert response.trusted(found(0.1, 1.0)) == shares[0]
+
+
+def test_of_noisy_photos_less_is_kept_however_clear_their_blur():
+  flat = gray(np.full((9, 9), 0.5))
+  kept = [trust(flat, level / 255, 0.9).max() for level in (0, 1, 1.5, 2, 9)]
+  np.testing.assert_allclose(kept, [0.9, 0.9, 0.75, 0.6, 0.6], atol=1e-6)
+  assert trust(flat, 9 / 255, 0.4).max() == pytest.approx(0.4)
 
 
 def test_there_is_no_caution_where_a_blur_is_clear():

@@ -18,7 +18,7 @@ from PIL import Image
 from mzsr_jax import files, images, weights
 from mzsr_jax.core import checks, kernels
 from mzsr_jax.errors import UserError
-from mzsr_jax.photo import kernel_net, response, trust
+from mzsr_jax.photo import kernel_net, response
 from mzsr_jax.photo.kernel_net import Gaussian, Prediction
 
 _UNSURE = 0.25  # relative error of a width from which on the text says so
@@ -89,12 +89,13 @@ def estimate_photo(lr: Float[np.ndarray, "h w 3"], scale: float) -> Estimate:
   found = kernel_net.predict(params, lr.astype(np.float32), scale, "direct", response.NET)
   preface = _NO_EDGES if found is None else ""
   found = response.posterior(found, calibration) if found else response.prior()
+  trusted = response.trusted(found)
   if not preface:
     found = response.cautious(response.unclipped(found, response.saturated(lr)))
   blur, *several = response.decode(np.vstack([found.mean, _around(found)]), found.variance, scale)
   shape = Gaussian(*(part.item() for part in response.shape([blur], scale)))
   described = _described(response.kernel(blur, scale), shape, response.shape(several, scale))
-  return described._replace(text=f"{preface}{response.describe(found)}", trusted=trust.SHARE)
+  return described._replace(text=f"{preface}{response.describe(found)}", trusted=trusted)
 
 
 def _check(lr: np.ndarray, scale: float) -> None:

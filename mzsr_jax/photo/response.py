@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mzsr_jax.core import kernels
+from mzsr_jax.photo import trust
 from mzsr_jax.photo.kernel_net import Gaussian, KernelNet, Prediction, luma
 
 FREQUENCIES = np.pi * np.array([0.2, 0.4, 0.6, 0.8, 1.0, 1.3])  # radians per LR pixel, along an axis
@@ -89,6 +90,11 @@ def cautious(found: Prediction) -> Prediction:
   """
   raised = (1 - clearness(found)) * _CAUTION * np.sqrt(found.variance) * (np.arange(found.mean.shape[-1]) < _COUNT)
   return found._replace(mean=found.mean + raised)
+
+
+def trusted(found: Prediction) -> float:
+  """The share of what a network adds that is kept: nearly all where the photo is clearly blurred."""
+  return trust.SHARE + (trust.CLEAR_SHARE - trust.SHARE) * clearness(found)
 
 
 def saturated(lr: Float[np.ndarray, "h w 3"]) -> float:
