@@ -85,15 +85,16 @@ def test_a_halo_is_halved_and_what_is_within_the_photo_stays():
   lr = gray([[0.2, 0.2, 0.2, 0.8, 0.8, 0.8]])
   low, high = trust_lib.limits(lr)
   plain, made = (gray([row]) for row in ([0.2, 0.16, 0.2, 0.8, 0.84, 0.8], [0.2, 0.1, 0.3, 0.7, 1.0, 0.8]))
-  limited = trust_lib.limited(made, plain, low, high)
+  limited = trust_lib.limited(made, plain, low, high, 0.5)
   np.testing.assert_allclose(limited, gray([[0.2, 0.13, 0.3, 0.7, 0.92, 0.8]]), atol=1e-6)
-  np.testing.assert_array_equal(trust_lib.limited(plain, plain, low, high), plain)
+  np.testing.assert_array_equal(trust_lib.limited(plain, plain, low, high, 0.5), plain)
+  assert 0 < trust_lib.beyond(0.0, 0.6) < trust_lib.beyond(0.0, 0.9) < 1
 
 
 def test_a_blend_is_limited_at_every_part_and_where_a_kernel_was_estimated_only():
   lr = gray(np.where(np.arange(300)[:, None] < 150, 0.3, 0.6) * np.ones((300, 4)))
   plain, made = (photo_file.Photo(gray(np.full((600, 8), value))) for value in (0.45, 0.9))
-  free, held = (enhance.blend(plain, made, 1.0, limits).rgb for limits in (None, trust_lib.limits(lr)))
+  free, held = (enhance.blend(plain, made, 1.0, limits, 0.5).rgb for limits in (None, trust_lib.limits(lr)))
   np.testing.assert_allclose(free, 0.9, atol=1e-6)
   np.testing.assert_allclose(held[[0, 297, 302, 599]], np.repeat([0.675, 0.675, 0.75, 0.75], 24).reshape(4, 8, 3), atol=1e-6)
 

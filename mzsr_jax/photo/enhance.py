@@ -222,8 +222,10 @@ def enlarge(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: 
   plain = _enlarged(adapter, None, photo, recipe)
   if not np.any(share):
     return plain
-  limits = trust.limits(photo.rgb) if recipe.trusted < 1 else None
-  return blend(plain, _enlarged(adapter, params, photo, recipe), share, limits)
+  made = _enlarged(adapter, params, photo, recipe)
+  if recipe.trusted == 1:
+    return blend(plain, made, share)
+  return blend(plain, made, share, trust.limits(photo.rgb), trust.beyond(recipe.degradation.noise_std, recipe.trusted))
 
 
 def kept(photo: Photo, recipe: Recipe) -> float | Float[np.ndarray, "h w"]:
@@ -238,6 +240,7 @@ def blend(
     made: Photo,
     share: float | Float[np.ndarray, "h w"],
     limits: tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]] | None = None,
+    beyond: float = 1.0,
 ) -> Photo:
   """The mean of the plain enlargement and the network's.
 
@@ -245,6 +248,7 @@ def blend(
     plain, made: the two, of the same size.
     share: of the latter, or that at each LR pixel, in [0, 1].
     limits: at each LR pixel, that `trust.limited` holds the latter to.
+    beyond: share that stands of what lies beyond these.
   """
   share = np.atleast_2d(np.float32(share))
   rgb, alpha = np.empty_like(made.rgb), None if made.alpha is None else np.empty_like(made.alpha)
@@ -256,7 +260,7 @@ def blend(
     own = at(share, rows)
     start, end = (photo_file.as_float(part.rgb[rows]) for part in (plain, made))
     if limits:
-      end = trust.limited(end, start, *(at(limit, rows) for limit in limits))
+      end = trust.limited(end, start, *(at(limit, rows) for limit in limits), beyond)
     rgb[rows] = images.quantize(mean(start, end, own[..., None]), rgb.dtype)
     if alpha is not None:
       alpha[rows] = mean(plain.alpha[rows], made.alpha[rows], own)

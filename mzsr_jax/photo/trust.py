@@ -13,9 +13,9 @@ from jaxtyping import Float
 from mzsr_jax.photo import kernel_net
 
 SHARE = 0.6  # where nothing speaks against it
-CLEAR_SHARE = 0.9  # where the photo is clearly blurred, and clean
+CLEAR_SHARE = 0.98  # where the photo is clearly blurred, and clean
 _CLEAN = 1 / 255  # noise up to which a photo is clean; with twice as much, it is noisy
-_BEYOND = 0.5  # share that is kept of what lies beyond the range around
+_BEYOND = 0.5, 0.75  # share that stands of what lies beyond the range around, where `SHARE` is kept and where `CLEAR_SHARE`
 _FINE = 0.3, 0.6  # share of the contrast in details of two pixels: from where on less is kept, and from where on nothing
 _WINDOW = 9  # pixels, side, that contrast is measured in
 _FLAT = 2 / 255  # contrast, standard deviation, that is as good as none
@@ -28,17 +28,25 @@ def trust(lr: Float[np.ndarray, "h w 3"], noise_std: float, most: float) -> Floa
   Args:
     lr: the photo, in [0, 1].
     noise_std: standard deviation of its noise, in [0, 1] units.
-    most: the share where nothing speaks against it, see `response.trusted`; of noisy photos at most `SHARE`,
-      for their noise grows with it.
+    most: the share where nothing speaks against it, see `response.trusted` and `of_noisy`.
   """
   luma = kernel_net.luma(lr).astype(np.float32)
   mean = lambda x: scipy.ndimage.uniform_filter(x, _WINDOW, mode="mirror")
   # Of a frequency, such a filter passes 1 of contrast at two pixels, half at four.
   fine = sum(mean(scipy.ndimage.convolve1d(luma, (-0.25, 0.5, -0.25), axis, mode="mirror") ** 2) for axis in (0, 1))
   contrast = np.maximum(mean(luma**2) - mean(luma) ** 2, 0) + _FLAT**2 + (_NOISE * noise_std) ** 2
-  most -= max(most - SHARE, 0) * np.clip(noise_std / _CLEAN - 1, 0, 1)
   start, end = _FINE
-  return most * np.clip((end - fine / contrast) / (end - start), 0, 1)
+  return of_noisy(noise_std, most) * np.clip((end - fine / contrast) / (end - start), 0, 1)
+
+
+def of_noisy(noise_std: float, most: float) -> float:
+  """The share that may be kept of a photo with such noise, which grows with the share: at most `SHARE` of a noisy one."""
+  return most - max(most - SHARE, 0) * float(np.clip(noise_std / _CLEAN - 1, 0, 1))
+
+
+def beyond(noise_std: float, most: float) -> float:
+  """The share that stands of what lies beyond the limits. Args: see `trust`."""
+  return float(np.interp(of_noisy(noise_std, most), (SHARE, CLEAR_SHARE), _BEYOND))
 
 
 def limits(lr: Float[np.ndarray, "h w 3"]) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]]:
@@ -51,7 +59,8 @@ def limited(
     plain: Float[np.ndarray, "h w 3"],
     low: Float[np.ndarray, "h w 3"],
     high: Float[np.ndarray, "h w 3"],
+    beyond: float,
 ) -> Float[np.ndarray, "h w 3"]:
-  """A result with half of what lies beyond the plain enlargement and the `limits` of the photo there."""
+  """A result with a share of what lies beyond the plain enlargement and the `limits` of the photo there."""
   inside = np.clip(rgb, np.minimum(low, plain), np.maximum(high, plain))
-  return inside + _BEYOND * (rgb - inside)
+  return inside + beyond * (rgb - inside)
