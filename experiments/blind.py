@@ -33,18 +33,21 @@ from mzsr_jax.photo.kernel_net import Gaussian
 
 _METHODS = ("bicubic", "bicubic_weights", "bicubic_kernel", "middle", "regression", "true")
 
-flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
-flags.DEFINE_integer("kernels_per_image", 1, "random kernels that each image is degraded by", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "of the kernels", lower_bound=0)
-flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
-flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
-flags.DEFINE_string("weights", weights.DEFAULT, "that MZSR adapts")
-flags.DEFINE_float("least", 1.0, "least variance of a kernel, HR pixels^2: the paper's 1, or less", lower_bound=0.01)
-flags.DEFINE_integer("steps", None, "adaptation steps; default: 10, or 0 for weights that gain nothing by any", lower_bound=0)
-flags.DEFINE_list("methods", list(_METHODS), "what to compare")
-camera.define_flags()
-outputs.define_flags("Markdown")
-cli.define_cache_flag()
+
+def define_flags() -> None:
+  """Defines the flags of this entry."""
+  flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
+  flags.DEFINE_integer("kernels_per_image", 1, "random kernels that each image is degraded by", lower_bound=1)
+  flags.DEFINE_integer("seed", 0, "of the kernels", lower_bound=0)
+  flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
+  flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
+  flags.DEFINE_string("weights", weights.DEFAULT, "that MZSR adapts")
+  flags.DEFINE_float("least", 1.0, "least variance of a kernel, HR pixels^2: the paper's 1, or less", lower_bound=0.01)
+  flags.DEFINE_integer("steps", None, "adaptation steps; default: 10, or 0 for weights that gain nothing by any", lower_bound=0)
+  flags.DEFINE_list("methods", list(_METHODS), "what to compare")
+  camera.define_flags()
+  outputs.define_flags("Markdown")
+  cli.define_cache_flag()
 
 
 def told(name: str, params, rates, steps: int, degradations: Callable[[str], Degradation], noises: dict[str, float]) -> Method:
@@ -186,4 +189,5 @@ def markdown(results, rows) -> str:
 
 
 if __name__ == "__main__":
+  define_flags()
   cli.run(main)

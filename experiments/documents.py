@@ -8,7 +8,8 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. The first word
 The table of photos has another form: it is made of what `experiments.pipelines` wrote into experiments/results/photos/. So have
 those of speed, of what the scripts in experiments/bench/ wrote into experiments/results/speed/NAME.json, or NAME_SOMETHING.json
 where there are several; that of precision, of pairs of evaluations in experiments/results/precision/;
-those of gains by steps and with wrong kernels, of `experiments.rates`; and that of seconds, of `experiments.peers`.
+those of gains by steps and with wrong kernels, of `experiments.rates`; that of blind kernels, of `experiments.blind`; and that
+of seconds, of `experiments.peers`.
 """
 
 import functools
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import gains, pipelines
+from experiments import blind, gains, pipelines
 from experiments.bench import timing
 from mzsr_jax import cli, files
 from mzsr_jax.errors import UserError
@@ -169,6 +170,12 @@ def gained(name: str) -> str:
   return timing.table([gains.line(row) for row in rows])
 
 
+def blind_kernels(path: pathlib.Path = RESULTS / "blind" / "set14.json") -> str:
+  """What it costs not to know the kernel, a line a kernel that the network is told."""
+  found = json.loads(path.read_text())
+  return blind.markdown(found["results"], found["estimates"]).rstrip("\n")
+
+
 def seconds(folder: pathlib.Path = RESULTS / "seconds") -> str:
   """CPU seconds an image, a line a scale and kernel, a column a method."""
   lines: dict[tuple[int, str], dict[str, str]] = {}
@@ -186,6 +193,7 @@ OTHERS = {
     "precision": precision,
     "steps": lambda: gained("steps"),
     "wrong_kernel": lambda: gained("wrong_kernel"),
+    "blind": blind_kernels,
     "seconds": seconds,
     **{f"speed_{name}": functools.partial(speed, name) for name in SPEED},
 }
