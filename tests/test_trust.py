@@ -10,7 +10,7 @@ from mzsr_jax.photo import trust as trust_lib
 from mzsr_jax.photo.kernel_net import Prediction
 
 
-def trust(lr, noise_std, most=0.6):
+def trust(lr, noise_std, most=trust_lib.SHARE):
   return trust_lib.trust(lr, noise_std, most)
 
 
@@ -121,7 +121,7 @@ def test_clear_blurs_are_trusted_more_and_doubtful_ones_alike():
 def test_of_noisy_photos_less_is_kept_however_clear_their_blur():
   flat = gray(np.full((9, 9), 0.5))
   kept = [trust(flat, level / 255, 0.9).max() for level in (0, 1, 1.5, 2, 9)]
-  np.testing.assert_allclose(kept, [0.9, 0.9, 0.75, 0.6, 0.6], atol=1e-6)
+  np.testing.assert_allclose(kept, [0.9, 0.9, 0.725, 0.55, 0.55], atol=1e-6)
   assert trust(flat, 9 / 255, 0.4).max() == pytest.approx(0.4)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from mzsr_jax.photo import kernel_net
 
-SHARE = 0.6  # where nothing speaks against it
+SHARE = 0.55  # where nothing speaks against it
 CLEAR_SHARE = 0.98  # where the photo is clearly blurred, and clean
 _CLEAN = 1 / 255  # noise up to which a photo is clean; with twice as much, it is noisy
 _BEYOND = 0.5, 0.75  # share that stands of what lies beyond the range around, where `SHARE` is kept and where `CLEAR_SHARE`
