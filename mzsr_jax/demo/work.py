@@ -383,8 +383,8 @@ def _kernel(wanted: JobRequest, net_scale: float) -> kernels.Degradation:
     *widths, angle = wanted.gaussian
     centre = kernel_files.cell_centre(net_scale, "direct")
     shape = *((net_scale * width) ** 2 for width in widths), math.radians(angle)
-    kernel = kernels.gaussian(*shape, response.kernel_size(net_scale), centre)
-    return kernels.Degradation(np.asarray(kernel), "direct", centre)
+    kernel = kernels.exact_gaussian(shape, response.kernel_size(net_scale), centre)
+    return kernels.Degradation(np.float32(kernel), "direct", centre)
   spec = f"{wanted.kernel_file}" if wanted.kernel == FILE else wanted.kernel
   degradation = kernel_files.load_degradation(spec, photo_scale=net_scale)
   if len(degradation.kernel) > _MAX_KERNEL:

@@ -79,9 +79,9 @@ def load_degradation(
     return Degradation(area_kernel(photo_scale), "direct", cell_centre(photo_scale, "direct"))
   shape = _shape(spec)
   photo_centre = cell_centre(photo_scale, subsample) if photo_scale else (0.0, 0.0)
+  kernel = np.float32(exact_gaussian(shape, centre=photo_centre)) if shape else _other(spec)
   if shape and photo_centre != (0, 0):
-    return Degradation(np.float32(exact_gaussian(shape, centre=photo_centre)), subsample, photo_centre)
-  kernel = np.float32(exact_gaussian(shape)) if shape else _other(spec)
+    return Degradation(kernel, subsample, photo_centre)
   kernel = kernel[::-1, ::-1] if flip else kernel  # those by name are symmetric
   centre = centre_of_mass(kernel)
   if shift == "centre_of_mass":
