@@ -301,5 +301,6 @@ def load_weights() -> weights.Weights:
   """
   args = flags.FLAGS
   loaded = weights.load(args.weights)
-  weights.check_network(loaded.params)
+  if not weights.is_shipped(args.weights):
+    weights.check_network(loaded.params)
   return loaded._replace(rates=list(args.inner_lr)) if args.inner_lr else loaded

@@ -258,8 +258,12 @@ class _Pass(nn.Module):
     def init(scale):
       return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal") if scale else nn.initializers.zeros
 
+    def parameter(name, scale, *shape):
+      # Flax would trace the initializer of each parameter that is given, to compare shapes: most of what tracing a pass takes.
+      return self.get_variable("params", name) if self.has_variable("params", name) else self.param(name, init(scale), shape)
+
     def convolve(x, features, name, dtype=inside, scale=1.0, dilation=1):
-      weights = self.param(name, init(scale), (3, 3, x.shape[-1], features)).astype(dtype)
+      weights = parameter(name, scale, 3, 3, x.shape[-1], features).astype(dtype)
       x = x.astype(dtype)
       # What pads the image is 0 for each layer, as what lies beyond its edge is. The layers have no biases, but for that of
       # the degradation: on a CPU, their gradients would cost half as much as the convolutions.
@@ -267,7 +271,7 @@ class _Pass(nn.Module):
       return conv.dilated(x, weights, dilation)
 
     def mix(x, features, name, scale):
-      weights = self.param(name, init(scale), (x.shape[-1], features))
+      weights = parameter(name, scale, x.shape[-1], features)
       return jnp.matmul(x.astype(inside), weights.astype(inside))
 
     first = convolve(jnp.concatenate([z - 0.5, coverage], -1), self.features, "first", jnp.float32) + bias

@@ -152,7 +152,9 @@ def decode(code: Float[np.ndarray, "n d"], variance: Float[np.ndarray, " d"], sc
   """The blurs that fit codes best, each number of them weighted by the variance of its errors."""
   parameters, responses = _family(scale)
   variance = variance[:_COUNT]
-  errors = ((code[:, None, :_COUNT] - responses) ** 2 / variance).sum(-1) + _PARSIMONY / variance.mean() * parameters[:, 1]
+  # The sum of squares of the differences over the variance, but for what all blurs have in common.
+  errors = responses**2 @ (1 / variance) - 2 * (code[:, :_COUNT] / variance) @ responses.T
+  errors += _PARSIMONY / variance.mean() * parameters[:, 1]
   blurs = []
   for (deviation, amount, radius), own in zip(parameters[errors.argmin(1)], code):
     anisotropy = own[_COUNT:] / _DIRECTION
