@@ -196,7 +196,7 @@ def _numbers(metadata: dict[str, str], key: str) -> list[float]:
 def check_network(params: Params, network: Network | None = None) -> None:
   """Raises UserError where parameters are not those of a network; by default the paper's or an unrolled one.
 
-  It traces the network: for weights that come with the package, and are known to be right, this costs a start a third of a second.
+  It traces the network, a third of a second: not worth it for weights that come with the package, which are known to be right.
   """
   own = networks.of(params)
   network = network or (NET if isinstance(own, MZSRNet) else own)

@@ -61,6 +61,7 @@ def test_bfloat16_of_a_cpu_is_computed_as_such(name, inner):
 
 
 @pytest.mark.parametrize("name,steps", [("x2_direct", 2), ("universal", 0)])
+@pytest.mark.slow
 def test_results_in_bfloat16_are_near_those_in_float32_but_not_the_same(name, steps):
   """Of an LR image that the kernel made: of another, rounding decides how much `universal` believes of it."""
   degradation, loaded = kernel_files.load_degradation("g20d"), weights.load(name)

@@ -118,6 +118,7 @@ def test_config_fields_variants_and_weights_of_commands_are_known(name):
   assert all(map(weights.is_shipped, named)), named
 
 
+@pytest.mark.slow
 def test_the_lines_of_python_enlarge_a_picture(monkeypatch):
   (code,) = re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL)
   monkeypatch.chdir(ROOT)

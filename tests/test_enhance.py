@@ -216,11 +216,13 @@ def _displacement(lr, of):
 
 
 @pytest.mark.parametrize("name", ["g20d", "bicubic"])
+@pytest.mark.slow
 def test_the_result_lies_on_the_bicubic_enlargement(halves, optimised, name):
   of = kernel_files.load_degradation(name, photo_scale=2)
   assert max(_displacement(lr, of) for _, lr in halves) <= 0.05
 
 
+@pytest.mark.slow
 def test_the_default_lies_on_the_bicubic_enlargement(optimised):
   photos = [images.read_image(path) for path in data.sample_photos()]
   parts = [photo[y : y + 128, x : x + 128] for photo in photos for y in (0, 150) for x in (20, 300)]

@@ -72,6 +72,7 @@ def test_jit_equals_no_jit():
 
 
 @pytest.mark.parametrize("convolution,first_order", [("closed", True), *((name, False) for name in model.CONVOLUTIONS)])
+@pytest.mark.slow
 def test_all_task_batchings_and_convolutions_agree(convolution, first_order):
   params, tasks = random_params(), make_tasks()
   run = jax.jit(meta_gradient, static_argnums=(2, 3, 4))
@@ -84,6 +85,7 @@ def test_all_task_batchings_and_convolutions_agree(convolution, first_order):
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("inner_loop,remat", [("unroll", False), ("unroll", True), ("scan", True)])
+@pytest.mark.slow
 def test_all_inner_loops_agree(inner_loop, remat, first_order):
   params, tasks = random_params(), make_tasks(2)
   run = jax.jit(meta_gradient, static_argnums=(2, 3, 4, 5, 6))
@@ -91,6 +93,7 @@ def test_all_inner_loops_agree(inner_loop, remat, first_order):
   assert relative_difference(run(params, tasks, "map", first_order, TINY, inner_loop, remat), reference) < 1e-5
 
 
+@pytest.mark.slow
 def test_lower_precision_is_near_float32_and_results_stay_float32():
   params, tasks = random_params(), make_tasks(2)
   run = jax.jit(meta_gradient, static_argnums=(2, 3, 4))

@@ -95,6 +95,7 @@ def reference_network(params, image):
 
 
 @examples(image_kinds, sizes, scales, subsamplings, seeds)
+@pytest.mark.slow
 def test_degradation_enlargement_and_network_equal_a_float64_reference(kind, size, scale, subsample, seed):
   image, kernel = image_of(kind, size, seed), kernel_of(seed)
   lr = degradation_lib.degrade(image.astype(np.float32), kernel.astype(np.float32), scale, subsample)

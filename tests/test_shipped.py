@@ -38,7 +38,7 @@ def test_steps_by_default_are_those_that_gain():
 
 
 @pytest.mark.slow
-def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
+def test_one_step_beats_bicubic_by_5_db_and_ten_steps_beat_one(data_dir):
   folder = data_dir / "Set5"
   samples = [s for s in benchmark.load_pairs(folder / "g20_direct_x2", folder / "GT", 2) if s.name in ("butterfly", "woman")]
   degradation = kernel_files.load_degradation(str(folder / "g20_direct_x2" / "kernel.mat"), "direct")
@@ -47,7 +47,7 @@ def test_one_step_beats_bicubic_by_2_db_and_ten_steps_beat_one(data_dir):
   results = benchmark.summarise(benchmark.run(samples, {"kernel.mat": degradation}, compared, 2), 2)
   assert len(results[0]["images"]) == 2
   bicubic, plain, one, ten = (result["psnr"] for result in results)
-  assert min(plain, one) >= bicubic + 2
+  assert min(plain, one) >= bicubic + 5
   assert ten > one
 
 

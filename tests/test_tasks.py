@@ -97,6 +97,7 @@ def test_parts_are_cut_from_input_and_target_alike_and_anywhere():
 
 @pytest.mark.parametrize("function", [tasks.sample, sons])
 @pytest.mark.parametrize(("scales", "subsample"), [((2.0,), "direct"), ((2.2, 3.4), "bicubic")])
+@pytest.mark.slow
 def test_accelerators_draw_the_same_tasks_all_at_once(monkeypatch, function, scales, subsample):
   run = function if function is sons else lambda *args, **options: draw(function, *args, **options)
   _, in_turn = run(scales, subsample, noise=0.05)
@@ -120,6 +121,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.slow
 def test_no_key_is_used_twice(monkeypatch, name):
   """JAX finds keys that two draws are made of; and no key that others are folded into is drawn from as well."""
   uses = {"drawn": [], "folded": []}

@@ -59,6 +59,7 @@ def difference(a, b):
 # In turn: fits a window, odd sides, tiny, a single pixel, a strip, and several windows both ways.
 @pytest.mark.parametrize("size", [(12, 14), (31, 33), (5, 3), (1, 1), (2, 90), (100, 130)])
 @pytest.mark.parametrize("scale,name", [(2, "g20d"), (2, "g13b"), (4, "g20d"), (2.2, "bicubic")])
+@pytest.mark.slow
 def test_adapts_and_enlarges_as_without_windows(windowed, params, size, scale, name):
   lr, degradation = noise(*size), kernel_files.load_degradation(name)
   expected = mz.adapt(params, lr, degradation, scale, RATES, model=NET)
@@ -101,6 +102,7 @@ def test_the_gradient_summed_over_windows_is_that_of_the_whole_image(windowed, p
   assert np.linalg.norm(summed - whole) < 1e-5 * np.linalg.norm(whole)
 
 
+@pytest.mark.slow
 def test_an_idle_device_changes_nothing_of_a_network_that_is_told_the_degradation():
   net = UnrolledNet(passes=1, features=8, blocks=1)
   drawn = net.init_params(jax.random.key(0))
@@ -122,6 +124,7 @@ def test_buckets_pad_without_a_trace(params):
     assert difference(assembled(bucketed, expected, lr, 2), mz.super_resolve(expected, lr, 2, model=NET)) < 1e-5
 
 
+@pytest.mark.slow
 def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   tiny = model.MZSRNet(depth=2, features=2)  # a program is as many programs as it is for the real network
   params = model.init(jax.random.key(0), tiny)

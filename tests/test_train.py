@@ -59,6 +59,7 @@ def leaves(state):
 
 
 @pytest.mark.parametrize("module", CONFIGS, ids=lambda m: m.__name__.split(".")[-1])
+@pytest.mark.slow
 def test_every_config_makes_steps(module, tmp_path):
   """One tiny step of each; full and smoke variants are the same code."""
   config = tiny(module)
@@ -116,6 +117,7 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path):
   assert any((a != b).any() for a, b in zip(first, other))
 
 
+@pytest.mark.slow
 def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path):
   loop.train(tiny(pretrain_x2, 2), tmp_path / "one")
   stage1 = tmp_path / "one" / loop.WEIGHTS_NAME
@@ -140,6 +142,7 @@ def test_meta_training_goes_from_stage_1_weights_and_logs_what_it_does(tmp_path)
   np.testing.assert_allclose(scaled, learned[[0, 1, 1, 1]] * [1, 2, 0.5, 0.5], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_path):
   runs = {n: loop.train(tiny(meta_x2, n), tmp_path / str(n)).learned for n in (1, 2, 3)}
   averaged = {"optimizer.average_decay": 0.6}
@@ -154,6 +157,7 @@ def test_the_result_may_be_an_average_over_steps_which_survives_a_restart(tmp_pa
     np.testing.assert_array_equal(b, c)
 
 
+@pytest.mark.slow
 def test_muon_orthogonalises_updates_and_another_run_goes_on_with_its_rates(tmp_path):
   changes = {"optimizer.algorithm": "muon", "meta.learn_inner_lrs": True, "meta.inner_rule": "spectral"}
   changes |= {"model.depth": 2, "run.checkpoint_every": 1}
@@ -354,6 +358,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     loop.train(tiny(pretrain_x2, 4), tmp_path)
 
 
+@pytest.mark.slow
 def test_what_a_diverged_run_is_advised_works(tmp_path, caplog):
   """Rates may fall, and clipping begin, from the last good checkpoint on; config.json tells what was when."""
   begun = {"optimizer.learning_rate": 1e-3, "optimizer.min_learning_rate": 0.0}

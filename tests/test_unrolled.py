@@ -36,6 +36,7 @@ def test_parameters_tell_their_network(params):
     networks.of({"dense": jnp.zeros(3)})
 
 
+@pytest.mark.slow
 def test_start_is_the_bicubic_enlargement_on_the_grid_of_the_operator():
   lr = _image((12, 15))
   direct = SMALL.observe(lr, Degradation(jnp.ones((1, 1))), 2)
@@ -48,6 +49,7 @@ def test_start_is_the_bicubic_enlargement_on_the_grid_of_the_operator():
 
 
 @pytest.mark.parametrize(("scale", "subsample"), [(1, "direct"), (2, "direct"), (2.5, "bicubic"), (4, "direct")])
+@pytest.mark.slow
 def test_size_of_the_result(params, scale, subsample):
   lr = _image((12, 15))
   of = load_degradation("g20d", subsample)
@@ -66,6 +68,7 @@ def test_lr_image_of_the_result_is_the_given_one_where_there_is_no_noise(params)
   assert jnp.abs(degradation.degrade(made, of.kernel, 2, "direct") - lr).max() < 5e-3
 
 
+@pytest.mark.slow
 def test_padding_is_not_seen(params):
   net = UnrolledNet(passes=2, features=8, blocks=1, iterations=20)  # padding changes the preconditioner
   lr, of = _image((13, 16)), load_degradation("gani").replace(noise_std=0.05)
@@ -79,6 +82,7 @@ def test_padding_is_not_seen(params):
   np.testing.assert_allclose(made[:26, :32], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_image_is_as_in_a_group_of_several(params):
   of = load_degradation("g20d")
   observations = [SMALL.observe(_image((8, 10), seed), of, 2) for seed in (1, 2)]

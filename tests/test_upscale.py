@@ -159,6 +159,7 @@ def test_depth_transparency_and_metadata_come_out_as_they_went_in(monkeypatch, c
   assert not (tmp_path / "out.jpg").exists()
 
 
+@pytest.mark.slow
 def test_the_kernel_is_estimated_and_kept_where_none_is_given(monkeypatch, capsys, tmp_path):
   photo = tmp_path / "photo.png"
   images.write_png(photo, RNG.integers(0, 256, (40, 44, 3), dtype=np.uint8))
@@ -224,6 +225,7 @@ def test_noise_is_estimated_where_no_level_is_given(monkeypatch, capsys, small, 
   assert (auto != none).any()
 
 
+@pytest.mark.slow
 def test_what_is_not_blurred_is_enlarged_without_steps(monkeypatch, capsys, small, tmp_path):
   flags = ["-i", f"{small}/photos/a.png", "-o", f"{tmp_path}/a.png", "--kernel=bicubic"]
   assert run_entry(monkeypatch, upscale.main, upscale.define_flags, *flags) == 0
@@ -288,6 +290,7 @@ def test_two_photos_for_one_output(tmp_path):
   assert len(upscale.plan([str(tmp_path / "in")], str(tmp_path / "out"))) == 2  # each in its own format
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_the_programs_compiled(small, tmp_path):
   def run(name, *cache):
     flags = [f"--input={small}/photos/a.png", "--kernel=g20d", f"--weights={small}/w.safetensors", "--steps=1"]
@@ -305,6 +308,7 @@ def test_a_second_process_finds_the_programs_compiled(small, tmp_path):
   np.testing.assert_array_equal(pictures[0], pictures[2])
 
 
+@pytest.mark.slow
 def test_a_small_limit_and_many_windows_make_the_same_picture(monkeypatch, small, tmp_path):
   photo = tmp_path / "large.png"
   images.write_png(photo, RNG.integers(0, 256, (190, 200, 3), dtype=np.uint8))
