@@ -1,4 +1,4 @@
-"""Draws the learning curve of a shipped training run: PSNR on the sample photos over steps, before any adaptation.
+"""Draws the learning curve of a shipped training run: what PSNR on the sample photos gains over steps, without adaptation.
 
 python -m experiments.learning_curve --curve=experiments/results/curves/universal.json --out=runs/universal_curve.png
 
@@ -6,6 +6,7 @@ The JSON file holds "about", a line on how it was measured, and "points", each w
 degradations.
 """
 
+import io
 import json
 import pathlib
 
@@ -33,12 +34,15 @@ def main(argv: list[str]) -> None:
   curve = json.loads(pathlib.Path(args.curve).read_text())
   steps = [point["step"] for point in curve["points"]]
   figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-  for name in (name for name in curve["points"][0] if name != "step"):
-    axes.plot(steps, [point[name] for point in curve["points"]], marker=".", label=name)
-  axes.set(xlabel="steps", ylabel="PSNR-Y, dB", title=curve["about"])
+  first = {name: psnr for name, psnr in curve["points"][0].items() if name != "step"}
+  for name, before in first.items():
+    axes.plot(steps, [point[name] - before for point in curve["points"]], marker=".", label=f"{name}, {before:.2f} dB")
+  axes.set(xlabel="steps", ylabel=f"PSNR-Y over that at step {steps[0]}, dB", title=curve["about"])
   axes.title.set_fontsize(8)
-  axes.legend(fontsize=8)
-  figure.savefig(args.out, dpi=120)
+  axes.legend(fontsize=8, title=f"at step {steps[0]}", title_fontsize=8)
+  png = io.BytesIO()
+  figure.savefig(png, format="png", dpi=120)
+  files.write_whole(args.out, png.getbuffer(), args.overwrite)
   print(args.out)
 
 
