@@ -9,6 +9,7 @@ degradations.
 import io
 import json
 import pathlib
+import textwrap
 
 import matplotlib
 from absl import flags
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
   first = {name: psnr for name, psnr in curve["points"][0].items() if name != "step"}
   for name, before in first.items():
     axes.plot(steps, [point[name] - before for point in curve["points"]], marker=".", label=f"{name}, {before:.2f} dB")
-  axes.set(xlabel="steps", ylabel=f"PSNR-Y over that at step {steps[0]}, dB", title=curve["about"])
+  axes.set(xlabel="steps", ylabel=f"PSNR-Y over that at step {steps[0]}, dB", title=textwrap.fill(curve["about"], 80))
   axes.title.set_fontsize(8)
   axes.legend(fontsize=8, title=f"at step {steps[0]}", title_fontsize=8)
   png = io.BytesIO()
