@@ -142,20 +142,30 @@ class UnrolledNet(nn.Module):
     bias = bias.reshape(-1, self.passes, 1, 1, self.features)
     coverage = join("coverage")
 
-    def data_steps(z, i):
+    def data_steps(z, level):
       ends = np.cumsum([len(group.lr) for group in groups])[:-1]
       parts = []
       for group, own in zip(groups, jnp.split(z, ends)):
-        mu = jnp.exp(level[i, 0]) + jnp.exp(level[i, 1]) * group.noise_std**2
+        mu = jnp.exp(level[0]) + jnp.exp(level[1]) * group.noise_std**2
         step = lambda z, y, a, mu, spectrum: data_step(z, y, a, mu, self.iterations, spectrum)
         parts.append(_each(step, own, group.lr, group.operator, mu, group.spectrum))
       return jnp.concatenate(parts)
 
-    z, memory = data_steps(join("start"), 0), jnp.zeros((*coverage.shape[:3], self.features))
-    for i in range(self.passes):
-      cnn = _Pass(self.features, self.blocks, self.precision, name=f"pass{i + 1}")
-      change, memory = cnn(z, coverage, bias[:, i], memory, mask)
-      z = data_steps(z + change, i + 1)
+    cnn = _Pass(self.features, self.blocks, self.precision, parent=None)
+
+    def one_pass(carried, own):
+      (z, memory), (params, bias, level) = carried, own
+      change, memory = cnn.apply({"params": params}, z, coverage, bias, memory, mask)
+      return (data_steps(z + change, level), memory), None
+
+    def given(name):
+      init = lambda key: cnn.init(key, z, coverage, bias[:, 0], memory, mask)["params"]
+      return self.get_variable("params", name) if self.has_variable("params", name) else self.param(name, init)
+
+    z, memory = data_steps(join("start"), level[0]), jnp.zeros((*coverage.shape[:3], self.features), _inside(self.precision))
+    params = jax.tree.map(lambda *each: jnp.stack(each), *(given(f"pass{i + 1}") for i in range(self.passes)))
+    # One trace for all passes, though the program has each: tracing is much of what a command waits for.
+    (z, _), _ = jax.lax.scan(one_pass, (z, memory), (params, jnp.moveaxis(bias, 1, 0), level[1:]), unroll=True)
     return z
 
   # The interface `network.Network`.
@@ -244,6 +254,11 @@ def _each(function: Callable[..., Array], *args: PyTree) -> Array:
   return function(*jax.tree.map(lambda x: x[0], args))[None]
 
 
+def _inside(precision: str) -> type:
+  """The type of what lies between the first and the last convolution of a pass."""
+  return jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+
+
 class _Pass(nn.Module):
   """What a CNN changes of z, and its features, which the pass after is given."""
 
@@ -253,17 +268,13 @@ class _Pass(nn.Module):
 
   @nn.compact
   def __call__(self, z, coverage, bias, memory, mask):
-    inside = jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32
+    inside = _inside(self.precision)
 
     def init(scale):
       return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal") if scale else nn.initializers.zeros
 
-    def parameter(name, scale, *shape):
-      # Flax would trace the initializer of each parameter that is given, to compare shapes: most of what tracing a pass takes.
-      return self.get_variable("params", name) if self.has_variable("params", name) else self.param(name, init(scale), shape)
-
     def convolve(x, features, name, dtype=inside, scale=1.0, dilation=1):
-      weights = parameter(name, scale, 3, 3, x.shape[-1], features).astype(dtype)
+      weights = self.param(name, init(scale), (3, 3, x.shape[-1], features)).astype(dtype)
       x = x.astype(dtype)
       # What pads the image is 0 for each layer, as what lies beyond its edge is. The layers have no biases, but for that of
       # the degradation: on a CPU, their gradients would cost half as much as the convolutions.
@@ -271,7 +282,7 @@ class _Pass(nn.Module):
       return conv.dilated(x, weights, dilation)
 
     def mix(x, features, name, scale):
-      weights = parameter(name, scale, x.shape[-1], features)
+      weights = self.param(name, init(scale), (x.shape[-1], features))
       return jnp.matmul(x.astype(inside), weights.astype(inside))
 
     first = convolve(jnp.concatenate([z - 0.5, coverage], -1), self.features, "first", jnp.float32) + bias
