@@ -162,7 +162,9 @@ class UnrolledNet(nn.Module):
       init = lambda key: cnn.init(key, z, coverage, bias[:, 0], memory, mask)["params"]
       return self.get_variable("params", name) if self.has_variable("params", name) else self.param(name, init)
 
-    z, memory = data_steps(join("start"), level[0]), jnp.zeros((*coverage.shape[:3], self.features), _inside(self.precision))
+    z = data_steps(join("start"), level[0])
+    # Zeros that differ from device to device as coverage does: under shard_map, what a scan carries keeps its type.
+    memory = jnp.broadcast_to(0 * coverage, (*coverage.shape[:3], self.features)).astype(_inside(self.precision))
     params = jax.tree.map(lambda *each: jnp.stack(each), *(given(f"pass{i + 1}") for i in range(self.passes)))
     # One trace for all passes, though the program has each: tracing is much of what a command waits for.
     (z, _), _ = jax.lax.scan(one_pass, (z, memory), (params, jnp.moveaxis(bias, 1, 0), level[1:]), unroll=True)
