@@ -175,7 +175,7 @@ class UnrolledNet(nn.Module):
   @property
   def reach(self) -> int:
     """Pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged."""
-    return 48
+    return self.passes * (2 * self.blocks + _DILATION + 3) + 4
 
   @property
   def activations(self) -> int:
