@@ -62,6 +62,8 @@ TABLES = {
     "set5_x3": Table(("Set5",), 3, ("g20d", "gani", "bicubic")),
     "set5_x4": Table(("Set5",), 4, ("g20d", "gani", "bicubic")),
     "set14_x2": Table(("Set14",), 2, ("g02d", "g20d", "gani", "gani5", "g13b", "bicubic")),
+    "set14_x3": Table(("Set14",), 3, ("g20d", "gani", "bicubic")),
+    "set14_x4": Table(("Set14",), 4, ("g20d", "gani", "bicubic")),
     "start": Table(("Set5",), 2, ("g02d", "g20d", "gani"), ("meta-trained, spectral steps", "universal"), (0, 10)),
 }
 
