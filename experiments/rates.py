@@ -27,8 +27,8 @@ flags.DEFINE_string("weights", None, "shipped name or .safetensors file", requir
 flags.DEFINE_string("hr_dir", None, "folder of HR images", required=True)
 flags.DEFINE_list("kernels", ["g20d", "gani", "g02d"], "that make the LR images")
 cli.define_numbers("widths", [1], "times the standard deviations of the kernel, as it is told", number=float, minimum=0.01)
-flags.DEFINE_float("noise", 0, "standard deviation of noise on the LR images, of 255", lower_bound=0)
-flags.DEFINE_float("noise_level", None, "that is told (default: what --noise says)", lower_bound=0)
+camera.define_flags()
+flags.DEFINE_float("noise_level", None, "that is told (default: what --noise says, and what JPEG has changed)", lower_bound=0)
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
 flags.DEFINE_integer("side", 0, "take the middle of each image, pixels a side; 0 takes all of it", lower_bound=0)
@@ -58,7 +58,6 @@ def main(argv: list[str]) -> None:
   schedules = {text: schedule(text, steps[-1]) for text in args.factors or ["1"]}
   degradations = {name: kernel_files.load_degradation(name) for name in args.kernels}
   told = {(name, width): kernel_files.widened(name, width) for name in args.kernels for width in args.widths}
-  noise_level = args.noise if args.noise_level is None else args.noise_level
   if args.out:
     files.check_writable(args.out, overwrite=True)
   loaded = weights.load(args.weights)
@@ -73,23 +72,24 @@ def main(argv: list[str]) -> None:
   rows = []
   for kernel, degradation in degradations.items():
     made = [benchmark.lr_image(adapter, sample, degradation, args.scale) for sample in samples]
-    lrs = [camera.taken(lr, args.noise, None).rgb for lr in made]
-    bicubic = [score(adapter.super_resolve(None, lr, args.scale), sample) for lr, sample in zip(lrs, samples)]
+    photos = [camera.taken(lr, args.noise, args.jpeg) for lr in made]
+    bicubic = [score(adapter.super_resolve(None, photo.rgb, args.scale), sample) for photo, sample in zip(photos, samples)]
     for width in args.widths:
-      of = told[kernel, width].replace(noise_std=noise_level / 255)
       about = f"x{width:g}" if width != 1 else "true"
-      about += f", noise {noise_level:g}" if noise_level != args.noise else ""
+      about += f", noise {args.noise_level:g}" if args.noise_level not in (None, args.noise) else ""
       for factor, factors in schedules.items():
         scaled = jax.tree.map(lambda rate: np.asarray(rate) * factors, rates)  # noqa: B023 (used at once)
         psnr = {str(n): [] for n in steps}
-        for sample, lr in zip(samples, lrs):
+        for sample, photo in zip(samples, photos):
+          level = np.hypot(args.noise / 255, photo.jpeg_error) if args.noise_level is None else args.noise_level / 255
+          of = told[kernel, width].replace(noise_std=float(level))
           try:
-            srs = adapter.trajectory(params, lr, of, steps, args.scale, scaled)
+            srs = adapter.trajectory(params, photo.rgb, of, steps, args.scale, scaled)
           except UserError:  # too large a factor: that is what is being looked for
             srs = {}
           for n in steps:
             psnr[str(n)].append(score(srs[n], sample) if n in srs else math.nan)
-        row = {"kernel": kernel, "told": about, "noise": args.noise, "factor": factor}
+        row = {"kernel": kernel, "scale": args.scale, "told": about, "noise": args.noise, "jpeg": args.jpeg, "factor": factor}
         rows.append(row | {"bicubic": bicubic, "psnr": psnr})
         print(gains.line(rows[-1]), flush=True)
   table = timing.table([gains.line(row) for row in rows])

@@ -102,10 +102,10 @@ def test_gains_by_steps_with_kernels_that_are_too_narrow(folder, tmp_path):
 
 
 def test_a_line_of_gains_has_means_over_images_and_the_worst():
-  row = {"kernel": "g20d", "told": "x0.8", "noise": 0.0, "factor": "10", "bicubic": [26.0, 28.0]}
+  row = {"kernel": "g20d", "scale": 2, "told": "x0.8", "noise": 0.0, "jpeg": 75, "factor": "10", "bicubic": [26.0, 28.0]}
   line = gains.line(row | {"psnr": {"0": [27.0, 31.0], "1": [27.5, 31.5]}})
   assert line["0 steps"] == "29.00" and line["over bicubic"] == "+2.00 [+1.00, +3.00]" and line["worst"] == "+1.00"
-  assert line["gain, 1 step"] == "+0.500 [+0.500, +0.500]"
+  assert line["gain, 1 step"] == "+0.500 [+0.500, +0.500]" and line["noise"] == "0, JPEG 75"
   assert gains.line(row | {"bicubic": [26.0], "psnr": {"0": [27.0]}})["over bicubic"] == "+1.00 [?, ?]"
 
 
