@@ -4,7 +4,7 @@ python -m mzsr_jax.main --config=configs/universal.py --workdir=runs/universal -
 
 Beyond the paper: the network is told the degradation, so a data step in closed form puts right what it left of the image.
 `:cpu` is a size for a CPU core, in bfloat16, which a CPU with AVX-512 BF16 computes faster from jax 0.12 on;
-`:large` is twice as deep, for half of the speed; `:smoke` is a minute's run of the whole path.
+`:smoke` is a minute's run of the whole path.
 """
 
 from mzsr_jax.training import config
@@ -22,11 +22,5 @@ def cpu(c):
   return c
 
 
-def large(c):
-  """Five residual blocks in each pass instead of two: 436,810 parameters."""
-  c.model.blocks = 5
-  return c
-
-
 def get_config(variant=None):
-  return config.variant(config.universal(), variant, cpu=cpu, large=large)
+  return config.variant(config.universal(), variant, cpu=cpu)

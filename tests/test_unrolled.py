@@ -5,11 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import deepen
 from mzsr_jax.core import degradation, networks, resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.unrolled import UnrolledNet
-from mzsr_jax.errors import UserError
 from mzsr_jax.photo.kernel_files import load_degradation
 
 SMALL = UnrolledNet(passes=2, features=8, blocks=1)
@@ -34,21 +32,9 @@ def test_the_default_has_no_more_parameters_than_the_papers_network():
 def test_parameters_tell_their_network(params):
   assert networks.of(params) == SMALL
   assert networks.of(UnrolledNet().init_params(jax.random.key(0))) == UnrolledNet()
+  assert UnrolledNet(blocks=5).reach > UnrolledNet().reach
   with pytest.raises(ValueError, match="no parameters of a network"):
     networks.of({"dense": jnp.zeros(3)})
-
-
-def test_more_blocks_change_nothing_until_they_are_trained(params):
-  deeper = deepen.deepened(params, SMALL.blocks + 2)
-  net = networks.of(deeper)
-  assert net == SMALL.clone(blocks=SMALL.blocks + 2) and net.reach > SMALL.reach
-  lr, of = _image((12, 15)), Degradation(jnp.ones((3, 3)) / 9)
-  make = lambda net, params: net.reconstruct(params, net.observe(lr, of, 2))
-  np.testing.assert_array_equal(make(net, deeper), make(SMALL, params))
-  grown = np.array(deeper["pass1"]["block3a"])
-  assert grown.std() > 0 and not np.any(deeper["pass1"]["block3b"])
-  with pytest.raises(UserError, match="only an unrolled network"):
-    deepen.deepened(deeper, SMALL.blocks)
 
 
 @pytest.mark.slow
