@@ -174,7 +174,10 @@ class UnrolledNet(nn.Module):
 
   @property
   def reach(self) -> int:
-    """Pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged."""
+    """Pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged.
+
+    In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two.
+    """
     return self.passes * (2 * self.blocks + _DILATION + 3) + 4
 
   @property
