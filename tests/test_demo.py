@@ -69,6 +69,17 @@ def run(manager, wanted, visit="a") -> list:
   return list(manager.run(visit))
 
 
+def test_a_photo_is_there_from_when_it_was_looked_at_until_it_is_cleared(manager):
+  manager.look("a", give_photo(manager))
+  assert manager.has_photo("a")
+  manager.clear("a")
+  assert not manager.has_photo("a")
+  manager.look("a", give_photo(manager))
+  with pytest.raises(UserError, match="cannot be read"):
+    manager.look("a", give(manager, "photo.png", b"not a picture"))
+  assert not manager.has_photo("a")
+
+
 def test_a_job_from_photo_to_file(manager):
   alpha = np.tile(np.linspace(0, 1, 24, dtype=np.float32), (20, 1))
   metadata = photo_file.Metadata(texts=(("Author", "me"),))

@@ -31,6 +31,7 @@ class _Visit:
   def __init__(self, folder: pathlib.Path):
     self.folder = folder / secrets.token_hex(16)
     self.uploads: dict[str, pathlib.Path] = {}  # "photo" and "kernel", the newest of each
+    self.has_photo = False  # that was looked at, and can be worked on
     self.wanted: JobRequest | None = None  # and not begun
     self.at_work: JobRequest | None = None
     self.progress, self.since = 0.0, 0.0  # how much of the whole photo is done, and when it was begun
@@ -69,9 +70,21 @@ class JobManager:
       UserError: the file is not a photo, or too large.
     """
     visit = self._visit(visit_id)
+    visit.has_photo = False
     self._keep(visit, path, "photo")
     shutil.rmtree(visit.folder / "whole", ignore_errors=True)
-    return self.worker.look(path)
+    seen = self.worker.look(path)
+    visit.has_photo = True
+    return seen
+
+  def has_photo(self, visit_id: str) -> bool:
+    """Whether the page has given a photo that `look` did not refuse, and has not cleared it since."""
+    return self._visit(visit_id).has_photo
+
+  def clear(self, visit_id: str) -> None:
+    """To be called when the page has no photo any more: ends its job."""
+    self._visit(visit_id).has_photo = False
+    self.cancel(visit_id)
 
   def example(self, visit_id: str) -> pathlib.Path:
     """A photo to try, blurred by the kernel "g20d", as if the page had given it."""

@@ -198,7 +198,7 @@ def _page(manager: JobManager) -> gr.Blocks:
     def look(given, request: gr.Request) -> dict:
       nothing_seen = {place: gr.update(visible=False), result: hidden, **nothing_made}
       if given is None:
-        manager.cancel(request.session_hash)
+        manager.clear(request.session_hash)
         return {status: _status(_WELCOME), **nothing_seen}
       try:
         line, thumbnail = manager.look(request.session_hash, pathlib.Path(given["path"]))
@@ -258,6 +258,8 @@ def _page(manager: JobManager) -> gr.Blocks:
       def begin(request: gr.Request, *values) -> dict:
         if values[0] is None:
           return {status: _status(_WELCOME)}
+        if part and not manager.has_photo(request.session_hash):  # refused, as the page says, or cleared a moment ago
+          return {cancel: gr.update(interactive=False)}
         try:
           manager.begin(request.session_hash, _job_request(not part, *values))
         except UserError as e:
@@ -272,7 +274,7 @@ def _page(manager: JobManager) -> gr.Blocks:
       ended.then(lambda: {cancel: gr.update(interactive=False), **after}, None, shown, **quick)
 
     loaded = example.click(load_example, None, {photo, kernel, unknown_noise, scale}, **quick)
-    photo.clear(look, photo, shown, **quick)
+    photo.clear(look, photo, shown, **quick, trigger_mode="always_last")
     for given in (photo.upload, loaded.success):
       ordered(given(look, photo, shown, **quick).then, part=True)
     kernel.input(lambda name: gr.update(visible=name == work.FILE), kernel, kernel_file, **quick)
