@@ -35,14 +35,15 @@ _OUT = flags.DEFINE_string("out", "", "JSON file to write")
 
 def floor() -> float:
   """Seconds of a pass of the network for 10^6 LR pixels, all devices at work."""
-  params, of, lr = mz.load_weights(_WEIGHTS.value).params, mz.load_degradation("g20d"), skimage.data.astronaut()[:_SIDE, :_SIDE]
-  net, told = networks.of(params), networks.of(params).tell(of, 2)
-  starts, sides, axes = zip(*(net.tile_axis(of, 2, axis, _SIDE, 2 * _SIDE, 0, 2 * _SIDE) for axis in (0, 1)))
-  assert starts == (0, 0)
-  lr = np.pad(images.to_float(lr), [*((0, side - _SIDE) for side in sides), (0, 0)])
+  params, degradation = mz.load_weights(_WEIGHTS.value).params, mz.load_degradation("g20d")
+  net = networks.of(params)
+  told = net.tell(degradation, 2)
+  _, sides, axes = zip(*(net.tile_axis(degradation, 2, axis, _SIDE, 2 * _SIDE, 0, 2 * _SIDE) for axis in (0, 1)))
+  lr = images.to_float(skimage.data.astronaut()[:_SIDE, :_SIDE])
+  lr = np.pad(lr, [*((0, side - _SIDE) for side in sides), (0, 0)])
   enlarge = jax.jit(lambda params, lr, axes, told: net.reconstruct(params, net.observe_tile(lr, *axes, told)))
   placed = [jax.device_put((params, lr, axes, told), device) for device in jax.local_devices()]
-  run = lambda: jax.block_until_ready([enlarge(*of) for of in placed])
+  run = lambda: jax.block_until_ready([enlarge(*given) for given in placed])
   timing.first_calls({"": run})
   return timing.summary(timing.alternate({"": run}, 3), "")[""]["median_s"] / (len(placed) * _SIDE**2 / 1e6)
 
