@@ -60,9 +60,8 @@ def main(argv: list[str]) -> None:
   told = {(name, width): kernel_files.widened(name, width) for name in args.kernels for width in args.widths}
   if args.out:
     files.check_writable(args.out, overwrite=True)
-  loaded = weights.load(args.weights)
+  loaded = weights.load_checked(args.weights)
   params, rates = loaded.params, loaded.inner_lrs(steps[-1])
-  weights.check_network(params)
   loaded.check_scale(args.scale)
   samples = sorted(benchmark.load_hr(args.hr_dir, args.scale), key=lambda sample: sample.gt.size)[: args.images or None]
   if args.side:

@@ -300,7 +300,5 @@ def load_weights() -> weights.Weights:
     UserError: --weights names none that can be read.
   """
   args = flags.FLAGS
-  loaded = weights.load(args.weights)
-  if not weights.is_shipped(args.weights):
-    weights.check_network(loaded.params)
+  loaded = weights.load_checked(args.weights)
   return loaded._replace(rates=list(args.inner_lr)) if args.inner_lr else loaded

@@ -112,6 +112,17 @@ def load(name_or_path: str | os.PathLike) -> Weights:
   return _load(path, os.fspath(name_or_path).startswith(SPECTRAL), stat.st_mtime_ns, stat.st_size)
 
 
+def load_checked(name_or_path: str | os.PathLike) -> Weights:
+  """As `load`, and also raises UserError for parameters of the wrong shapes.
+
+  That traces the network, a third of a second: not worth it for weights that come with the package.
+  """
+  loaded = load(name_or_path)
+  if not is_shipped(os.fspath(name_or_path)):
+    check_network(loaded.params)
+  return loaded
+
+
 @functools.lru_cache(maxsize=8)
 def _load(path: pathlib.Path, spectral: bool, *_) -> Weights:
   tensors, metadata, digest = _read(path)
@@ -194,10 +205,7 @@ def _numbers(metadata: dict[str, str], key: str) -> list[float]:
 
 
 def check_network(params: Params, network: Network | None = None) -> None:
-  """Raises UserError where parameters are not those of a network; by default the paper's or an unrolled one.
-
-  It traces the network, a third of a second: not worth it for weights that come with the package, which are known to be right.
-  """
+  """Raises UserError where parameters are not those of a network; by default the paper's or an unrolled one."""
   own = networks.of(params)
   network = network or (NET if isinstance(own, MZSRNet) else own)
   shapes = lambda tree: jax.tree.map(lambda p: p.shape, tree)

@@ -113,8 +113,7 @@ def parse(name: str, steps: Sequence[int], scale: float) -> Method:
   iterations = rest.partition(_BACK_PROJECTION)[2] or "0"
   if not source or not iterations.isdecimal():
     raise UserError(f"unknown method '{name}': it must be one of {', '.join(FORMS)}; {_BACK_PROJECTION}10 may follow WEIGHTS")
-  loaded = weights.load(source)
-  weights.check_network(loaded.params)
+  loaded = weights.load_checked(source)
   loaded.check_scale(scale)
   if kind == "mzsr":
     return mzsr(loaded.params, loaded.inner_lrs(max(steps)), steps, name, int(iterations))
