@@ -751,6 +751,13 @@ def test_the_page_in_a_browser(page, server, tmp_path):
   handle = "new DOMMatrix(getComputedStyle(document.querySelector('#slider .outer')).transform).e"
   middle = "document.querySelector('#slider .slider-wrap').clientWidth / 2"
   page.until(f"{handle} < {middle} - 20")
+  zoomed = "new DOMMatrix(getComputedStyle(document.querySelector('#slider img')).transform).a"
+  assert page.js(zoomed) == 1
+  for key, grown in (("+", "> 1.2"), ("-", "== 1")):
+    page.js("document.querySelector('#compare input[type=range]').focus()")
+    for kind in ("keyDown", "keyUp"):
+      page.browser.call("Input.dispatchKeyEvent", type=kind, key=key, text=key)
+    page.until(f"{zoomed} {grown}", 10)
 
   # No steps are proposed, for the network gains nothing by them; but some may be taken.
   page.click("#more button")

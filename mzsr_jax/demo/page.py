@@ -59,6 +59,18 @@ element.addEventListener('keydown', event => {
   trigger('input');
 });
 """
+# Zoom for those without a mouse: Gradio's picture zooms by the wheel alone, 5% a notch.
+_ZOOM_SCRIPT = """
+document.addEventListener('keydown', event => {
+  const deltaY = {'+': -1, '=': -1, '-': 1}[event.key];
+  const image = document.querySelector('#slider .slider-wrap img');
+  if (!deltaY || !image || !event.target.matches('#compare input[type=range]')) return;
+  event.preventDefault();
+  const box = image.getBoundingClientRect();
+  const notch = {deltaY, clientX: box.x + box.width / 2, clientY: box.y + box.height / 2, bubbles: true, cancelable: true};
+  for (let i = 0; i < 5; i++) image.dispatchEvent(new WheelEvent('wheel', notch));
+});
+"""
 _CSS = """
 .gradio-container > main { max-width: 1240px !important; }
 #intro h1 { font-size: 26px; letter-spacing: -.015em; margin: 0; color: var(--body-text-color); }
@@ -109,7 +121,7 @@ def serve(manager: JobManager, host: str, port: int) -> gr.Blocks:
 def _page(manager: JobManager) -> gr.Blocks:
   """The page, not yet served."""
   with gr.Blocks(analytics_enabled=False, title=_TITLE, fill_width=True, delete_cache=(_FORGOTTEN // 4, _FORGOTTEN)) as page:
-    gr.HTML(_INTRO, padding=False, elem_id="intro")
+    gr.HTML(_INTRO, padding=False, js_on_load=_ZOOM_SCRIPT, elem_id="intro")
     with gr.Row(elem_id="all"):
       with gr.Column(elem_id="photo_side"):
         photo = gr.File(label="Photo", file_types=list(images.FORMATS), height=130, elem_id="photo")
@@ -129,7 +141,7 @@ def _page(manager: JobManager) -> gr.Blocks:
         )  # fmt: skip
         compare = gr.Slider(
             0, 100, 50, step=1, label="Before | after", visible=False, buttons=[], elem_id="compare",
-            info="Left of the line: a plain enlargement. Right of it: this program's.",
+            info="Left of the line: a plain enlargement. Right of it: this program's. Arrow keys move it, + and - zoom.",
         )  # fmt: skip
         with gr.Row():
           whole = gr.Button(_WHOLE, variant="primary", interactive=False, elem_id="whole")
