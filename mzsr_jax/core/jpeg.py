@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.fft
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -17,7 +16,9 @@ LUMA_STEPS = np.array([
 ], np.float32)  # fmt: skip
 CHROMA_STEPS = np.full((8, 8), 99, np.float32)
 CHROMA_STEPS[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-_COSINES = scipy.fft.dct(np.eye(8), axis=0, norm="ortho").astype(np.float32)
+# The orthonormal discrete cosine transform (DCT-II) of eight numbers.
+COSINES = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(1, 16, 2)))
+COSINES = (COSINES / np.linalg.norm(COSINES, axis=1, keepdims=True)).astype(np.float32)
 _TO_YCBCR = np.array([LUMA, [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 _TO_RGB = np.linalg.inv(_TO_YCBCR.astype(np.float64)).astype(np.float32)
 
@@ -55,6 +56,6 @@ def quantised(plane: Float[Array, "h w"], steps: Float[Array, "8 8"]) -> Float[A
   """A plane of blocks of 8x8, in levels about 0, their coefficients in whole steps."""
   blocks = plane.reshape(plane.shape[0] // 8, 8, plane.shape[1] // 8, 8)
   exactly = {"precision": lax.Precision.HIGHEST}
-  found = jnp.einsum("ui,piqj,vj->pquv", _COSINES, blocks, _COSINES, **exactly)
+  found = jnp.einsum("ui,piqj,vj->pquv", COSINES, blocks, COSINES, **exactly)
   found = jnp.round(found / steps[None, None]) * steps[None, None]
-  return jnp.einsum("ui,pquv,vj->piqj", _COSINES, found, _COSINES, **exactly).reshape(plane.shape)
+  return jnp.einsum("ui,pquv,vj->piqj", COSINES, found, COSINES, **exactly).reshape(plane.shape)

@@ -7,10 +7,10 @@ the noise.
 """
 
 import numpy as np
-import scipy.fft
 from jaxtyping import Float, UInt8
 
 from mzsr_jax import images
+from mzsr_jax.core import jpeg
 
 _SIDE = 8  # pixels of a patch
 _MOST = 30_000  # patches
@@ -88,7 +88,7 @@ def of_jpeg(image: UInt8[np.ndarray, "h w 3"], table: Float[np.ndarray, "8 8"]) 
   blocks = image[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK, 3).swapaxes(1, 2)
   apart = int(np.ceil(np.sqrt(rows * columns / _BLOCKS)))
   blocks = blocks[::apart, ::apart].reshape(-1, _BLOCK, _BLOCK, 3) @ np.array(images.LUMA)
-  sizes = np.abs(scipy.fft.dctn(blocks - 128, axes=(1, 2), norm="ortho"))
+  sizes = np.abs(jpeg.COSINES @ (blocks - 128) @ jpeg.COSINES.T)
   count, half = len(sizes), table / 2
   kept = np.clip((sizes > half).sum(0), 0.5, count - 0.5) / count
   # Of Laplace's density with P(|c| > half) = kept: the mean of c^2 where |c| < half, times the share of these.
