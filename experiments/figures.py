@@ -23,7 +23,7 @@ from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, methods, metrics
 from mzsr_jax.evaluation.benchmark import Sample
 from mzsr_jax.images import Pixels
-from mzsr_jax.inference import pool
+from mzsr_jax.inference import plain, pool
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
@@ -93,7 +93,7 @@ def pictures(figure: str, sample: Sample, degradation: Degradation, steps: int, 
   """Figures 4 to 6: rows of PSNRs, and the picture."""
   adapter = TiledAdapter()
   lr = benchmark.lr_image(adapter, sample, degradation, SCALE)
-  bicubic = adapter.super_resolve(None, lr, SCALE)
+  bicubic = plain.enlarge(lr, SCALE)
   strips: list[dict[str, Pixels]] = []
   track = lambda items: progress.track(items, len(items), "picture", "adapting")
   if figure == "4":

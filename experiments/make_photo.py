@@ -16,6 +16,7 @@ from PIL import Image
 from mzsr_jax import images, weights
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.demo import jobs
+from mzsr_jax.inference import plain
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import enhance, kernel_files
 from mzsr_jax.photo import file as photo_file
@@ -36,7 +37,7 @@ def of_the_paper() -> dict[str, images.Pixels]:
   adapter = TiledAdapter()
   made = adapter.trajectory(loaded.params, lr, of, STEPS, 2, loaded.inner_lrs(STEPS[-1]))
   names = {0: "before adaptation", 1: "after 1 step", 10: "after 10 steps"}
-  return {"bicubic": adapter.super_resolve(None, lr, 2), **{names[step]: made[step] for step in STEPS}}
+  return {"bicubic": plain.enlarge(lr, 2), **{names[step]: made[step] for step in STEPS}}
 
 
 def of_a_photo() -> dict[str, images.Pixels]:
@@ -45,7 +46,7 @@ def of_a_photo() -> dict[str, images.Pixels]:
   steps = enhance.default_steps(loaded)
   recipe = enhance.make_recipe(loaded, Degradation(None), 2, steps)
   *_, enlarged = enhance.run(adapter, photo, recipe, [steps])
-  bicubic = enhance.enlarge(adapter, None, photo, recipe)
+  bicubic = enhance.enlarge_plainly(photo, recipe.scale)
   return {"a photo, bicubic": photo_file.on_white(bicubic), "by default": photo_file.on_white(enlarged.photo)}
 
 

@@ -20,6 +20,7 @@ from experiments.bench import timing
 from mzsr_jax import cli, files, images, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, metrics
+from mzsr_jax.inference import plain
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> None:
   for kernel, degradation in degradations.items():
     made = [benchmark.lr_image(adapter, sample, degradation, args.scale) for sample in samples]
     photos = [camera.taken(lr, args.noise, args.jpeg) for lr in made]
-    bicubic = [score(adapter.super_resolve(None, photo.rgb, args.scale), sample) for photo, sample in zip(photos, samples)]
+    bicubic = [score(plain.enlarge(photo.rgb, args.scale), sample) for photo, sample in zip(photos, samples)]
     for width in args.widths:
       about = f"x{width:g}" if width != 1 else "true"
       about += f", noise {args.noise_level:g}" if args.noise_level not in (None, args.noise) else ""

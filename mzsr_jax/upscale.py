@@ -240,7 +240,7 @@ def _run(
           say(about)
         progress.phase(f"{'adapting' if shown[-1] else 'enlarging'} {job.source.name}")
         if job.comparison:
-          panels["bicubic"] = photo_file.on_white(enhance.enlarge(adapter, None, photo, recipe))
+          panels["bicubic"] = photo_file.on_white(enhance.enlarge_plainly(photo, recipe.scale))
       case enhance.Adapted(step, params):
         if step == shown[-1]:
           progress.phase(f"enlarging {job.source.name}")

@@ -15,7 +15,7 @@ from mzsr_jax import evaluate, images, weights
 from mzsr_jax.core import degradation, kernels, model
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, methods, metrics
-from mzsr_jax.inference import tiled
+from mzsr_jax.inference import plain, tiled
 from mzsr_jax.photo import kernel_files
 from mzsr_jax.training import data
 
@@ -360,10 +360,10 @@ def test_what_cannot_be_compared_is_left_open():
 
 def test_images_of_another_program_are_scored_like_ours(monkeypatch, capsys, small, tmp_path):
   """Bicubic enlargements, written as files under others' names, score as bicubic does."""
-  degradation, run = kernel_files.load_degradation("g20d"), tiled.TiledAdapter()
+  degradation = kernel_files.load_degradation("g20d")
   for sample in benchmark.load_hr(small / "gt", 2):
     lr = images.to_float(benchmark.make_lr(sample.gt, degradation, 2))
-    images.write_png(tmp_path / "g20d" / f"{sample.name}_x2_SR.png", run.super_resolve(None, lr, 2))
+    images.write_png(tmp_path / "g20d" / f"{sample.name}_x2_SR.png", plain.enlarge(lr, 2))
     images.write_png(tmp_path / "gani" / f"{sample.name}.png", sample.gt)
   out = tmp_path / "report.json"
   compared = f"--methods=folder:Other={tmp_path}/{{kernel}},bicubic"

@@ -183,7 +183,6 @@ def test_progress_adds_up_to_the_work(windowed, params):
   windowed.on_progress = passes.append
   windowed.adapt(params, noise(100, 90), kernel_files.load_degradation("g20d"), 2, RATES)
   windowed.super_resolve(params, noise(100, 90), 2)
-  windowed.super_resolve(None, noise(100, 90), 2)
   windowed.on_progress = lambda passes: None
   assert sum(passes) == pytest.approx(tiled.network_passes(2, 1, 2)) == pytest.approx(10) and len(passes) > 4
 

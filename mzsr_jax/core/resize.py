@@ -112,7 +112,10 @@ def shrink(in_size: int, scale: float, subsample: str) -> Float[np.ndarray, "out
 
 def shrink_sparse(in_size: int, scale: float, subsample: str) -> scipy.sparse.csr_array:
   """`shrink` as a sparse matrix, float32."""
-  taps = _shrink_taps(in_size, scale, subsample, np.arange(shrunk_size(in_size, scale)))
+  return _sparse(in_size, _shrink_taps(in_size, scale, subsample, np.arange(shrunk_size(in_size, scale))))
+
+
+def _sparse(in_size: int, taps: Taps) -> scipy.sparse.csr_array:
   rows = np.broadcast_to(np.arange(len(taps.index))[:, None], taps.index.shape)
   entries = taps.weight.ravel(), (rows.ravel(), taps.index.ravel())
   return scipy.sparse.csr_array(entries, (len(taps.index), in_size)).astype(np.float32)
@@ -131,6 +134,11 @@ def enlarge(
   An `offset` is that of the kernel that the input was made with, in output pixels: see `degradation.enlarge`.
   """
   return bicubic(in_size, enlarged_size(in_size, scale) if out_size is None else out_size, scale, offset)
+
+
+def enlarge_sparse(in_size: int, scale: float) -> scipy.sparse.csr_array:
+  """`enlarge` as a sparse matrix, float32."""
+  return _sparse(in_size, _bicubic_taps(in_size, scale, np.arange(enlarged_size(in_size, scale))))
 
 
 def shrink_block(in_size: int, scale: float, subsample: str, first: int, count: int, rows: int) -> Block:

@@ -210,7 +210,7 @@ class Worker:
       _, plain, made = last
       before = picture("before", plain)
     else:
-      plain = enhance.enlarge(adapter, None, given, recipe)
+      plain = enhance.enlarge_plainly(given, recipe.scale)
       before = picture("before", plain)
       yield shown._replace(status="Enlarging this part …", pair=(before, before))
       start, compiling = time.perf_counter(), []
@@ -256,7 +256,7 @@ class Worker:
         result = event.photo
     part = crop.around(wanted.place, size, wanted.scale, _COMPARED)
     wide = crop.widened(part, size, wanted.scale, networks.of(recipe.params).reach)
-    plain = enhance.enlarge(adapter, None, crop.cut(photo, wide), recipe)
+    plain = enhance.enlarge_plainly(crop.cut(photo, wide), recipe.scale)
     plain = crop.cut(plain, crop.enlarged(part, wanted.scale, wide))
     made = crop.cut(result, crop.enlarged(part, wanted.scale))
     _check_likeness(plain, made)

@@ -25,6 +25,7 @@ from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.model import Params
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import zssr
+from mzsr_jax.inference import plain
 from mzsr_jax.inference.tiled import ANY_RATES, TiledAdapter
 from mzsr_jax.photo import refine
 
@@ -125,12 +126,9 @@ def bicubic() -> Method:
 
   def solve(adapter: TiledAdapter, case: Case):
     start = time.perf_counter()
-    yield Result(0, adapter.super_resolve(None, case.lr, case.scale), time.perf_counter() - start)
+    yield Result(0, plain.enlarge(case.lr, case.scale), time.perf_counter() - start)
 
-  def warm_up(adapter: TiledAdapter, case: Case):
-    adapter.warm_up(None, case.lr.shape[:2], case.degradation, case.scale)
-
-  return Method("bicubic", (0,), solve, warm_up)
+  return Method("bicubic", (0,), solve)
 
 
 def mzsr(

@@ -131,17 +131,12 @@ def _inside(size: Size, bounds: Int[Array, " 4"]) -> Bool[Array, "h w 1"]:
   return (row >= bounds[0]) & (row < bounds[1]) & (column >= bounds[2]) & (column < bounds[3])
 
 
-def _observe(batch: _Batch, net: Network) -> PyTree[Array]:
-  """The observation of the one tile of a device."""
-  first = jax.tree.map(operator.itemgetter(0), batch)
-  return net.observe_tile(first.image, first.rows, first.columns, first.told)
-
-
 def _reconstruct(params: Params, batch: _Batch, net: Network) -> Float[Array, "p q c"]:
   """The network's output on the one tile of a device."""
-  rows, columns = (inside[0] for inside in batch.inside)
-  mask = (rows[:, None, None] & columns[None, :, None]).astype(batch.image.dtype)
-  return net.reconstruct(params, _observe(batch, net), mask)
+  one = jax.tree.map(operator.itemgetter(0), batch)
+  rows, columns = one.inside
+  mask = (rows[:, None, None] & columns[None, :, None]).astype(one.image.dtype)
+  return net.reconstruct(params, net.observe_tile(one.image, one.rows, one.columns, one.told), mask)
 
 
 def _share(params: Params, batch: _Batch, targets: Float[Array, "1 p q 3"], weight, net: Network) -> Float[Array, ""]:
@@ -196,15 +191,8 @@ def _update(params, state, gradient, *, optimizer: optax.GradientTransformation)
 
 @_compiled
 def _run(params, batch, *, mesh: Mesh, net: Network):
-  """SR tiles (d, p, q, 3) in [0, 1]; with `params` None, what the paper's network sees, their bicubic enlargements."""
-
-  def local(params, batch):
-    if params is None:
-      sr = _observe(batch, net)
-    else:
-      sr = _reconstruct(sharding.vary(params, _AXIS), batch, net)
-    return jnp.clip(sr, 0, 1)[None]
-
+  """SR tiles (d, p, q, 3) in [0, 1]."""
+  local = lambda params, batch: jnp.clip(_reconstruct(sharding.vary(params, _AXIS), batch, net), 0, 1)[None]
   return jax.shard_map(local, mesh=mesh, in_specs=(_ON_ALL, _ON_EACH), out_specs=_ON_EACH)(params, batch)
 
 
@@ -428,12 +416,12 @@ class TiledAdapter:
 
   def enlarge(
       self,
-      params: Params | None,
+      params: Params,
       lr: Float[np.ndarray, "h w 3"],
       scale: float,
       degradation: Degradation | None = None,
   ) -> Iterator[tuple]:
-    """SR tiles one after another: `core.adapt.super_resolve`, or its bicubic part where `params` is None.
+    """SR tiles one after another: `core.adapt.super_resolve`.
 
     Args: see `core.adapt.super_resolve`.
 
@@ -452,17 +440,17 @@ class TiledAdapter:
         v, h = vertical.span, horizontal.span
         core = tile[v.first - v.start : v.stop - v.start, h.first - h.start : h.stop - h.start]
         yield slice(v.first, v.stop), slice(h.first, h.stop), core
-      self.on_progress(network_passes(0, 1, scale) * len(some) / len(plan.tiles) if params else 0)
+      self.on_progress(network_passes(0, 1, scale) * len(some) / len(plan.tiles))
 
   def super_resolve(
       self,
-      params: Params | None,
+      params: Params,
       lr: Float[np.ndarray, "h w 3"],
       scale: float,
       degradation: Degradation | None = None,
       dtype: type = np.uint8,
   ) -> Shaped[np.ndarray, "p q 3"]:
-    """The enlarged image; bicubic where `params` is None.
+    """The enlarged image.
 
     Args:
       dtype: of the pixels, see `images.quantize`.
@@ -494,30 +482,29 @@ class TiledAdapter:
     return self._buckets.get(size, size)
 
   def warm_up(
-      self, params: Params | None, size: Size, degradation: Degradation, scale: float, inner_lrs: PyTree = ANY_RATES
+      self, params: Params, size: Size, degradation: Degradation, scale: float, inner_lrs: PyTree = ANY_RATES
   ) -> None:
-    """Compiles what LR images of `size` and a degradation need, where it is not yet; without `params`, to enlarge alone.
+    """Compiles what LR images of `size` and a degradation need, where it is not yet.
 
     Of the rates, only the rule matters: gradient steps or `Spectral`.
     """
     side = max(len(degradation.kernel), EVALUATION_SIZE)
     net = self._network(params)
     told = tuple(map(np.shape, jax.tree.leaves(net.tell(degradation, scale))))
-    key = (params is None, net, told, self.bucket(size), degradation.subsample, side, scale, isinstance(inner_lrs, Spectral))
+    key = (net, told, self.bucket(size), degradation.subsample, side, scale, isinstance(inner_lrs, Spectral))
     if key not in self._warm:
       self._warm.add(key)
       lr = np.zeros((*size, 3), np.float32)
-      if params is not None:
-        steps = min(1, np.size(jax.tree.leaves(inner_lrs)[0]))
-        params = self.adapt(params, lr, degradation, scale, inner_lrs, steps)
+      steps = min(1, np.size(jax.tree.leaves(inner_lrs)[0]))
+      params = self.adapt(params, lr, degradation, scale, inner_lrs, steps)
       collections.deque(self.enlarge(params, lr, scale, degradation), maxlen=0)
 
   def limit_tiles(self, side: int) -> None:
     """Makes tiles no larger than squares of about `side` pixels; at least their halo, and what is then left, is kept."""
     self._max_side = min(self._max_side, max(side, _MIN_TILE))
 
-  def _network(self, params: Params | None) -> Network:
-    return (NET if params is None else networks.of(params)).clone(precision=self.precision)
+  def _network(self, params: Params) -> Network:
+    return networks.of(params).clone(precision=self.precision)
 
   def _tile_size(self, net: Network, bucket: Size, bytes_per_pixel: float) -> Size:
     """The tile size for a bucket."""

@@ -17,6 +17,7 @@ from mzsr_jax.core import networks, resize
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.model import Params
 from mzsr_jax.errors import UserError
+from mzsr_jax.inference import plain as plain_lib
 from mzsr_jax.inference.tiled import TiledAdapter, degrade
 from mzsr_jax.photo import blind, kernel_files, noise, refine, trust
 from mzsr_jax.photo import file as photo_file
@@ -210,16 +211,25 @@ def _with_losses(adapter: TiledAdapter, lr, recipe: Recipe, steps: int) -> Itera
   yield before, adapter.error(before, lr, recipe.degradation, recipe.net_scale) if steps else 0.0
 
 
-def enlarge(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: Recipe) -> Photo:
-  """The photo, enlarged by adapted parameters at the recipe's strength; by bicubic interpolation where they are None.
+def enlarge_plainly(photo: Photo, scale: float) -> Photo:
+  """The photo, enlarged by bicubic interpolation."""
+  rgb = plain_lib.enlarge(photo.rgb, scale, _pixels(photo))
+  if photo.alpha is None:
+    return photo._replace(rgb=rgb, jpeg_error=0.0)
+  alpha = plain_lib.enlarge(photo.alpha[..., None], scale, np.float32)[..., 0]
+  return photo._replace(rgb=rgb, alpha=_within(photo.alpha, alpha, scale), jpeg_error=0.0)
+
+
+def enlarge(adapter: TiledAdapter, params: Params, photo: Photo, recipe: Recipe) -> Photo:
+  """The photo, enlarged by adapted parameters at the recipe's strength.
 
   Raises:
     UserError: the result holds NaN: the adaptation diverged.
   """
-  share = kept(photo, recipe) if params else 0.0
+  share = kept(photo, recipe)
   if np.all(share == 1):
     return _enlarged(adapter, params, photo, recipe)
-  plain = _enlarged(adapter, None, photo, recipe)
+  plain = enlarge_plainly(photo, recipe.scale)
   if not np.any(share):
     return plain
   made = _enlarged(adapter, params, photo, recipe)
@@ -267,27 +277,32 @@ def blend(
   return made._replace(rgb=rgb, alpha=alpha)
 
 
-def _enlarged(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: Recipe) -> Photo:
+def _enlarged(adapter: TiledAdapter, params: Params, photo: Photo, recipe: Recipe) -> Photo:
   rgb = _refined(adapter, params, photo, recipe)
   alpha = None if photo.alpha is None else _enlarged_alpha(adapter, params, photo.alpha, recipe)
   return photo._replace(rgb=rgb, alpha=alpha, jpeg_error=0.0)
 
 
-def _refined(adapter: TiledAdapter, params: Params | None, photo: Photo, recipe: Recipe) -> np.ndarray:
+def _refined(adapter: TiledAdapter, params: Params, photo: Photo, recipe: Recipe) -> np.ndarray:
   """SR colours: float32, or already rounded where nothing is done to them, which takes a quarter of the memory."""
   lr, degradation, scale = photo.rgb, recipe.degradation, recipe.net_scale
-  plain = not (params and (recipe.self_ensemble or recipe.back_projection)) and recipe.scale == scale
-  dtype = (np.uint16 if photo.bits == 16 else np.uint8) if plain else np.float32
-  if params and recipe.self_ensemble:
+  last = not (recipe.self_ensemble or recipe.back_projection) and recipe.scale == scale
+  dtype = _pixels(photo) if last else np.float32
+  if recipe.self_ensemble:
     one = lambda image, of: adapter.super_resolve(params, image, scale, of, dtype)
     parts = refine.each_turn(one, lr, degradation, scale, networks.of(params).is_told_kernel)
     count = np.float32(num_turns(recipe, lr.shape[:2]))
     sr = sum(part / count for part in parts)
   else:
-    sr = adapter.super_resolve(params, lr, scale, _for_network(params, recipe), dtype)
-  if params and recipe.back_projection:
+    sr = adapter.super_resolve(params, lr, scale, degradation, dtype)
+  if recipe.back_projection:
     sr = refine.back_project(sr, lr, degradation, scale, recipe.back_projection)
-  return _to_scale(adapter, sr, lr.shape[:2], recipe, params)
+  return _to_scale(adapter, sr, lr.shape[:2], recipe)
+
+
+def _pixels(photo: Photo) -> type:
+  """The type of pixels that a photo's result has."""
+  return np.uint16 if photo.bits == 16 else np.uint8
 
 
 def num_turns(recipe: Recipe, size: tuple[int, int]) -> int:
@@ -298,18 +313,11 @@ def num_turns(recipe: Recipe, size: tuple[int, int]) -> int:
   return len(list(refine.turned(recipe.degradation, size, recipe.net_scale, told)))
 
 
-def _for_network(params: Params | None, recipe: Recipe) -> Degradation | None:
-  """The degradation; plain bicubic knows none."""
-  return recipe.degradation if params else None
-
-
-def _to_scale(
-    adapter: TiledAdapter, sr: np.ndarray, size: tuple[int, int], recipe: Recipe, params: Params | None
-) -> np.ndarray:
+def _to_scale(adapter: TiledAdapter, sr: np.ndarray, size: tuple[int, int], recipe: Recipe) -> np.ndarray:
   """What was enlarged by `net_scale`, at `scale`."""
   reached = recipe.net_scale
   while reached < recipe.scale:
-    sr = adapter.super_resolve(params and recipe.second_stage, sr, 2, dtype=np.float32)
+    sr = adapter.super_resolve(recipe.second_stage, sr, 2, dtype=np.float32)
     reached *= 2
   if reached == recipe.scale:
     return sr
@@ -317,13 +325,17 @@ def _to_scale(
   return np.clip(degrade(sr, _SHRINKING, reached / recipe.scale, device=adapter.devices[0])[:height, :width], 0, 1)
 
 
-def _enlarged_alpha(adapter: TiledAdapter, params: Params | None, alpha: Float[np.ndarray, "h w"], recipe: Recipe):
+def _enlarged_alpha(adapter: TiledAdapter, params: Params, alpha: Float[np.ndarray, "h w"], recipe: Recipe):
   """Transparency as the network enlarges it, so that its edges stay on those of the colours, but within what is next to it:
   where all is opaque, or all is hidden, it stays so."""
   gray = np.repeat(alpha[..., None], 3, axis=-1)
-  sr = adapter.super_resolve(params, gray, recipe.net_scale, _for_network(params, recipe), np.float32)
-  sr = _to_scale(adapter, sr, alpha.shape, recipe, params).mean(-1)
-  nearest = np.ix_(*(np.minimum((np.arange(n) / recipe.scale).astype(int), m - 1) for n, m in zip(sr.shape, alpha.shape)))
+  sr = adapter.super_resolve(params, gray, recipe.net_scale, recipe.degradation, np.float32)
+  return _within(alpha, _to_scale(adapter, sr, alpha.shape, recipe).mean(-1), recipe.scale)
+
+
+def _within(alpha: Float[np.ndarray, "h w"], sr: Float[np.ndarray, "p q"], scale: float) -> Float[np.ndarray, "p q"]:
+  """An enlargement, no less and no more than the nine LR pixels around."""
+  nearest = np.ix_(*(np.minimum((np.arange(n) / scale).astype(int), m - 1) for n, m in zip(sr.shape, alpha.shape)))
   low, high = (f(alpha, 3, mode="nearest")[nearest] for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter))
   return np.clip(sr, low, high)
 
