@@ -8,16 +8,17 @@ import pytest
 from mzsr_jax.inference import tiles
 
 
-@pytest.mark.parametrize("window,halo", [(20, 3), (17, 8), (64, 0)])
-def test_cores_cover_an_axis_once_and_keep_the_halo(window, halo):
+@pytest.mark.parametrize("window,halo,cell", [(20, 3, 1), (17, 8, 1), (64, 0, 1), (20, 3, 4), (24, 9, 4)])
+def test_cores_cover_an_axis_once_and_keep_the_halo(window, halo, cell):
   for length in range(1, 200):
-    spans = tiles.spans(length, window, halo)
+    spans = tiles.spans(length, window, halo, cell)
     assert [s.first for s in spans] == [0, *(s.stop for s in spans[:-1])] and spans[-1].stop == length
     for s in spans:
       assert s.first < s.stop
       assert s.start == 0 or s.first - s.start >= halo
       assert s.stop == length or s.start + window - s.stop >= halo
-      assert len(spans) == 1 or 0 <= s.start <= length - window
+      assert s.start % cell == 0
+      assert len(spans) == 1 or 0 <= s.start < length - window + cell
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])

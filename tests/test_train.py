@@ -26,6 +26,7 @@ from configs import (
   pretrain_all_kernels,
   pretrain_x2,
   pretrain_x4,
+  universal,
 )
 from mzsr_jax import files, images, weights
 from mzsr_jax.core.inner_rules import Spectral
@@ -462,3 +463,18 @@ def test_training_entry_and_export(tmp_path, stage):
   assert weights.load(output).metadata["data"] == "photos"
   again = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
   assert again.returncode == 2 and "exists" in again.stderr and again.stderr.count("\n") == 1
+
+
+def test_initial_weights_may_come_in_parts(tmp_path):
+  """A coarse pass and the others, of which both have a data step's mu: the later one's is taken."""
+  changes = {"model.passes": 1, "model.blocks": 0, "model.coarse_features": 4, "model.coarse_blocks": 1}
+  config = tiny(universal, **changes, **{"init_weights": f"{tmp_path}/coarse.safetensors,{tmp_path}/others.safetensors"})
+  whole = step_lib.init_params(config)
+  parts = {"coarse": {"coarse": whole["coarse"], "log_mu": jnp.zeros((1, 2))}, "others": dict(whole)}
+  del parts["others"]["coarse"]
+  for name, params in parts.items():
+    weights.save_weights(tmp_path / f"{name}.safetensors", params, {})
+  jax.tree.map(np.testing.assert_array_equal, loop._initial_state(config).learned["params"], whole)
+  config.init_weights = f"{tmp_path}/coarse.safetensors"
+  with pytest.raises(UserError, match="another shape"):
+    loop._initial_state(config)

@@ -11,17 +11,27 @@ from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.photo.kernel_files import load_degradation
 
 SMALL = UnrolledNet(passes=2, features=8, blocks=1)
+COARSE = UnrolledNet(passes=1, features=8, blocks=1, coarse_features=8, coarse_blocks=2)
 
 
 def _image(size, seed=0):
   return jnp.asarray(np.random.default_rng(seed).random((*size, 3), np.float32))
 
 
+def _drawn(net):
+  """Random parameters whose passes change something."""
+  drawn = net.init_params(jax.random.key(0))
+  return jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), drawn)
+
+
 @pytest.fixture(scope="module")
 def params():
-  """Random parameters whose passes change something."""
-  drawn = SMALL.init_params(jax.random.key(0))
-  return jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), drawn)
+  return _drawn(SMALL)
+
+
+@pytest.fixture(scope="module")
+def coarse_params():
+  return _drawn(COARSE)
 
 
 def test_the_default_has_no_more_parameters_than_the_papers_network():
@@ -32,6 +42,8 @@ def test_the_default_has_no_more_parameters_than_the_papers_network():
 def test_parameters_tell_their_network(params):
   assert networks.of(params) == SMALL
   assert networks.of(UnrolledNet().init_params(jax.random.key(0))) == UnrolledNet()
+  for net in (COARSE, UnrolledNet(passes=0, coarse_features=8, coarse_blocks=1)):
+    assert networks.of(net.init_params(jax.random.key(0))) == net
   assert UnrolledNet(blocks=5).reach > UnrolledNet().reach
   with pytest.raises(ValueError, match="no parameters of a network"):
     networks.of({"dense": jnp.zeros(3)})
@@ -69,9 +81,10 @@ def test_lr_image_of_the_result_is_the_given_one_where_there_is_no_noise(params)
   assert jnp.abs(degradation.degrade(made, of.kernel, 2, "direct") - lr).max() < 5e-3
 
 
+@pytest.mark.parametrize("net", [SMALL, COARSE])
 @pytest.mark.slow
-def test_padding_is_not_seen(params):
-  net = UnrolledNet(passes=2, features=8, blocks=1, iterations=20)  # padding changes the preconditioner
+def test_padding_is_not_seen(net):
+  net, params = net.clone(iterations=20), _drawn(net)  # padding changes the preconditioner
   lr, of = _image((13, 16)), load_degradation("gani").replace(noise_std=0.05)
   told = net.tell(of, 2)
   kernel = jnp.matmul(told.taps.columns.T, told.taps.rows, precision="highest")  # a tile's lacks its least terms
@@ -110,3 +123,29 @@ def test_a_noisier_image_is_trusted_less(params):
     made = SMALL.reconstruct(params, SMALL.observe(lr, of.replace(noise_std=noise_std), 2))
     distance.append(float(jnp.abs(degradation.degrade(made, of.kernel, 2, "direct") - lr).mean()))
   assert distance[0] < distance[1] < distance[2]
+
+
+def test_a_coarse_pass_changes_nothing_at_first():
+  """But that the data step is done twice."""
+  plain = UnrolledNet(passes=1, features=8, blocks=1)
+  drawn = COARSE.init_params(jax.random.key(0))
+  observation = COARSE.observe(_image((9, 7)), load_degradation("g20d"), 4)
+  own = {name: value for name, value in drawn.items() if name != "coarse"}
+  np.testing.assert_allclose(COARSE.reconstruct(drawn, observation), plain.reconstruct(own, observation), atol=0.01)
+
+
+@pytest.mark.slow
+def test_a_tile_that_begins_at_a_cell_is_as_the_image_is(coarse_params):
+  """Near the data steps' tolerance, and not so where it begins within a cell."""
+  net, of, lr = COARSE.clone(iterations=20), load_degradation("g20d"), _image((80, 20))
+  whole = net.reconstruct(coarse_params, net.observe(lr, of, 2))
+  told = net.tell(of, 2)
+  columns = net.tile_axis(of, 2, 1, 20, 40, 0, 40)
+
+  def difference(start):
+    rows = net.tile_axis(of, 2, 0, 80, 160, start, 160 - start)
+    part = jnp.pad(lr, ((0, rows[1]), (0, max(columns[1] - 20, 0)), (0, 0)))[rows[0] : rows[0] + rows[1], : columns[1]]
+    made = net.reconstruct(coarse_params, net.observe_tile(part, rows[2], columns[2], told))
+    return float(jnp.abs(made - whole[start:])[net.reach :].max())
+
+  assert difference(net.cell * 3) < 1e-3 < 5e-3 < difference(net.cell * 3 + 2)

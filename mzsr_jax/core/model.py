@@ -77,6 +77,11 @@ class MZSRNet(nn.Module):
     return self.depth
 
   @property
+  def cell(self) -> int:
+    """See `network.Network`: tiles may begin anywhere."""
+    return 1
+
+  @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
     return self.depth * self.features

@@ -18,12 +18,14 @@ class Network(Protocol):
 
   Attributes:
     reach: how far away, in HR pixels, an output pixel sees its observation.
+    cell: HR pixels that a tile must begin at a multiple of, so that the network sees it as it sees the whole image.
     activations: numbers that a gradient keeps for each HR pixel.
     precision: of its inner layers, one of `conv.PRECISIONS`.
     is_told_kernel: whether the observation depends on the kernel; else, on the degradation's offset alone.
   """
 
   reach: int
+  cell: int
   activations: int
   precision: str
   is_told_kernel: bool

@@ -13,9 +13,18 @@ def of(params: Params) -> MZSRNet | UnrolledNet:
   """
   names = set(params)
   if "log_mu" in names:
-    passes, one = len(params["log_mu"]) - 1, params["pass1"]
-    return UnrolledNet(passes, one["first"].shape[-1], sum(name.endswith("a") and name[:5] == "block" for name in one))
+    return _unrolled(params)
   depth = sum(name.startswith("conv") for name in names)
   if depth < 2 or not {f"conv{i + 1}" for i in range(depth)} <= names:
     raise ValueError(f"these are no parameters of a network: {', '.join(sorted(names)[:5])}")
   return MZSRNet(depth, params["conv1"]["kernel"].shape[-1], params["conv1"]["kernel"].shape[-2])
+
+
+def _unrolled(params: Params) -> UnrolledNet:
+  blocks = lambda one: sum(name.startswith("block") and name.endswith("a") for name in one)
+  sizes = {"passes": len(params["log_mu"]) - 1}
+  if sizes["passes"]:
+    sizes |= {"features": params["pass1"]["first"].shape[-1], "blocks": blocks(params["pass1"])}
+  if coarse := params.get("coarse"):
+    sizes |= {"coarse_features": coarse["first"].shape[-1], "coarse_blocks": blocks(coarse)}
+  return UnrolledNet(**sizes)

@@ -26,6 +26,7 @@ _SHRUNK = 0.5  # share of bicubic subsampling whose images are not blurred besid
 _WRONG, _ERROR = 0.2, 0.25  # share of patches told a wrong kernel, and how wrong: standard deviation of its log-variance
 _SMOOTH = 0.25  # share of noise that is correlated, as cameras leave it
 _JPEG, _QUALITY = 0.15, (50.0, 98.0)  # share of patches compressed, and how
+_MAIN_SCALES = {2: {2.0: 0.46, 3.0: 0.1, 4.0: 0.28}, 4: {2.0: 0.12, 3.0: 0.22, 4.0: 0.5}}  # shares, by the one drawn most
 _RANK = 6  # of kernels in training; a kernel is what is left of it then
 
 
@@ -47,7 +48,7 @@ class Mixture(NamedTuple):
   """All degradations.
 
   Attributes:
-    main: scales from 2 to 4, nearly half of the draws being 2.
+    main: scales from 2 to 4, nearly half of the draws being one of them.
     low: scales from 1 (blur alone) to 2.
   """
 
@@ -55,9 +56,14 @@ class Mixture(NamedTuple):
   low: Scales
 
 
-def mixture(patch_size: int) -> Mixture:
-  """All degradations of HR patches of a side."""
-  main = dict.fromkeys(np.round(np.arange(2.0, 4.01, 0.1), 1).tolist(), 0.16 / 18) | {2.0: 0.46, 3.0: 0.1, 4.0: 0.28}
+def mixture(patch_size: int, mostly: int = 2) -> Mixture:
+  """All degradations of HR patches of a side.
+
+  Args:
+    patch_size: pixels.
+    mostly: the scale drawn most often, 2 or 4.
+  """
+  main = dict.fromkeys(np.round(np.arange(2.0, 4.01, 0.1), 1).tolist(), 0.16 / 18) | _MAIN_SCALES[mostly]
   low = dict.fromkeys(np.round(np.arange(1.0, 1.91, 0.1), 1).tolist(), 0.6 / 9) | {1.0: 0.4}
   return Mixture(*(_scales(patch_size, shares) for shares in (main, low)))
 

@@ -23,6 +23,7 @@ from mzsr_jax.core.network import Params
 
 _FREQUENCIES = (np.pi * np.arange(-4, 5) / 4).astype(np.float32)  # radians per HR pixel, of `describe`
 _DILATION = 4  # pixels, of the layer that looks further
+_CELL = 4  # pixels, side of what the coarse pass takes for one
 _HIDDEN = 32  # of the layer between a degradation and the biases
 _INITIAL_MU = 2e-3, 200.0  # without noise, and times its variance
 
@@ -108,10 +109,15 @@ def describe(told: Told) -> Float[Array, " d"]:
 class UnrolledNet(nn.Module):
   """A data step, then passes of a CNN of its own each, with a data step after each.
 
+  Before the passes there may be a coarse one, at a quarter of the resolution. At x4 its pixels are LR pixels, so it sees four
+  times as far, and it takes a sixteenth of the time.
+
   Attributes:
-    passes: of the CNN.
+    passes: of the CNN at full resolution.
     features: channels of the CNN.
     blocks: residual blocks of two convolutions in a pass.
+    coarse_features: channels of the coarse pass.
+    coarse_blocks: residual blocks of the coarse pass; 0 leaves it out.
     iterations: of each data step, see `data_step`.
     precision: of the convolutions between the first and the last of a pass, "float32" or "bfloat16"; all else is float32.
   """
@@ -119,6 +125,8 @@ class UnrolledNet(nn.Module):
   passes: int = 4
   features: int = 32
   blocks: int = 2
+  coarse_features: int = 48
+  coarse_blocks: int = 0
   iterations: int = 6
   precision: str = "float32"
 
@@ -137,10 +145,7 @@ class UnrolledNet(nn.Module):
     """
     join = lambda field: jnp.concatenate([getattr(group, field) for group in groups])
     level = self.param("log_mu", _initial_log_mu, self.passes + 1)
-    bias = nn.Dense(self.passes * self.features, kernel_init=nn.initializers.zeros, name="bias")
-    bias = bias(nn.tanh(nn.Dense(_HIDDEN, name="code")(join("code"))))
-    bias = bias.reshape(-1, self.passes, 1, 1, self.features)
-    coverage = join("coverage")
+    code, coverage = join("code"), join("coverage")
 
     def data_steps(z, level):
       ends = np.cumsum([len(group.lr) for group in groups])[:-1]
@@ -163,6 +168,15 @@ class UnrolledNet(nn.Module):
       return self.get_variable("params", name) if self.has_variable("params", name) else self.param(name, init)
 
     z = data_steps(join("start"), level[0])
+    if self.coarse_blocks:
+      coarse = _CoarsePass(self.coarse_features, self.coarse_blocks, self.precision, name="coarse")
+      change, own_level = coarse(z, coverage, code, mask)
+      z = data_steps(z + change, own_level)
+    if not self.passes:
+      return z
+    bias = nn.Dense(self.passes * self.features, kernel_init=nn.initializers.zeros, name="bias")
+    bias = bias(nn.tanh(nn.Dense(_HIDDEN, name="code")(code)))
+    bias = bias.reshape(-1, self.passes, 1, 1, self.features)
     # Zeros that differ from device to device as coverage does: under shard_map, what a scan carries keeps its type.
     memory = jnp.broadcast_to(0 * coverage, (*coverage.shape[:3], self.features)).astype(_inside(self.precision))
     params = jax.tree.map(lambda *each: jnp.stack(each), *(given(f"pass{i + 1}") for i in range(self.passes)))
@@ -176,14 +190,22 @@ class UnrolledNet(nn.Module):
   def reach(self) -> int:
     """Pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged.
 
-    In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two.
+    In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two. In the
+    coarse pass, two cells for a block and two for the first and the last.
     """
-    return self.passes * (2 * self.blocks + _DILATION + 3) + 4
+    coarse = _CELL * (2 * self.coarse_blocks + 2) if self.coarse_blocks else 0
+    return self.passes * (2 * self.blocks + _DILATION + 3) + 4 + coarse
+
+  @property
+  def cell(self) -> int:
+    """See `network.Network`."""
+    return _CELL if self.coarse_blocks else 1
 
   @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
-    return self.passes * (2 * self.blocks + 4) * self.features
+    coarse = (2 * self.coarse_blocks + 2) * self.coarse_features / _CELL**2 if self.coarse_blocks else 0
+    return self.passes * (2 * self.blocks + 4) * self.features + math.ceil(coarse)
 
   @property
   def is_told_kernel(self) -> bool:
@@ -301,3 +323,49 @@ class _Pass(nn.Module):
       h = h + convolve(inner, self.features, f"block{i + 1}b", scale=0.5)
     last = nn.relu(convolve(nn.relu(h), self.features, "last", scale=2.0))
     return convolve(last, z.shape[-1], "out", jnp.float32, scale=0.02), h
+
+
+class _CoarsePass(nn.Module):
+  """What a CNN on cells of pixels changes of z, and the logarithms of mu for the data step after it."""
+
+  features: int
+  blocks: int
+  precision: str
+
+  @nn.compact
+  def __call__(self, z, coverage, code, mask):
+    inside, (height, width) = _inside(self.precision), z.shape[1:3]
+    level = self.param("log_mu", _initial_log_mu, 1)[0]
+    bias = nn.Dense(self.features, kernel_init=nn.initializers.zeros, name="bias")
+    bias = bias(nn.tanh(nn.Dense(_HIDDEN, name="code")(code)))[:, None, None]
+    x = jnp.concatenate([z - 0.5, coverage], -1)
+    x = _to_cells(x if mask is None else x * mask)
+    seen = None if mask is None else _to_cells(mask).max(-1, keepdims=True).astype(inside)
+
+    def convolve(x, features, name, scale):
+      init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal") if scale else nn.initializers.zeros
+      weights = self.param(name, init, (3, 3, x.shape[-1], features))
+      x = x.astype(inside)
+      return conv.conv(x if seen is None else x * seen, weights.astype(inside))
+
+    h = convolve(x, self.features, "first", 1.0) + bias.astype(inside)
+    for i in range(self.blocks):
+      inner = nn.relu(convolve(h, self.features, f"block{i + 1}a", 2.0))
+      h = h + convolve(inner, self.features, f"block{i + 1}b", 0.1)
+    out = convolve(h, _CELL**2 * z.shape[-1], "out", 0.0)  # changes nothing at first
+    return _from_cells(out.astype(z.dtype))[:, :height, :width], level
+
+
+def _to_cells(x: Float[Array, "n h w c"]) -> Float[Array, "n p q d"]:
+  """Each cell of pixels as one pixel of as many more channels; zeros fill the cells at the ends."""
+  x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % _CELL), (0, -x.shape[2] % _CELL), (0, 0)))
+  n, h, w, c = x.shape
+  cells = x.reshape(n, h // _CELL, _CELL, w // _CELL, _CELL, c).transpose(0, 1, 3, 2, 4, 5)
+  return cells.reshape(n, h // _CELL, w // _CELL, _CELL**2 * c)
+
+
+def _from_cells(x: Float[Array, "n p q d"]) -> Float[Array, "n h w c"]:
+  """The inverse of `_to_cells`."""
+  n, p, q, d = x.shape
+  pixels = x.reshape(n, p, q, _CELL, _CELL, d // _CELL**2).transpose(0, 1, 3, 2, 4, 5)
+  return pixels.reshape(n, p * _CELL, q * _CELL, d // _CELL**2)

@@ -118,7 +118,7 @@ def _plan(net: Network, lr_size: Size, full: Size, of: Degradation, scale: float
   """The tiles, at most of `size`, of the enlargement of an image of `lr_size` to `full`."""
 
   def strips(axis: int) -> tuple[_Strip, ...]:
-    spans = tiles.spans(full[axis], size[axis], net.reach)
+    spans = tiles.spans(full[axis], size[axis], net.reach, net.cell)
     make = lambda span: net.tile_axis(of, scale, axis, lr_size[axis], full[axis], span.start, size[axis])
     return tuple(_Strip(span, *make(span)) for span in spans)
 

@@ -27,18 +27,20 @@ class Span(NamedTuple):
   stop: int
 
 
-def spans(length: int, tile: int, halo: int) -> list[Span]:
+def spans(length: int, tile: int, halo: int, cell: int = 1) -> list[Span]:
   """Tiles along an axis, as few as will do; their cores cover it once.
 
   Args:
     length: of the axis, pixels.
-    tile: length of a tile, more than two halos. A shorter axis gets one tile that reaches beyond its end; no other does.
+    tile: length of a tile, more than two halos and a multiple of `cell`. Of a shorter axis it reaches beyond the end.
     halo: pixels that a core must stay away from a tile's end, unless the image ends there as well.
+    cell: starts are multiples of it; so the last tile may reach beyond the end by less than that.
   """
   if length <= tile:
     return [Span(0, 0, length)]
-  count = 1 + math.ceil((length - tile) / (tile - 2 * halo))
-  starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
+  last, most = math.ceil((length - tile) / cell), (tile - 2 * halo) // cell
+  count = 1 + math.ceil(last / most)
+  starts = [round(i * last / (count - 1)) * cell for i in range(count)]
   bounds = [0, *((a + tile + b) // 2 for a, b in itertools.pairwise(starts)), length]
   return [Span(start, first, last) for start, first, last in zip(starts, bounds, bounds[1:])]
 

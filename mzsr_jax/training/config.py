@@ -43,6 +43,7 @@ _BOOL = (False, True)
 FIELDS = {
     "seed": Field(0, "of all that is random", Range(0, 2**32 - 1)),
     # Both are free: a checkpoint has what came of the first, and compares the images of the second.
+    # The first may be several with commas between, each a part of the network; of what two have, that of the later is taken.
     "init_weights": Field("", 'shipped name or path of a .safetensors file; "" starts from random parameters', None, True),
     # Several folders with commas between, each with its share of the patches: "photosA:3,photosB:1".
     "data.root": Field("", 'folder of HR images, searched recursively; "" takes scikit-image\'s sample photos', None, True),
@@ -55,11 +56,14 @@ FIELDS = {
     # "all" draws scales from 1 to 4, both subsamplings, noise and kernels of many kinds, whatever the other fields of this
     # section say: see core/observations.py.
     "degradation.kernels": Field("gaussian", '"bicubic": no blur', (*tasks.KERNEL_FAMILIES, "all")),
+    "degradation.mostly": Field(2, 'the scale that "all" draws most often', (2, 4)),
     "degradation.min_variance": Field(1.0, "pixels^2, of Gaussians; the largest is 2.5 times the scale", Range(0.01, 2.5)),
     "degradation.noise_std": Field(0.0, "of the LR patches, in [0, 1] units", Range(0)),
     "model.network": Field("mzsr", "the paper's; or unrolled, see core/unrolled.py", ("mzsr", "unrolled")),
-    "model.passes": Field(4, "of the unrolled network", Range(1)),
+    "model.passes": Field(4, "of the unrolled network, at full resolution; 0 leaves the coarse one alone", Range(0)),
     "model.blocks": Field(2, "residual blocks in each", Range(0)),
+    "model.coarse_blocks": Field(0, "residual blocks of its pass at a quarter of the resolution; 0 leaves it out", Range(0)),
+    "model.coarse_features": Field(48, "channels there", Range(1)),
     "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),
     "model.convolution": Field("closed", "same function, other derivatives, see core/conv.py", tuple(conv.CONVOLUTIONS), True),

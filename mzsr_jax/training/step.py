@@ -58,7 +58,7 @@ def network(config: ml_collections.ConfigDict) -> MZSRNet | UnrolledNet:
   """The network that a config describes."""
   c = config.model
   if c.network == "unrolled":
-    return UnrolledNet(c.passes, c.features, c.blocks, precision=c.precision)
+    return UnrolledNet(c.passes, c.features, c.blocks, c.coarse_features, c.coarse_blocks, precision=c.precision)
   return MZSRNet(depth=c.depth, features=c.features, convolution=c.convolution, precision=c.precision)
 
 
@@ -184,7 +184,7 @@ def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
   precision = devices.computed_precision(platform, config.model.precision)
   net = network(config).clone(precision=precision)
   if config.model.network == "unrolled":
-    local = functools.partial(_unrolled_gradient, net, observations.mixture(config.data.patch_size))
+    local = functools.partial(_unrolled_gradient, net, observations.mixture(config.data.patch_size, config.degradation.mostly))
   else:
     problem = _problem(config, net, first_order, platform)
     local = functools.partial(_meta_gradient if config.stage == "meta" else _pretrain_gradient, problem)
