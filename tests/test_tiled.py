@@ -66,7 +66,6 @@ def test_adapts_and_enlarges_as_without_windows(windowed, params, size, scale, n
   assert difference(windowed.adapt(params, lr, degradation, scale, RATES), expected) < 1e-6
   sr = mz.super_resolve(expected, lr, scale, model=NET)
   assert difference(assembled(windowed, expected, lr, scale), sr) < 1e-5
-  assert difference(assembled(windowed, None, lr, scale), np.clip(mz.enlarge(lr, scale), 0, 1)) < 1e-5
   clean = degradation_lib.degrade(lr, degradation.kernel, scale, degradation.subsample)
   assert difference(tiled.degrade(lr, degradation, scale), clean) < 1e-6
 
