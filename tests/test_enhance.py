@@ -64,6 +64,8 @@ def test_any_scale_is_reached_and_lies_where_bicubic_does(adapter, scale, net_sc
   expected = np.clip(degradation_lib.enlarge(lr, scale), 0, 1)
   if scale >= 2:
     assert np.abs(made - expected).mean() < 0.01
+  with_network = enhance.enlarge(adapter, recipe().params, photo_file.Photo(lr), wanted).rgb
+  assert with_network.shape == made.shape
 
 
 @pytest.mark.parametrize("scale", [1, 2, 2.7, 8])

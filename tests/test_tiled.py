@@ -14,7 +14,7 @@ from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core import model
 from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.errors import UserError
-from mzsr_jax.inference import pool, tiled, tiles
+from mzsr_jax.inference import plain, pool, tiled, tiles
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
@@ -66,6 +66,7 @@ def test_adapts_and_enlarges_as_without_windows(windowed, params, size, scale, n
   assert difference(windowed.adapt(params, lr, degradation, scale, RATES), expected) < 1e-6
   sr = mz.super_resolve(expected, lr, scale, model=NET)
   assert difference(assembled(windowed, expected, lr, scale), sr) < 1e-5
+  assert difference(plain.enlarge(lr, scale, np.float32), np.clip(mz.enlarge(lr, scale), 0, 1)) < 1e-5
   clean = degradation_lib.degrade(lr, degradation.kernel, scale, degradation.subsample)
   assert difference(tiled.degrade(lr, degradation, scale), clean) < 1e-6
 

@@ -174,9 +174,7 @@ class UnrolledNet(nn.Module):
       z = data_steps(z + change, own_level)
     if not self.passes:
       return z
-    bias = nn.Dense(self.passes * self.features, kernel_init=nn.initializers.zeros, name="bias")
-    bias = bias(nn.tanh(nn.Dense(_HIDDEN, name="code")(code)))
-    bias = bias.reshape(-1, self.passes, 1, 1, self.features)
+    bias = _bias(code, self.passes * self.features).reshape(-1, self.passes, 1, 1, self.features)
     # Zeros that differ from device to device as coverage does: under shard_map, what a scan carries keeps its type.
     memory = jnp.broadcast_to(0 * coverage, (*coverage.shape[:3], self.features)).astype(_inside(self.precision))
     params = jax.tree.map(lambda *each: jnp.stack(each), *(given(f"pass{i + 1}") for i in range(self.passes)))
@@ -286,6 +284,27 @@ def _inside(precision: str) -> type:
   return jnp.bfloat16 if precision == "bfloat16" else jnp.float32
 
 
+def _bias(code: Float[Array, "n d"], features: int) -> Float[Array, "n f"]:
+  """What a degradation adds to features: two layers of the module that calls."""
+  hidden = nn.tanh(nn.Dense(_HIDDEN, name="code")(code))
+  return nn.Dense(features, kernel_init=nn.initializers.zeros, name="bias")(hidden)
+
+
+def _init(scale: float) -> nn.initializers.Initializer:
+  """Variance scaling; zeros for 0."""
+  return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal") if scale else nn.initializers.zeros
+
+
+def _convolve(module: nn.Module, x: Array, mask: Array | None, features: int, name: str, dtype, scale, dilation=1) -> Array:
+  """A convolution by 3x3 weights of a module, in `dtype`; of what pads the image, it sees zeros."""
+  weights = module.param(name, _init(scale), (3, 3, x.shape[-1], features)).astype(dtype)
+  x = x.astype(dtype)
+  # What pads the image is 0 for each layer, as what lies beyond its edge is. The layers have no biases, but for that of
+  # the degradation: on a CPU, their gradients would cost half as much as the convolutions.
+  x = x if mask is None else x * mask.astype(dtype)
+  return conv.dilated(x, weights, dilation)
+
+
 class _Pass(nn.Module):
   """What a CNN changes of z, and its features, which the pass after is given."""
 
@@ -297,19 +316,11 @@ class _Pass(nn.Module):
   def __call__(self, z, coverage, bias, memory, mask):
     inside = _inside(self.precision)
 
-    def init(scale):
-      return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal") if scale else nn.initializers.zeros
-
     def convolve(x, features, name, dtype=inside, scale=1.0, dilation=1):
-      weights = self.param(name, init(scale), (3, 3, x.shape[-1], features)).astype(dtype)
-      x = x.astype(dtype)
-      # What pads the image is 0 for each layer, as what lies beyond its edge is. The layers have no biases, but for that of
-      # the degradation: on a CPU, their gradients would cost half as much as the convolutions.
-      x = x if mask is None else x * mask.astype(dtype)
-      return conv.dilated(x, weights, dilation)
+      return _convolve(self, x, mask, features, name, dtype, scale, dilation)
 
     def mix(x, features, name, scale):
-      weights = self.param(name, init(scale), (x.shape[-1], features))
+      weights = self.param(name, _init(scale), (x.shape[-1], features))
       return jnp.matmul(x.astype(inside), weights.astype(inside))
 
     first = convolve(jnp.concatenate([z - 0.5, coverage], -1), self.features, "first", jnp.float32) + bias
@@ -336,17 +347,11 @@ class _CoarsePass(nn.Module):
   def __call__(self, z, coverage, code, mask):
     inside, (height, width) = _inside(self.precision), z.shape[1:3]
     level = self.param("log_mu", _initial_log_mu, 1)[0]
-    bias = nn.Dense(self.features, kernel_init=nn.initializers.zeros, name="bias")
-    bias = bias(nn.tanh(nn.Dense(_HIDDEN, name="code")(code)))[:, None, None]
+    bias = _bias(code, self.features)[:, None, None]
     x = jnp.concatenate([z - 0.5, coverage], -1)
     x = _to_cells(x if mask is None else x * mask)
-    seen = None if mask is None else _to_cells(mask).max(-1, keepdims=True).astype(inside)
-
-    def convolve(x, features, name, scale):
-      init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal") if scale else nn.initializers.zeros
-      weights = self.param(name, init, (3, 3, x.shape[-1], features))
-      x = x.astype(inside)
-      return conv.conv(x if seen is None else x * seen, weights.astype(inside))
+    seen = None if mask is None else _to_cells(mask).max(-1, keepdims=True)
+    convolve = lambda x, features, name, scale: _convolve(self, x, seen, features, name, inside, scale)
 
     h = convolve(x, self.features, "first", 1.0) + bias.astype(inside)
     for i in range(self.blocks):

@@ -9,9 +9,7 @@ from mzsr_jax.core import checks, resize
 _ROWS = 256  # of the result at a time, for the memory's sake
 
 
-def enlarge(
-    image: Float[np.ndarray, "h w c"], scale: float, dtype: type = np.uint8
-) -> Shaped[np.ndarray, "p q c"]:
+def enlarge(image: Float[np.ndarray, "h w c"], scale: float, dtype: type = np.uint8) -> Shaped[np.ndarray, "p q c"]:
   """`degradation.enlarge`, clipped to [0, 1].
 
   Args:

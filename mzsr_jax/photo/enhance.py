@@ -213,11 +213,10 @@ def _with_losses(adapter: TiledAdapter, lr, recipe: Recipe, steps: int) -> Itera
 
 def enlarge_plainly(photo: Photo, scale: float) -> Photo:
   """The photo, enlarged by bicubic interpolation."""
-  rgb = plain_lib.enlarge(photo.rgb, scale, _pixels(photo))
-  if photo.alpha is None:
-    return photo._replace(rgb=rgb, jpeg_error=0.0)
-  alpha = plain_lib.enlarge(photo.alpha[..., None], scale, np.float32)[..., 0]
-  return photo._replace(rgb=rgb, alpha=_within(photo.alpha, alpha, scale), jpeg_error=0.0)
+  rgb, alpha = plain_lib.enlarge(photo.rgb, scale, _pixels(photo)), photo.alpha
+  if alpha is not None:
+    alpha = _within(alpha, plain_lib.enlarge(alpha[..., None], scale, np.float32)[..., 0], scale)
+  return photo._replace(rgb=rgb, alpha=alpha, jpeg_error=0.0)
 
 
 def enlarge(adapter: TiledAdapter, params: Params, photo: Photo, recipe: Recipe) -> Photo:

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import functools
 import json
 import pathlib
 import signal
@@ -285,7 +284,7 @@ def _initial_state(config) -> TrainState:
   if not config.init_weights:
     return _blank_state(config)
   every = [weights.load(name) for name in config.init_weights.split(",")]
-  params = functools.reduce(lambda params, more: {**params, **more.params}, every, {})
+  params = {name: values for each in every for name, values in each.params.items()}
   loaded, rule = every[-1], every[-1].inner_rule
   weights.check_network(params, step_lib.network(config))
   if config.stage != "meta" or not config.meta.init_inner_lrs:
