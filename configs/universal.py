@@ -4,9 +4,8 @@ python -m mzsr_jax.main --config=configs/universal.py --workdir=runs/universal -
 
 Beyond the paper: the network is told the degradation, so a data step in closed form puts right what it left of the image.
 `:cpu` is a size for a CPU core, in bfloat16, which a CPU with AVX-512 BF16 computes faster from jax 0.12 on;
-`:coarse`, the same with a pass at a quarter of the resolution alone, mostly for x4; `:large`, with that pass before all others,
-from weights of both: `--config.init_weights=runs/coarse/weights.safetensors,universal`. `:smoke` is a minute's run of the
-whole path.
+`:coarse`, a pass on cells of pixels alone; `:large`, with that pass before all others, from weights of both:
+`--config.init_weights=runs/coarse/weights.safetensors,universal`. `:smoke` is a minute's run of the whole path.
 """
 
 from mzsr_jax.training import config
@@ -28,10 +27,9 @@ def coarse(c):
   """8 patches of 96x96 on each of two CPU devices; 4 steps a second."""
   c = large(c)
   c.model.passes = 0
-  c.degradation.mostly = 4
   c.batch_size = 16
-  c.optimizer.decay_steps = 14_000
-  c.run.num_steps = 14_000
+  c.optimizer.decay_steps = 13_000
+  c.run.num_steps = 13_000
   return c
 
 

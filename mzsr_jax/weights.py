@@ -168,7 +168,7 @@ def save_weights(path: str | os.PathLike, params: Params, metadata: dict[str, st
   flat = flax.traverse_util.flatten_dict(params, sep=".")
   if inner_lrs is not None:
     flat |= {_RATES + k: v for k, v in flax.traverse_util.flatten_dict(inner_lrs, sep=".").items()}
-  flat = {k: np.asarray(v) for k, v in flat.items()}
+  flat = {k: np.asarray(v, order="C") for k, v in flat.items()}  # safetensors writes memory as it lies
   data = safetensors.numpy.save(flat, metadata | {_DIGEST: provenance.digest([flat, metadata])})
   files.write_whole(path, data, overwrite=True)
 

@@ -176,16 +176,17 @@ def test_steps_on_a_part_are_seen_one_by_one(manager):
   assert len({images.read_image(view.pair[1]).tobytes() for view in views[2:]}) == 4
 
 
+@pytest.mark.parametrize("cell", [1, 4])
 @pytest.mark.parametrize("scale", [1.5, 1.7, 2.0, 4.0])
-def test_parts_lie_within_the_photo_and_on_the_grid_of_its_result(scale):
+def test_parts_lie_within_the_photo_and_on_the_grid_of_its_result(scale, cell):
   for size in ((3000, 4000), (4000, 3000), (100, 4000), (7, 5)):
     whole = [resize.enlarged_size(length, scale) for length in size]
     for place in ((0, 0), (1, 1), (0.31, 0.77)):
       part = crop.around(place, size, scale, (360, 480))
-      wide = crop.widened(part, size, scale, 48)
+      wide = crop.widened(part, size, scale, 48, cell)
       for s, w, length in zip(part, wide, size):
         assert 0 <= w.start <= s.start < s.stop <= w.stop <= length
-        assert np.isclose(s.start * scale % 1, 0) and np.isclose(w.start * scale % 1, 0)
+        assert np.isclose(s.start * scale % 1, 0) and abs(math.remainder(w.start * scale, cell)) < 1e-6
         assert w.start == 0 or (s.start - w.start) * scale >= 48
         assert w.stop == length or (w.stop - s.stop) * scale >= 48
       most = sorted((360, 480), reverse=size[0] > size[1])

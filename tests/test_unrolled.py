@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mzsr_jax.core import degradation, networks, resize
+from mzsr_jax.core import degradation, networks, resize, unrolled
 from mzsr_jax.core.kernels import Degradation
 from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.photo.kernel_files import load_degradation
@@ -44,7 +44,7 @@ def test_parameters_tell_their_network(params):
   assert networks.of(UnrolledNet().init_params(jax.random.key(0))) == UnrolledNet()
   for net in (COARSE, UnrolledNet(passes=0, coarse_features=8, coarse_blocks=1)):
     assert networks.of(net.init_params(jax.random.key(0))) == net
-  assert UnrolledNet(blocks=5).reach > UnrolledNet().reach
+  assert UnrolledNet(blocks=5).reach(2) > UnrolledNet().reach(2)
   with pytest.raises(ValueError, match="no parameters of a network"):
     networks.of({"dense": jnp.zeros(3)})
 
@@ -134,18 +134,32 @@ def test_a_coarse_pass_changes_nothing_at_first():
   np.testing.assert_allclose(COARSE.reconstruct(drawn, observation), plain.reconstruct(own, observation), atol=0.01)
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.slow
-def test_a_tile_that_begins_at_a_cell_is_as_the_image_is(coarse_params):
+def test_a_tile_that_begins_at_a_cell_is_as_the_image_is(coarse_params, scale):
   """Near the data steps' tolerance, and not so where it begins within a cell."""
-  net, of, lr = COARSE.clone(iterations=20), load_degradation("g20d"), _image((80, 20))
-  whole = net.reconstruct(coarse_params, net.observe(lr, of, 2))
-  told = net.tell(of, 2)
-  columns = net.tile_axis(of, 2, 1, 20, 40, 0, 40)
+  net, of, lr = COARSE.clone(iterations=20), load_degradation("g20d"), _image((160 // scale, 40 // scale))
+  whole = net.reconstruct(coarse_params, net.observe(lr, of, scale))
+  told, cell = net.tell(of, scale), net.cell(scale)
+  height, width = (scale * length for length in lr.shape[:2])
+  columns = net.tile_axis(of, scale, 1, lr.shape[1], width, 0, width)
 
   def difference(start):
-    rows = net.tile_axis(of, 2, 0, 80, 160, start, 160 - start)
-    part = jnp.pad(lr, ((0, rows[1]), (0, max(columns[1] - 20, 0)), (0, 0)))[rows[0] : rows[0] + rows[1], : columns[1]]
+    rows = net.tile_axis(of, scale, 0, lr.shape[0], height, start, height - start)
+    part = jnp.pad(lr, ((0, rows[1]), (0, columns[1]), (0, 0)))[rows[0] : rows[0] + rows[1], : columns[1]]
     made = net.reconstruct(coarse_params, net.observe_tile(part, rows[2], columns[2], told))
-    return float(jnp.abs(made - whole[start:])[net.reach :].max())
+    return float(jnp.abs(made - whole[start:])[40:].max())  # beyond the reach, and what data steps spread
 
-  assert difference(net.cell * 3) < 1e-3 < 5e-3 < difference(net.cell * 3 + 2)
+  assert difference(3 * cell) < 1e-3 < 5e-3 < difference(3 * cell + cell // 2)
+
+
+@pytest.mark.parametrize(("scale", "side"), [(1, 2), (2, 2), (2.4, 2), (2.5, 3), (3, 3), (4, 4)])
+def test_cells_of_all_sides_hold_their_pixels(scale, side):
+  image, places = _image((9, 6))[None], jnp.asarray(unrolled.cell_places(scale))
+  cells = unrolled._to_cells(image, places)
+  assert cells.shape[1:3] == (-(-9 // side), -(-6 // side))
+  np.testing.assert_allclose(cells[0, 1, 0, :3], image[0, side, 0])  # the first pixel of the cell below the first
+  mean = lambda x: x[:, : 9 // side * side].mean((1, 2))
+  np.testing.assert_allclose(mean(unrolled._from_cells(cells, places)[:, :9, :6]), mean(image), rtol=1e-5)
+  if side != 3:  # whose pixels share places
+    np.testing.assert_allclose(unrolled._from_cells(cells, places)[:, :9, :6], image, rtol=1e-6)

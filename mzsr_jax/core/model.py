@@ -71,14 +71,16 @@ class MZSRNet(nn.Module):
 
   # The interface `network.Network`: the paper's network sees a bicubic enlargement.
 
-  @property
-  def reach(self) -> int:
-    """Pixels: one for each convolution."""
+  @nn.nowrap
+  def reach(self, scale: float) -> int:
+    """See `network.Network`: a pixel for each convolution."""
+    del scale
     return self.depth
 
-  @property
-  def cell(self) -> int:
+  @nn.nowrap
+  def cell(self, scale: float) -> int:
     """See `network.Network`: tiles may begin anywhere."""
+    del scale
     return 1
 
   @property

@@ -17,18 +17,20 @@ class Network(Protocol):
   """A network. It is a static argument of compiled programs: hashable, and equal to others of the same settings.
 
   Attributes:
-    reach: how far away, in HR pixels, an output pixel sees its observation.
-    cell: HR pixels that a tile must begin at a multiple of, so that the network sees it as it sees the whole image.
     activations: numbers that a gradient keeps for each HR pixel.
     precision: of its inner layers, one of `conv.PRECISIONS`.
     is_told_kernel: whether the observation depends on the kernel; else, on the degradation's offset alone.
   """
 
-  reach: int
-  cell: int
   activations: int
   precision: str
   is_told_kernel: bool
+
+  def reach(self, scale: float) -> int:
+    """How far away, in HR pixels, an output pixel sees its observation."""
+
+  def cell(self, scale: float) -> int:
+    """HR pixels that a tile must begin at a multiple of, so that the network sees it as it sees the whole image."""
 
   def init_params(self, key: Key[Array, ""]) -> Params:
     """Random parameters."""

@@ -16,7 +16,8 @@ from mzsr_jax.core.forward_operator import Axis, Taps
 from mzsr_jax.core.unrolled import Observation, Told
 
 MAX_NOISE = 25 / 255
-_LOW_EVERY = 8  # one patch of so many has a scale below 2: it has more LR pixels, and is worked on apart
+# Which group of `mixture` the patches are of in turn: those of one have about as many LR pixels, and are worked on apart.
+_TURNS = np.array([0, 1, 3, 1, 2, 1, 3, 1])
 _BICUBIC = 0.42  # share of bicubic subsampling
 # Where the kernel's centre lies: on the LR pixel's own place, as in benchmarks; where LR pixels are the middles of the cells
 # that they stand for, as in photos; or within a pixel of its own place.
@@ -26,7 +27,6 @@ _SHRUNK = 0.5  # share of bicubic subsampling whose images are not blurred besid
 _WRONG, _ERROR = 0.2, 0.25  # share of patches told a wrong kernel, and how wrong: standard deviation of its log-variance
 _SMOOTH = 0.25  # share of noise that is correlated, as cameras leave it
 _JPEG, _QUALITY = 0.15, (50.0, 98.0)  # share of patches compressed, and how
-_MAIN_SCALES = {2: {2.0: 0.46, 3.0: 0.1, 4.0: 0.28}, 4: {2.0: 0.12, 3.0: 0.22, 4.0: 0.5}}  # shares, by the one drawn most
 _RANK = 6  # of kernels in training; a kernel is what is left of it then
 
 
@@ -44,28 +44,15 @@ class Scales(NamedTuple):
   down: Float[np.ndarray, "s 2 q p"]
 
 
-class Mixture(NamedTuple):
-  """All degradations.
+def mixture(patch_size: int) -> tuple[Scales, ...]:
+  """The degradations of HR patches of a side, in pixels: scales below 2 (1 is blur alone), and those about 2, 3 and 4.
 
-  Attributes:
-    main: scales from 2 to 4, nearly half of the draws being one of them.
-    low: scales from 1 (blur alone) to 2.
+  Those of a group have cells of one side, see `unrolled.cell_side`.
   """
-
-  main: Scales
-  low: Scales
-
-
-def mixture(patch_size: int, mostly: int = 2) -> Mixture:
-  """All degradations of HR patches of a side.
-
-  Args:
-    patch_size: pixels.
-    mostly: the scale drawn most often, 2 or 4.
-  """
-  main = dict.fromkeys(np.round(np.arange(2.0, 4.01, 0.1), 1).tolist(), 0.16 / 18) | _MAIN_SCALES[mostly]
-  low = dict.fromkeys(np.round(np.arange(1.0, 1.91, 0.1), 1).tolist(), 0.6 / 9) | {1.0: 0.4}
-  return Mixture(*(_scales(patch_size, shares) for shares in (main, low)))
+  shares = []  # each tenth of a scale, and one of the group that is drawn more often
+  for first, last, main, share in ((10, 19, 1.0, 0.06), (20, 24, 2.0, 0.5), (25, 34, 3.0, 0.1), (35, 40, 4.0, 0.2)):
+    shares.append(dict.fromkeys((np.arange(first, last + 1) / 10).tolist(), 0.01) | {main: share})
+  return tuple(_scales(patch_size, own) for own in shares)
 
 
 def _scales(patch_size: int, shares: dict[float, float]) -> Scales:
@@ -77,7 +64,7 @@ def _scales(patch_size: int, shares: dict[float, float]) -> Scales:
 
 
 def sample(
-    key, patches: UInt8[Array, "n p p 3"], drawn_from: Mixture, numbers: Int[Array, " n"]
+    key, patches: UInt8[Array, "n p p 3"], drawn_from: tuple[Scales, ...], numbers: Int[Array, " n"]
 ) -> tuple[tuple[Observation, ...], Float[Array, "n p p 3"]]:
   """Observations of patches, and the patches in the same order, in [0, 1].
 
@@ -88,9 +75,10 @@ def sample(
     numbers: of the patches: what is drawn for one depends on the key and its number alone.
   """
   hr = patches.astype(jnp.float32) / 255
-  low = np.arange(len(patches)) % _LOW_EVERY == _LOW_EVERY - 1
+  turns = _TURNS[np.arange(len(patches)) % len(_TURNS)]
   groups, targets = [], []
-  for scales, chosen in ((drawn_from.main, np.flatnonzero(~low)), (drawn_from.low, np.flatnonzero(low))):
+  for group, scales in enumerate(drawn_from):
+    chosen = np.flatnonzero(turns == group)
     if len(chosen):
       keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers[chosen])
       groups.append(jax.vmap(lambda key, hr, scales=scales: _observe(key, hr, scales))(keys, hr[chosen]))
@@ -116,7 +104,8 @@ def _observe(key, hr: Float[Array, "p p 3"], scales: Scales) -> Observation:
   lr, noise_std = _taken(keys[5:7], forward_operator.forward(operator, hr), axis.lr_length)
   lr = forward_operator.on_known(operator, lr)
   told_kernel = jnp.matmul(told_taps.columns.T, told_taps.rows, precision="highest")
-  told = Told(told_kernel, told_taps, scale, is_bicubic.astype(jnp.float32), noise_std)
+  places = unrolled.cell_places(float(scales.values[0]))
+  told = Told(told_kernel, told_taps, scale, is_bicubic.astype(jnp.float32), noise_std, places)
   return jax.lax.stop_gradient(unrolled.observe(lr, axis, axis, told))
 
 

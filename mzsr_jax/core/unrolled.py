@@ -23,7 +23,7 @@ from mzsr_jax.core.network import Params
 
 _FREQUENCIES = (np.pi * np.arange(-4, 5) / 4).astype(np.float32)  # radians per HR pixel, of `describe`
 _DILATION = 4  # pixels, of the layer that looks further
-_CELL = 4  # pixels, side of what the coarse pass takes for one
+_CELL = 4  # places of a cell along an axis, which the coarse pass takes for one pixel
 _HIDDEN = 32  # of the layer between a degradation and the biases
 _INITIAL_MU = 2e-3, 200.0  # without noise, and times its variance
 
@@ -39,6 +39,7 @@ class Observation(NamedTuple):
     coverage: how much of the LR image each HR pixel is seen in, about 1.
     code: see `describe`.
     noise_std: in [0, 1] units.
+    places: see `Told`.
   """
 
   lr: Float[Array, "*n p q 3"]
@@ -48,6 +49,7 @@ class Observation(NamedTuple):
   coverage: Float[Array, "*n h w 1"]
   code: Float[Array, "*n d"]
   noise_std: Float[Array, "*n"]
+  places: Float[Array, "*n c a"]
 
 
 class Told(NamedTuple):
@@ -59,6 +61,7 @@ class Told(NamedTuple):
     scale: s.
     is_bicubic: 1 where the subsampling is bicubic, 0 where it is direct.
     noise_std: in [0, 1] units.
+    places: see `cell_places`.
   """
 
   kernel: Float[ArrayLike, "k k"]
@@ -66,6 +69,18 @@ class Told(NamedTuple):
   scale: Float[ArrayLike, ""]
   is_bicubic: Float[ArrayLike, ""]
   noise_std: Float[ArrayLike, ""]
+  places: Float[ArrayLike, "c a"]
+
+
+def cell_side(scale: float) -> int:
+  """HR pixels of a cell along an axis: about what an LR pixel covers, from 2 to `_CELL`."""
+  return min(max(math.floor(scale + 0.5), 2), _CELL)
+
+
+def cell_places(scale: float) -> Float[np.ndarray, "c a"]:
+  """How much of each of the `_CELL` places of a cell its pixels cover, c along an axis: so cells of all sides share weights."""
+  side = cell_side(scale)
+  return np.repeat(np.eye(side, dtype=np.float32), _CELL, axis=1).reshape(side, _CELL, side).mean(2)
 
 
 def observe(lr: Float[Array, "p q 3"], rows: Axis, columns: Axis, told: Told) -> Observation:
@@ -78,8 +93,8 @@ def observe(lr: Float[Array, "p q 3"], rows: Axis, columns: Axis, told: Told) ->
   centre = first_moments(jnp.asarray(told.kernel))
   up = [_enlargement(axis, told.scale, c - shift) for axis, c in zip((rows, columns), centre)]
   start = jnp.einsum("hp,pqc,wq->hwc", up[0], lr, up[1], precision="highest")
-  noise_std = jnp.asarray(told.noise_std, lr.dtype)
-  return Observation(lr, operator, preconditioner(operator), start, coverage, describe(told), noise_std)
+  noise_std, places = jnp.asarray(told.noise_std, lr.dtype), jnp.asarray(told.places)
+  return Observation(lr, operator, preconditioner(operator), start, coverage, describe(told), noise_std, places)
 
 
 def _enlargement(axis: Axis, scale, offset) -> Float[Array, "h p"]:
@@ -109,8 +124,8 @@ def describe(told: Told) -> Float[Array, " d"]:
 class UnrolledNet(nn.Module):
   """A data step, then passes of a CNN of its own each, with a data step after each.
 
-  Before the passes there may be a coarse one, at a quarter of the resolution. At x4 its pixels are LR pixels, so it sees four
-  times as far, and it takes a sixteenth of the time.
+  Before the passes there may be a coarse one, whose pixels are cells of HR pixels, about as large as LR pixels. So it sees
+  further, and takes less time.
 
   Attributes:
     passes: of the CNN at full resolution.
@@ -144,13 +159,13 @@ class UnrolledNet(nn.Module):
       HR images of all groups, not clipped.
     """
     join = lambda field: jnp.concatenate([getattr(group, field) for group in groups])
+    apart = lambda x: jnp.split(x, np.cumsum([len(group.lr) for group in groups])[:-1])
     level = self.param("log_mu", _initial_log_mu, self.passes + 1)
     code, coverage = join("code"), join("coverage")
 
     def data_steps(z, level):
-      ends = np.cumsum([len(group.lr) for group in groups])[:-1]
       parts = []
-      for group, own in zip(groups, jnp.split(z, ends)):
+      for group, own in zip(groups, apart(z)):
         mu = jnp.exp(level[0]) + jnp.exp(level[1]) * group.noise_std**2
         step = lambda z, y, a, mu, spectrum: data_step(z, y, a, mu, self.iterations, spectrum)
         parts.append(_each(step, own, group.lr, group.operator, mu, group.spectrum))
@@ -170,8 +185,9 @@ class UnrolledNet(nn.Module):
     z = data_steps(join("start"), level[0])
     if self.coarse_blocks:
       coarse = _CoarsePass(self.coarse_features, self.coarse_blocks, self.precision, name="coarse")
-      change, own_level = coarse(z, coverage, code, mask)
-      z = data_steps(z + change, own_level)
+      masks = [None] * len(groups) if mask is None else apart(mask)
+      changes, levels = zip(*(coarse(*own) for own in zip(groups, apart(z), masks)))
+      z = data_steps(z + jnp.concatenate(changes), levels[0])
     if not self.passes:
       return z
     bias = _bias(code, self.passes * self.features).reshape(-1, self.passes, 1, 1, self.features)
@@ -184,25 +200,25 @@ class UnrolledNet(nn.Module):
 
   # The interface `network.Network`.
 
-  @property
-  def reach(self) -> int:
-    """Pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged.
+  @nn.nowrap
+  def reach(self, scale: float) -> int:
+    """HR pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged.
 
     In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two. In the
     coarse pass, two cells for a block and two for the first and the last.
     """
-    coarse = _CELL * (2 * self.coarse_blocks + 2) if self.coarse_blocks else 0
+    coarse = self.cell(scale) * (2 * self.coarse_blocks + 2) if self.coarse_blocks else 0
     return self.passes * (2 * self.blocks + _DILATION + 3) + 4 + coarse
 
-  @property
-  def cell(self) -> int:
+  @nn.nowrap
+  def cell(self, scale: float) -> int:
     """See `network.Network`."""
-    return _CELL if self.coarse_blocks else 1
+    return cell_side(scale) if self.coarse_blocks else 1
 
   @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
-    coarse = (2 * self.coarse_blocks + 2) * self.coarse_features / _CELL**2 if self.coarse_blocks else 0
+    coarse = (2 * self.coarse_blocks + 2) * self.coarse_features / cell_side(1) ** 2 if self.coarse_blocks else 0
     return self.passes * (2 * self.blocks + 4) * self.features + math.ceil(coarse)
 
   @property
@@ -262,8 +278,8 @@ class UnrolledNet(nn.Module):
 
 
 def _numbers(of: Degradation, scale: float) -> tuple:
-  """Scale, kind of subsampling and noise of `Told`."""
-  return np.float32(scale), np.float32(of.subsample == "bicubic"), jnp.asarray(of.noise_std, jnp.float32)
+  """Scale, kind of subsampling, noise and places of `Told`."""
+  return np.float32(scale), np.float32(of.subsample == "bicubic"), jnp.asarray(of.noise_std, jnp.float32), cell_places(scale)
 
 
 def _initial_log_mu(key: Key[Array, ""], steps: int) -> Float[Array, "s 2"]:
@@ -344,13 +360,13 @@ class _CoarsePass(nn.Module):
   precision: str
 
   @nn.compact
-  def __call__(self, z, coverage, code, mask):
-    inside, (height, width) = _inside(self.precision), z.shape[1:3]
+  def __call__(self, group, z, mask):
+    inside, (height, width), places = _inside(self.precision), z.shape[1:3], group.places[0]
     level = self.param("log_mu", _initial_log_mu, 1)[0]
-    bias = _bias(code, self.features)[:, None, None]
-    x = jnp.concatenate([z - 0.5, coverage], -1)
-    x = _to_cells(x if mask is None else x * mask)
-    seen = None if mask is None else _to_cells(mask).max(-1, keepdims=True)
+    bias = _bias(group.code, self.features)[:, None, None]
+    x = jnp.concatenate([z - 0.5, group.coverage], -1)
+    x = _to_cells(x if mask is None else x * mask, places)
+    seen = None if mask is None else _to_cells(mask, places).max(-1, keepdims=True)
     convolve = lambda x, features, name, scale: _convolve(self, x, seen, features, name, inside, scale)
 
     h = convolve(x, self.features, "first", 1.0) + bias.astype(inside)
@@ -358,19 +374,23 @@ class _CoarsePass(nn.Module):
       inner = nn.relu(convolve(h, self.features, f"block{i + 1}a", 2.0))
       h = h + convolve(inner, self.features, f"block{i + 1}b", 0.1)
     out = convolve(h, _CELL**2 * z.shape[-1], "out", 0.0)  # changes nothing at first
-    return _from_cells(out.astype(z.dtype))[:, :height, :width], level
+    return _from_cells(out.astype(z.dtype), places)[:, :height, :width], level
 
 
-def _to_cells(x: Float[Array, "n h w c"]) -> Float[Array, "n p q d"]:
-  """Each cell of pixels as one pixel of as many more channels; zeros fill the cells at the ends."""
-  x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % _CELL), (0, -x.shape[2] % _CELL), (0, 0)))
-  n, h, w, c = x.shape
-  cells = x.reshape(n, h // _CELL, _CELL, w // _CELL, _CELL, c).transpose(0, 1, 3, 2, 4, 5)
-  return cells.reshape(n, h // _CELL, w // _CELL, _CELL**2 * c)
+def _to_cells(x: Float[Array, "n h w d"], places: Float[Array, "c a"]) -> Float[Array, "n p q e"]:
+  """Each cell of pixels as one pixel, with as many more channels as it has places; zeros fill the cells at the ends."""
+  side = len(places)
+  x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % side), (0, -x.shape[2] % side), (0, 0)))
+  n, h, w, d = x.shape
+  cells = x.reshape(n, h // side, side, w // side, side, d)
+  cells = jnp.einsum("npcqed,ca,eb->npqabd", cells, places, places, precision="highest")
+  return cells.reshape(*cells.shape[:3], -1)
 
 
-def _from_cells(x: Float[Array, "n p q d"]) -> Float[Array, "n h w c"]:
-  """The inverse of `_to_cells`."""
-  n, p, q, d = x.shape
-  pixels = x.reshape(n, p, q, _CELL, _CELL, d // _CELL**2).transpose(0, 1, 3, 2, 4, 5)
-  return pixels.reshape(n, p * _CELL, q * _CELL, d // _CELL**2)
+def _from_cells(x: Float[Array, "n p q e"], places: Float[Array, "c a"]) -> Float[Array, "n h w d"]:
+  """The inverse of `_to_cells`; a pixel at several places gets their mean."""
+  n, p, q, _ = x.shape
+  means = places / places.sum(1, keepdims=True)
+  cells = x.reshape(n, p, q, _CELL, _CELL, -1)
+  pixels = jnp.einsum("npqabd,ca,eb->npcqed", cells, means, means, precision="highest")
+  return pixels.reshape(n, p * len(places), q * len(places), -1)

@@ -42,11 +42,19 @@ def around(place: tuple[float, float], size: Size, scale: float, shown: Size) ->
   return Part(along(y, size[0], shown[0]), along(x, size[1], shown[1]))
 
 
-def widened(part: Part, size: Size, scale: float, reach: int) -> Part:
-  """With as much around it, where the photo goes on, as its enlargement depends on: `reach` SR pixels."""
-  step = _step(scale)
-  margin = math.ceil(reach / scale / step) * step
-  return Part(*(slice(max(s.start - margin, 0), min(s.stop + margin, length)) for s, length in zip(part, size)))
+def widened(part: Part, size: Size, scale: float, reach: float, cell: int = 1) -> Part:
+  """With as much around it, where the photo goes on, as its enlargement depends on.
+
+  Args:
+    part: LR pixels.
+    size: of the photo.
+    scale: by which it is enlarged.
+    reach: SR pixels that the enlargement depends on.
+    cell: SR pixels that the enlargement must begin at a multiple of, see `network.Network`.
+  """
+  step, margin = _step(scale, cell), math.ceil(reach / scale)
+  first = lambda start: max(start - margin, 0) // step * step
+  return Part(*(slice(first(s.start), min(s.stop + margin, length)) for s, length in zip(part, size)))
 
 
 def cut(photo: Photo, part: Part) -> Photo:
@@ -64,6 +72,6 @@ def enlarged(part: Part, scale: float, within: Part | None = None) -> Part:
   return Part(*map(along, part, within or (slice(0, 0),) * 2))
 
 
-def _step(scale: float) -> int:
-  """LR pixels from one place where an SR pixel begins to the next."""
-  return Fraction(scale).limit_denominator(10).denominator
+def _step(scale: float, cell: int = 1) -> int:
+  """LR pixels from one place where a cell of SR pixels begins to the next."""
+  return Fraction(scale / cell).limit_denominator(10 * cell).denominator

@@ -16,6 +16,7 @@ from mzsr_jax import progress as progress_lib
 from mzsr_jax.core import kernels, networks
 from mzsr_jax.demo import crop
 from mzsr_jax.errors import UserError
+from mzsr_jax.inference import plain as plain_lib
 from mzsr_jax.inference.tiled import TiledAdapter, network_passes
 from mzsr_jax.photo import blind, enhance, kernel_files, response
 from mzsr_jax.photo import file as photo_file
@@ -199,8 +200,8 @@ class Worker:
     size = photo.rgb.shape[:2]
     adapter = TiledAdapter(memory_limit=self._memory(size[0] * size[1], 0, 0))
     adapter.on_progress = lambda passes: check()
-    part = crop.around(wanted.place, size, wanted.scale, _PART)
-    wide = crop.widened(part, size, wanted.scale, networks.of(recipe.params).reach)
+    part, net = crop.around(wanted.place, size, wanted.scale, _PART), networks.of(recipe.params)
+    wide = crop.widened(part, size, wanted.scale, net.reach(wanted.scale), net.cell(wanted.scale))
     given, inner = crop.cut(photo, wide), crop.enlarged(part, wanted.scale, wide)
     height, width = part.size
     shown = shown._replace(frame=(width / size[1], height / size[0]))
@@ -255,7 +256,7 @@ class Worker:
       if isinstance(event, enhance.Enlarged):
         result = event.photo
     part = crop.around(wanted.place, size, wanted.scale, _COMPARED)
-    wide = crop.widened(part, size, wanted.scale, networks.of(recipe.params).reach)
+    wide = crop.widened(part, size, wanted.scale, plain_lib.REACH * wanted.scale)
     plain = enhance.enlarge_plainly(crop.cut(photo, wide), recipe.scale)
     plain = crop.cut(plain, crop.enlarged(part, wanted.scale, wide))
     made = crop.cut(result, crop.enlarged(part, wanted.scale))

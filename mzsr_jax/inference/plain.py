@@ -6,6 +6,7 @@ from jaxtyping import Float, Shaped
 from mzsr_jax import images
 from mzsr_jax.core import checks, resize
 
+REACH = 2  # pixels of the image on each side that a pixel of the result depends on
 _ROWS = 256  # of the result at a time, for the memory's sake
 
 

@@ -118,7 +118,7 @@ def _plan(net: Network, lr_size: Size, full: Size, of: Degradation, scale: float
   """The tiles, at most of `size`, of the enlargement of an image of `lr_size` to `full`."""
 
   def strips(axis: int) -> tuple[_Strip, ...]:
-    spans = tiles.spans(full[axis], size[axis], net.reach, net.cell)
+    spans = tiles.spans(full[axis], size[axis], net.reach(scale), net.cell(scale))
     make = lambda span: net.tile_axis(of, scale, axis, lr_size[axis], full[axis], span.start, size[axis])
     return tuple(_Strip(span, *make(span)) for span in spans)
 
@@ -387,7 +387,7 @@ class TiledAdapter:
     if of.noise_std:
       son += np.float32(of.noise_std) * degradation.son_noise(son.shape)
     net = self._network(params)
-    plan = _plan(net, son.shape[:2], lr.shape[:2], of, scale, self._tile_size(net, bucket, _bytes_per_pixel(net)))
+    plan = _plan(net, son.shape[:2], lr.shape[:2], of, scale, self._tile_size(net.reach(scale), bucket, _bytes_per_pixel(net)))
     groups = [
         (batch, self._stack([_cut(lr, (v.span.start, h.span.start), plan.size) for v, h in some]))
         for some, batch in self._batches(np.clip(son, 0, 1), plan)
@@ -432,7 +432,7 @@ class TiledAdapter:
     net = self._network(params)
     of = Degradation(np.ones((1, 1), np.float32)) if degradation is None else degradation
     full, bucket = (tuple(resize.enlarged_size(n, scale) for n in size) for size in (lr.shape[:2], self.bucket(lr.shape[:2])))
-    plan = _plan(net, lr.shape[:2], full, of, scale, self._tile_size(net, bucket, _BYTES_PER_ENLARGED_PIXEL))
+    plan = _plan(net, lr.shape[:2], full, of, scale, self._tile_size(net.reach(scale), bucket, _BYTES_PER_ENLARGED_PIXEL))
     params = self._replicate(params)
     for some, batch in self._batches(lr, plan):  # made as needed: of a large image they take much memory
       sr = np.asarray(_run(params, self._shard(batch), mesh=self._mesh, net=net))
@@ -506,10 +506,10 @@ class TiledAdapter:
   def _network(self, params: Params) -> Network:
     return networks.of(params).clone(precision=self.precision)
 
-  def _tile_size(self, net: Network, bucket: Size, bytes_per_pixel: float) -> Size:
+  def _tile_size(self, halo: int, bucket: Size, bytes_per_pixel: float) -> Size:
     """The tile size for a bucket."""
-    area = int(min(self._bytes_per_device / bytes_per_pixel, (self._max_side + 2 * net.reach) ** 2))
-    return tiles.fit(bucket, area, net.reach, len(self.devices), step=8 if self._buckets else 32)
+    area = int(min(self._bytes_per_device / bytes_per_pixel, (self._max_side + 2 * halo) ** 2))
+    return tiles.fit(bucket, area, halo, len(self.devices), step=8 if self._buckets else 32)
 
   def _batches(self, image: np.ndarray, plan: _Plan) -> Iterator[tuple[list[tuple[_Strip, _Strip]], _Batch]]:
     """Tiles of the enlargement of `image`, as many at a time as there are devices."""

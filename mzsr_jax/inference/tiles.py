@@ -32,7 +32,7 @@ def spans(length: int, tile: int, halo: int, cell: int = 1) -> list[Span]:
 
   Args:
     length: of the axis, pixels.
-    tile: length of a tile, more than two halos and a multiple of `cell`. Of a shorter axis it reaches beyond the end.
+    tile: length of a tile, more than two halos. Of a shorter axis it reaches beyond the end.
     halo: pixels that a core must stay away from a tile's end, unless the image ends there as well.
     cell: starts are multiples of it; so the last tile may reach beyond the end by less than that.
   """

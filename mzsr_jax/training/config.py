@@ -56,13 +56,12 @@ FIELDS = {
     # "all" draws scales from 1 to 4, both subsamplings, noise and kernels of many kinds, whatever the other fields of this
     # section say: see core/observations.py.
     "degradation.kernels": Field("gaussian", '"bicubic": no blur', (*tasks.KERNEL_FAMILIES, "all")),
-    "degradation.mostly": Field(2, 'the scale that "all" draws most often', (2, 4)),
     "degradation.min_variance": Field(1.0, "pixels^2, of Gaussians; the largest is 2.5 times the scale", Range(0.01, 2.5)),
     "degradation.noise_std": Field(0.0, "of the LR patches, in [0, 1] units", Range(0)),
     "model.network": Field("mzsr", "the paper's; or unrolled, see core/unrolled.py", ("mzsr", "unrolled")),
     "model.passes": Field(4, "of the unrolled network, at full resolution; 0 leaves the coarse one alone", Range(0)),
     "model.blocks": Field(2, "residual blocks in each", Range(0)),
-    "model.coarse_blocks": Field(0, "residual blocks of its pass at a quarter of the resolution; 0 leaves it out", Range(0)),
+    "model.coarse_blocks": Field(0, "residual blocks of its pass on cells of pixels; 0 leaves it out", Range(0)),
     "model.coarse_features": Field(48, "channels there", Range(1)),
     "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),

@@ -184,7 +184,7 @@ def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
   precision = devices.computed_precision(platform, config.model.precision)
   net = network(config).clone(precision=precision)
   if config.model.network == "unrolled":
-    local = functools.partial(_unrolled_gradient, net, observations.mixture(config.data.patch_size, config.degradation.mostly))
+    local = functools.partial(_unrolled_gradient, net, observations.mixture(config.data.patch_size))
   else:
     problem = _problem(config, net, first_order, platform)
     local = functools.partial(_meta_gradient if config.stage == "meta" else _pretrain_gradient, problem)
@@ -249,7 +249,7 @@ def _pretrain_gradient(problem: _Problem, state: TrainState, patches, key):
   return (value, {}), grads
 
 
-def _unrolled_gradient(net: UnrolledNet, mixture: observations.Mixture, state: TrainState, patches, key):
+def _unrolled_gradient(net: UnrolledNet, mixture: tuple[observations.Scales, ...], state: TrainState, patches, key):
   """The same where each patch has a degradation of its own, of all there are, and the network is told it."""
   axes = mesh_lib.AXES
   # Periodic patches: two iterations of a data step are exact for whole scales, and nearly so for others.
