@@ -21,6 +21,12 @@ def test_round_trip_is_exact_and_keeps_the_metadata(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+def test_parameters_may_lie_in_memory_in_any_order(tmp_path):
+  columns = np.arange(12.0, dtype=np.float32).reshape(3, 4)[:, [2, 0]]
+  weights.save_weights(tmp_path / "w.safetensors", {"bias": columns, "scale": np.float32(2)}, {})
+  np.testing.assert_array_equal(weights.load_arrays(tmp_path / "w.safetensors")["bias"], columns)
+
+
 def test_learned_rates_come_back_shaped_like_the_parameters(tmp_path):
   params = model.init(jax.random.key(0))
   rates = jax.tree.map(lambda p: np.float32([0.02, 0.03]), params)
