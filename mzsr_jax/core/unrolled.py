@@ -124,15 +124,15 @@ def describe(told: Told) -> Float[Array, " d"]:
 class UnrolledNet(nn.Module):
   """A data step, then passes of a CNN of its own each, with a data step after each.
 
-  Before the passes there may be a coarse one, whose pixels are cells of HR pixels, about as large as LR pixels. So it sees
-  further, and takes less time.
+  Before the passes there may be coarse ones, whose pixels are cells of HR pixels, about as large as LR pixels. So they see
+  further, and take less time. After each comes a data step too.
 
   Attributes:
     passes: of the CNN at full resolution.
     features: channels of the CNN.
     blocks: residual blocks of two convolutions in a pass.
-    coarse_features: channels of the coarse pass.
-    coarse_blocks: residual blocks of the coarse pass; 0 leaves it out.
+    coarse_features: channels of the coarse passes.
+    coarse_blocks: residual blocks of each coarse pass.
     iterations: of each data step, see `data_step`.
     precision: of the convolutions between the first and the last of a pass, "float32" or "bfloat16"; all else is float32.
   """
@@ -141,7 +141,7 @@ class UnrolledNet(nn.Module):
   features: int = 32
   blocks: int = 2
   coarse_features: int = 48
-  coarse_blocks: int = 0
+  coarse_blocks: tuple[int, ...] = ()
   iterations: int = 6
   precision: str = "float32"
 
@@ -183,10 +183,11 @@ class UnrolledNet(nn.Module):
       return self.get_variable("params", name) if self.has_variable("params", name) else self.param(name, init)
 
     z = data_steps(join("start"), level[0])
-    if self.coarse_blocks:
-      coarse = _CoarsePass(self.coarse_features, self.coarse_blocks, self.precision, name="coarse")
-      masks = [None] * len(groups) if mask is None else apart(mask)
-      changes, levels = zip(*(coarse(*own) for own in zip(groups, apart(z), masks)))
+    masks = [None] * len(groups) if mask is None else apart(mask)
+    carried = [None] * len(groups)
+    for i, blocks in enumerate(self.coarse_blocks):
+      coarse = _CoarsePass(self.coarse_features, blocks, self.precision, name=f"coarse{i + 1}")
+      changes, carried, levels = zip(*(coarse(*own) for own in zip(groups, apart(z), masks, carried)))
       z = data_steps(z + jnp.concatenate(changes), levels[0])
     if not self.passes:
       return z
@@ -204,10 +205,10 @@ class UnrolledNet(nn.Module):
   def reach(self, scale: float) -> int:
     """HR pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged.
 
-    In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two. In the
+    In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two. In a
     coarse pass, two cells for a block and two for the first and the last.
     """
-    coarse = self.cell(scale) * (2 * self.coarse_blocks + 2) if self.coarse_blocks else 0
+    coarse = self.cell(scale) * sum(2 * blocks + 2 for blocks in self.coarse_blocks)
     return self.passes * (2 * self.blocks + _DILATION + 3) + 4 + coarse
 
   @nn.nowrap
@@ -218,7 +219,7 @@ class UnrolledNet(nn.Module):
   @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
-    coarse = (2 * self.coarse_blocks + 2) * self.coarse_features / cell_side(1) ** 2 if self.coarse_blocks else 0
+    coarse = sum(2 * blocks + 2 for blocks in self.coarse_blocks) * self.coarse_features / cell_side(1) ** 2
     return self.passes * (2 * self.blocks + 4) * self.features + math.ceil(coarse)
 
   @property
@@ -321,6 +322,12 @@ def _convolve(module: nn.Module, x: Array, mask: Array | None, features: int, na
   return conv.dilated(x, weights, dilation)
 
 
+def _mix(module: nn.Module, x: Array, features: int, name: str, scale) -> Array:
+  """The channels of each pixel mixed by weights of a module, in the type of `x`."""
+  weights = module.param(name, _init(scale), (x.shape[-1], features))
+  return jnp.matmul(x, weights.astype(x.dtype))
+
+
 class _Pass(nn.Module):
   """What a CNN changes of z, and its features, which the pass after is given."""
 
@@ -335,16 +342,12 @@ class _Pass(nn.Module):
     def convolve(x, features, name, dtype=inside, scale=1.0, dilation=1):
       return _convolve(self, x, mask, features, name, dtype, scale, dilation)
 
-    def mix(x, features, name, scale):
-      weights = self.param(name, _init(scale), (x.shape[-1], features))
-      return jnp.matmul(x.astype(inside), weights.astype(inside))
-
     first = convolve(jnp.concatenate([z - 0.5, coverage], -1), self.features, "first", jnp.float32) + bias
-    h = first.astype(inside) + mix(memory, self.features, "carried", 0.25)
+    h = first.astype(inside) + _mix(self, memory, self.features, "carried", 0.25)
     # What lies further away, as far as a kernel of 9 pixels sees: of half the channels, which costs little.
-    context = nn.relu(mix(nn.relu(h), self.features // 2, "context_in", 2.0))
+    context = nn.relu(_mix(self, nn.relu(h), self.features // 2, "context_in", 2.0))
     context = nn.relu(convolve(context, self.features // 2, "context", scale=2.0, dilation=_DILATION))
-    h = h + mix(context, self.features, "context_out", 0.0)
+    h = h + _mix(self, context, self.features, "context_out", 0.0)
     for i in range(self.blocks):
       inner = nn.relu(convolve(nn.relu(h), self.features, f"block{i + 1}a", scale=2.0))
       h = h + convolve(inner, self.features, f"block{i + 1}b", scale=0.5)
@@ -353,28 +356,31 @@ class _Pass(nn.Module):
 
 
 class _CoarsePass(nn.Module):
-  """What a CNN on cells of pixels changes of z, and the logarithms of mu for the data step after it."""
+  """What a CNN on cells of pixels changes of z, its features, and the logarithms of mu for the data step after it."""
 
   features: int
   blocks: int
   precision: str
 
   @nn.compact
-  def __call__(self, group, z, mask):
+  def __call__(self, group, z, mask, carried):
     inside, (height, width), places = _inside(self.precision), z.shape[1:3], group.places[0]
     level = self.param("log_mu", _initial_log_mu, 1)[0]
-    bias = _bias(group.code, self.features)[:, None, None]
     x = jnp.concatenate([z - 0.5, group.coverage], -1)
     x = _to_cells(x if mask is None else x * mask, places)
     seen = None if mask is None else _to_cells(mask, places).max(-1, keepdims=True)
     convolve = lambda x, features, name, scale: _convolve(self, x, seen, features, name, inside, scale)
 
-    h = convolve(x, self.features, "first", 1.0) + bias.astype(inside)
+    h = convolve(x, self.features, "first", 1.0)
+    if carried is None:
+      h = h + _bias(group.code, self.features)[:, None, None].astype(inside)
+    else:
+      h = h + _mix(self, carried, self.features, "carried", 0.25)
     for i in range(self.blocks):
       inner = nn.relu(convolve(h, self.features, f"block{i + 1}a", 2.0))
       h = h + convolve(inner, self.features, f"block{i + 1}b", 0.1)
     out = convolve(h, _CELL**2 * z.shape[-1], "out", 0.0)  # changes nothing at first
-    return _from_cells(out.astype(z.dtype), places)[:, :height, :width], level
+    return _from_cells(out.astype(z.dtype), places)[:, :height, :width], h, level
 
 
 def _to_cells(x: Float[Array, "n h w d"], places: Float[Array, "c a"]) -> Float[Array, "n p q e"]:

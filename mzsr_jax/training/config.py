@@ -43,7 +43,7 @@ _BOOL = (False, True)
 FIELDS = {
     "seed": Field(0, "of all that is random", Range(0, 2**32 - 1)),
     # Both are free: a checkpoint has what came of the first, and compares the images of the second.
-    # The first may be several with commas between, each a part of the network; of what two have, that of the later is taken.
+    # The first may be of an unrolled network of fewer passes: the others begin at random parameters.
     "init_weights": Field("", 'shipped name or path of a .safetensors file; "" starts from random parameters', None, True),
     # Several folders with commas between, each with its share of the patches: "photosA:3,photosB:1".
     "data.root": Field("", 'folder of HR images, searched recursively; "" takes scikit-image\'s sample photos', None, True),
@@ -59,9 +59,9 @@ FIELDS = {
     "degradation.min_variance": Field(1.0, "pixels^2, of Gaussians; the largest is 2.5 times the scale", Range(0.01, 2.5)),
     "degradation.noise_std": Field(0.0, "of the LR patches, in [0, 1] units", Range(0)),
     "model.network": Field("mzsr", "the paper's; or unrolled, see core/unrolled.py", ("mzsr", "unrolled")),
-    "model.passes": Field(4, "of the unrolled network, at full resolution; 0 leaves the coarse one alone", Range(0)),
+    "model.passes": Field(4, "of the unrolled network, at full resolution", Range(0)),
     "model.blocks": Field(2, "residual blocks in each", Range(0)),
-    "model.coarse_blocks": Field(0, "residual blocks of its pass on cells of pixels; 0 leaves it out", Range(0)),
+    "model.coarse_blocks": Field((), "residual blocks of each of its passes on cells of pixels"),
     "model.coarse_features": Field(48, "channels there", Range(1)),
     "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),
