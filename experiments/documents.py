@@ -7,7 +7,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. The first word
 (`set5_x2_x2_direct.json`). A new method is a result file and a line in `METHODS`. Quoted figures come from paper.json.
 The table of photos has another form: it is made of what `experiments.pipelines` wrote into experiments/results/photos/. So have
 those of speed, of what the scripts in experiments/bench/ wrote into experiments/results/speed/NAME.json, or NAME_SOMETHING.json
-where there are several; that of precision, of pairs of evaluations in experiments/results/precision/;
+where there are several; that of precision, of evaluations in bfloat16 in experiments/results/precision/;
 those of gains by steps and with wrong kernels, of `experiments.rates`; that of blind kernels, of `experiments.blind`; and that
 of seconds, of `experiments.peers`.
 """
@@ -150,20 +150,20 @@ def speed(name: str, folder: pathlib.Path = RESULTS / "speed") -> str:
   return "\n\n".join(parts) or "Not measured yet."
 
 
-def precision(folder: pathlib.Path = RESULTS / "precision") -> str:
-  """What bfloat16 costs: PSNR less that of float32, of each pair of files SET_WEIGHTS_float32.json and ..._bfloat16.json."""
-  rows = []
-  for path in sorted(folder.glob("*_bfloat16.json")):
-    exact, near = (json.loads(path.with_name(path.name.replace("bfloat16", p)).read_text()) for p in ("float32", "bfloat16"))
-    before = {(r["kernel"], r["steps"]): r["psnr"] for r in exact["results"]}
-    lines: dict[int, dict[str, str]] = {}
-    for result in near["results"]:
-      change = result["psnr"] - before[result["kernel"], result["steps"]]
-      lines.setdefault(result["steps"], {})[f"`{result['kernel']}`"] = f"{change:+.3f}"
-    name = f"{SETS[path.stem.partition('_')[0]]}: {near['settings']['weights']}"
-    rows += [{"": f"{name}, {n or 'no'} step{'s' * (n > 1)}", **line} for n, line in lines.items()]
-  columns = ["", *dict.fromkeys(key for row in rows for key in row if key)]
-  return timing.table([{key: row.get(key) for key in columns} for row in rows]) if rows else "Not measured yet."
+def precision(folder: pathlib.Path = RESULTS) -> str:
+  """What bfloat16 costs: PSNR in the files of precision/ less that of float32 in the folder above."""
+  exact, lines = read(folder), {}
+  for path in sorted((folder / "precision").glob("*.json")):
+    report, name = json.loads(path.read_text()), SETS[path.stem.partition("_")[0]]
+    weights = report["settings"]["weights"]
+    for result in report["results"]:
+      scale, kernel, steps = (result[key] for key in ("scale", "kernel", "steps"))
+      change = result["psnr"] - exact[name, weights, scale, kernel, steps]["psnr"]
+      label = f"{name}: {weights}, {steps or 'no'} step{'s' * (steps > 1)}"
+      lines.setdefault(label, {})[f"`{kernel}`"] = f"{change:+.3f}"
+  columns = dict.fromkeys(key for line in lines.values() for key in line)
+  rows = [{"": label} | {key: line.get(key) for key in columns} for label, line in lines.items()]
+  return timing.table(rows) if rows else "Not measured yet."
 
 
 def gained(name: str) -> str:

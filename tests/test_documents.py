@@ -53,11 +53,12 @@ def test_tables_of_speed_name_their_machine_and_that_of_precision_tells_differen
   report = {"machine": {"cpu": "a CPU", "jax": "1.2"}, "title": "Sizes", "rows": [{"way": "buckets", "s": 2.0}]}
   (tmp_path / "sizes_old.json").write_text(json.dumps(report))
   assert documents.speed("sizes", tmp_path) == "Sizes (cpu a CPU, jax 1.2):\n\n| way | s |\n| --- | --- |\n| buckets | 2.00 |"
-  for precision, psnr in (("float32", 30.0), ("bfloat16", 29.988)):
-    results = [{"kernel": "g20d", "steps": 1, "psnr": psnr}]
-    named = {"results": results, "settings": {"weights": "x2_direct"}}
-    (tmp_path / f"set5_x2_direct_{precision}.json").write_text(json.dumps(named))
-  assert documents.precision(tmp_path).splitlines()[-1] == "| Set5: x2_direct, 1 step | -0.012 |"
+  results = tmp_path / "results"
+  (results / "precision").mkdir(parents=True)
+  for path, psnr in ((results, 30.0), (results / "precision", 29.988)):
+    result = {"method": "mzsr", "scale": 2, "kernel": "g20d", "steps": 1, "psnr": psnr}
+    (path / "set5_x2_direct.json").write_text(json.dumps({"results": [result], "settings": {"weights": "x2_direct"}}))
+  assert documents.precision(results).splitlines()[-1] == "| Set5: x2_direct, 1 step | -0.012 |"
 
 
 def test_wrong_results_and_tables_are_refused(tmp_path):
