@@ -4,8 +4,8 @@ python -m mzsr_jax.main --config=configs/universal.py --workdir=runs/universal -
 
 Beyond the paper: the network is told the degradation, so a data step in closed form puts right what it left of the image.
 `:cpu` is a size for a CPU core, in bfloat16, which a CPU with AVX-512 BF16 computes faster from jax 0.12 on;
-`:coarse`, one pass on cells of pixels alone; `:large`, two of them, the first from that:
-`--config.init_weights=runs/coarse/weights.safetensors`. `:smoke` is a minute's run of the whole path.
+`:coarse`, one pass on cells of pixels alone; `:large`, that before all others, from weights of both:
+`--config.init_weights=runs/coarse/weights.safetensors,universal`. `:smoke` is a minute's run of the whole path.
 """
 
 from mzsr_jax.training import config
@@ -27,20 +27,16 @@ def coarse(c):
   """8 patches of 96x96 on each of two CPU devices; 4 steps a second."""
   c = large(c)
   c.model.passes = 0
-  c.model.coarse_blocks = (8,)
-  c.batch_size = 16
   c.optimizer.decay_steps = 13_000
   c.run.num_steps = 13_000
   return c
 
 
 def large(c):
-  """6 patches of 96x96; 1 s a step on one core."""
+  """8 patches of 96x96 on each of two CPU devices; 1.2 s a step."""
   c = cpu(c)
   c.data.patch_size = 96
-  c.batch_size = 6
-  c.model.passes = 0
-  c.model.coarse_blocks = (8, 4)
+  c.model.coarse_blocks = (8,)
   c.optimizer.learning_rate = 1e-3
   c.optimizer.average_decay = 0.999
   return c

@@ -33,6 +33,7 @@ SETS = {"set5": "Set5", "set14": "Set14"}
 # first that has a result for the column's kernel and scale.
 METHODS = {
     "universal": ("universal",),
+    "universal_large": ("universal_large",),
     "USRNet-tiny": ("USRNet-tiny",),
     "SRMDNF": ("SRMDNF",),
     "bicubic enlargement": ("bicubic",),
@@ -54,7 +55,7 @@ class Table(NamedTuple):
   steps: tuple[int, ...] | None = None
 
 
-_README_METHODS = ("bicubic enlargement", "meta-trained, plain steps", "universal", "USRNet-tiny", "SRMDNF")
+_README_METHODS = ("bicubic enlargement", "meta-trained, plain steps", "universal", "universal_large", "USRNet-tiny", "SRMDNF")
 _PAPER_KERNELS = ("g02d", "g20d", "gani", "g13b", "bicubic")
 TABLES = {
     "readme": Table(("Set5", "Set14"), 2, _PAPER_KERNELS, _README_METHODS),

@@ -14,6 +14,7 @@ from mzsr_jax.photo import enhance, kernel_files, noise
     ("bicubic", "g20d", 2, 0), ("x2_direct", "g20d", 2, 1), ("spectral:x2_direct", "g20d", 2, 10),
     ("pretrain_x2", "bicubic", 2, 0), ("x2_bicubic", "g13b", 2, 1), ("x4_direct", "g20d", 4, 1),
     ("universal", "g20d", 2, 0), ("universal", "g13b", 2, 0), ("universal", "g20d", 4, 0),
+    ("universal_large", "g20d", 2, 0), ("universal_large", "bicubic", 2, 0), ("universal_large", "g20d", 4, 0),
 ])  # fmt: skip
 @pytest.mark.slow
 def test_results_of_the_documents_are_what_the_shipped_weights_give(data_dir, optimised, method, kernel, scale, steps):
@@ -34,7 +35,7 @@ def test_steps_by_default_are_those_that_gain():
   assert len(compared) > 8
   for before, after in compared:
     assert psnr[after] > psnr[before] and enhance.default_steps(weights.load(before[1])) == 10
-  assert enhance.default_steps(weights.load("universal")) == enhance.default_steps(weights.load("pretrain_x2")) == 0
+  assert {enhance.default_steps(weights.load(name)) for name in ("universal", "universal_large", "pretrain_x2")} == {0}
 
 
 @pytest.mark.slow

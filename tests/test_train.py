@@ -465,13 +465,16 @@ def test_training_entry_and_export(tmp_path, stage):
   assert again.returncode == 2 and "exists" in again.stderr and again.stderr.count("\n") == 1
 
 
-def test_initial_weights_may_be_of_fewer_passes(tmp_path):
-  changes = {"model.passes": 0, "model.coarse_features": 4, "init_weights": f"{tmp_path}/w.safetensors"}
-  one, two = (tiny(universal, **changes, **{"model.coarse_blocks": blocks}) for blocks in ((1,), (1, 2)))
-  params = step_lib.init_params(one)
-  weights.save_weights(one.init_weights, params, {})
-  grown = loop._initial_state(two).learned["params"]
-  jax.tree.map(np.testing.assert_array_equal, {name: grown[name] for name in params}, params)
-  assert set(grown) - set(params) == {"coarse2"} and "block2a" in grown["coarse2"]
-  with pytest.raises(UserError, match="another shape"):  # the first pass of the file has fewer blocks
-    loop._initial_state(tiny(universal, **changes, **{"model.coarse_blocks": (2, 1)}))
+def test_initial_weights_may_come_in_parts(tmp_path):
+  """A coarse pass and the others, of which both have a data step's mu: the later one's is taken."""
+  changes = {"model.passes": 1, "model.blocks": 0, "model.coarse_features": 4, "model.coarse_blocks": (1,)}
+  config = tiny(universal, **changes, **{"init_weights": f"{tmp_path}/coarse.safetensors,{tmp_path}/others.safetensors"})
+  whole = step_lib.init_params(config)
+  parts = {"coarse": {"coarse1": whole["coarse1"], "log_mu": jnp.zeros((1, 2))}, "others": dict(whole)}
+  del parts["others"]["coarse1"]
+  for name, params in parts.items():
+    weights.save_weights(tmp_path / f"{name}.safetensors", params, {})
+  jax.tree.map(np.testing.assert_array_equal, loop._initial_state(config).learned["params"], whole)
+  config.init_weights = f"{tmp_path}/coarse.safetensors"
+  with pytest.raises(UserError, match="another shape"):
+    loop._initial_state(config)

@@ -43,7 +43,7 @@ _BOOL = (False, True)
 FIELDS = {
     "seed": Field(0, "of all that is random", Range(0, 2**32 - 1)),
     # Both are free: a checkpoint has what came of the first, and compares the images of the second.
-    # The first may be of an unrolled network of fewer passes: the others begin at random parameters.
+    # The first may be several with commas between, each a part of the network; of what two have, that of the later is taken.
     "init_weights": Field("", 'shipped name or path of a .safetensors file; "" starts from random parameters', None, True),
     # Several folders with commas between, each with its share of the patches: "photosA:3,photosB:1".
     "data.root": Field("", 'folder of HR images, searched recursively; "" takes scikit-image\'s sample photos', None, True),

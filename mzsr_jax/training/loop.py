@@ -283,10 +283,9 @@ def _blank_state(config) -> TrainState:
 def _initial_state(config) -> TrainState:
   if not config.init_weights:
     return _blank_state(config)
-  loaded = weights.load(config.init_weights)
-  params, rule = loaded.params, loaded.inner_rule
-  if config.model.network == "unrolled":
-    params = step_lib.init_params(config) | params
+  every = [weights.load(name) for name in config.init_weights.split(",")]
+  params = {name: values for each in every for name, values in each.params.items()}
+  loaded, rule = every[-1], every[-1].inner_rule
   weights.check_network(params, step_lib.network(config))
   if config.stage != "meta" or not config.meta.init_inner_lrs:
     return step_lib.init_state(config, params)
@@ -390,7 +389,7 @@ def export(
   settings = plain(config)
   settings.pop("run")
   settings["data"].pop("root")  # paths mean nothing on another machine
-  settings["init_weights"] = pathlib.Path(settings["init_weights"]).name
+  settings["init_weights"] = ",".join(pathlib.Path(name).name for name in settings["init_weights"].split(","))
   metadata = {
       "stage": config.stage,
       "scales": json.dumps(settings["degradation"]["scales"]),
