@@ -81,6 +81,14 @@ def test_shipped_weights_have_their_checksum():
     weights.load(name)
 
 
+def _same_json(a: bytes, b: bytes) -> bool:
+  """Whether both say the same: a stretch that is doubled may say a key twice."""
+  try:
+    return json.loads(a) == json.loads(b)
+  except ValueError:
+    return False
+
+
 @pytest.mark.slow
 def test_checkpoints_are_whole_or_refused(tmp_path):
   config = tiny(pretrain_x2, 2)
@@ -100,7 +108,7 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
     path = files[seed % len(files)]
     content = path.read_bytes()
     path.write_bytes(mutated(content, seed) if content else b"x")
-    tried[path] += 1
+    tried[path] += not _same_json(path.read_bytes(), content)
     try:
       now = restored()
     except UserError as e:

@@ -781,8 +781,11 @@ def test_the_page_in_a_browser(page, server, tmp_path):
     assert image.format == "WEBP" and image.size == (56, 48)
 
   # Stopped, with all that can be chosen free again.
-  page.slide("#steps", 10)
-  page.click("#cancel")
+  for steps in (10, 9, 10, 9):  # a fast machine may be done before the click
+    page.slide("#steps", steps)
+    page.click("#cancel")
+    if page.within(f"{_STATUS}.includes('Stopped')", 15):
+      break
   page.said("Stopped")
   page.until("document.querySelector('#cancel').disabled && !document.querySelector('#strength input').disabled")
 
