@@ -98,12 +98,17 @@ def _cell(result: dict[str, Any]) -> str:
   return f"{result['psnr']:.2f} / {result['ssim']:.4f}"
 
 
+def _steps(count: int) -> str:
+  """What a line's label says of its steps."""
+  return f", {count or 'no'} step{'s' * (count > 1)}"
+
+
 def _measured(table: Table, cells: Cells, name: str) -> dict[str, dict[str, str]]:
   """Lines to their cells by kernel, of one set."""
   lines: dict[str, dict[str, str]] = {}
   for label in table.methods:
     for steps in sorted({key[4] for key in cells if key[1] in METHODS[label]}):
-      about = "" if label in NO_STEPS else f", {steps or 'no'} step{'s' * (steps > 1)}"
+      about = "" if label in NO_STEPS else _steps(steps)
       for kernel in table.kernels:
         found = [cells[key] for method in METHODS[label] if (key := (name, method, table.scale, kernel, steps)) in cells]
         if found and (table.steps is None or steps in table.steps):
@@ -160,7 +165,7 @@ def precision(folder: pathlib.Path = RESULTS) -> str:
     for result in report["results"]:
       scale, kernel, steps = (result[key] for key in ("scale", "kernel", "steps"))
       change = result["psnr"] - exact[name, weights, scale, kernel, steps]["psnr"]
-      label = f"{name}: {weights}, {steps or 'no'} step{'s' * (steps > 1)}"
+      label = f"{name}: {weights}{_steps(steps)}"
       lines.setdefault(label, {})[f"`{kernel}`"] = f"{change:+.3f}"
   columns = dict.fromkeys(key for line in lines.values() for key in line)
   rows = [{"": label} | {key: line.get(key) for key in columns} for label, line in lines.items()]
