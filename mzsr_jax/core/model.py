@@ -65,7 +65,7 @@ class MZSRNet(nn.Module):
           name=f"conv{i + 1}",
       )(h)
       if not last:
-        h = nn.relu(h)
+        h = conv.relu(h)
         h = h if mask is None else h * mask.astype(h.dtype)
     return x + h
 

@@ -345,13 +345,13 @@ class _Pass(nn.Module):
     first = convolve(jnp.concatenate([z - 0.5, coverage], -1), self.features, "first", jnp.float32) + bias
     h = first.astype(inside) + _mix(self, memory, self.features, "carried", 0.25)
     # What lies further away, as far as a kernel of 9 pixels sees: of half the channels, which costs little.
-    context = nn.relu(_mix(self, nn.relu(h), self.features // 2, "context_in", 2.0))
-    context = nn.relu(convolve(context, self.features // 2, "context", scale=2.0, dilation=_DILATION))
+    context = conv.relu(_mix(self, conv.relu(h), self.features // 2, "context_in", 2.0))
+    context = conv.relu(convolve(context, self.features // 2, "context", scale=2.0, dilation=_DILATION))
     h = h + _mix(self, context, self.features, "context_out", 0.0)
     for i in range(self.blocks):
-      inner = nn.relu(convolve(nn.relu(h), self.features, f"block{i + 1}a", scale=2.0))
+      inner = conv.relu(convolve(conv.relu(h), self.features, f"block{i + 1}a", scale=2.0))
       h = h + convolve(inner, self.features, f"block{i + 1}b", scale=0.5)
-    last = nn.relu(convolve(nn.relu(h), self.features, "last", scale=2.0))
+    last = conv.relu(convolve(conv.relu(h), self.features, "last", scale=2.0))
     return convolve(last, z.shape[-1], "out", jnp.float32, scale=0.02), h
 
 
@@ -377,7 +377,7 @@ class _CoarsePass(nn.Module):
     else:
       h = h + _mix(self, carried, self.features, "carried", 0.25)
     for i in range(self.blocks):
-      inner = nn.relu(convolve(h, self.features, f"block{i + 1}a", 2.0))
+      inner = conv.relu(convolve(h, self.features, f"block{i + 1}a", 2.0))
       h = h + convolve(inner, self.features, f"block{i + 1}b", 0.1)
     out = convolve(h, _CELL**2 * z.shape[-1], "out", 0.0)  # changes nothing at first
     return _from_cells(out.astype(z.dtype), places)[:, :height, :width], h, level
