@@ -22,8 +22,8 @@ _DIMS = ("NHWC", "HWIO", "NHWC")
 _LAX_PRECISION = {"float32": lax.Precision.HIGHEST, "tf32": lax.Precision.HIGH}
 # Below so many channels a convolution leaves most of a vector register idle: a matrix product is 15 times faster on a CPU.
 _FEW_CHANNELS = 8
-# Up to so many, what a weight gradient reads of an image stays in a CPU's cache.
-_FEW_PIXELS = 128 * 128
+# Of images of so many pixels, a CPU takes weight gradients one by one: each stays in its cache, and is worth a call.
+_ONE_BY_ONE = range(32 * 32, 128 * 128 + 1)
 
 
 def _convolve(x, w, precision):
@@ -54,7 +54,7 @@ def wgrad(x, g, precision="float32"):
     return _few_channel_wgrad(x, g, precision)
   if g.shape[-1] < _FEW_CHANNELS:
     return _flip(_few_channel_wgrad(g, x, precision))
-  if x.shape[1] * x.shape[2] <= _FEW_PIXELS:
+  if x.shape[1] * x.shape[2] in _ONE_BY_ONE:
     by_images = functools.partial(_wgrad_by_images, precision=precision)
     return lax.platform_dependent(x, g, cpu=by_images, default=functools.partial(_wgrad_by_convolution, precision=precision))
   return _wgrad_by_convolution(x, g, precision)
