@@ -29,6 +29,7 @@ _WITH_ALPHA = ("PNG", "WEBP", "TIFF")
 _WITH_16_BITS = ("PNG", "TIFF")
 QUALITY = 95
 _LOSSY = {"JPEG": {"subsampling": "4:4:4"}, "WEBP": {}}
+_LOSSLESS = {"PNG": {"compress_level": 4}}  # Pillow's own, 6, saves 2% of a file in almost three times the time
 _MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels
 _MAX_BYTES = {"BMP": 2**32, "TIFF": 2**32}  # of a file of 8 bits
 
@@ -130,7 +131,7 @@ def encode(photo: Photo, file_format: str, quality: int = QUALITY, name: str = "
   if photo.alpha is not None:
     pixels = np.dstack([pixels, images.quantize(photo.alpha, dtype)])
   lossy = {"lossless": True} if photo.lossless_webp and file_format == "WEBP" else {"quality": quality}
-  encoder = {**_LOSSY[file_format], **lossy} if file_format in _LOSSY else {}
+  encoder = {**_LOSSY[file_format], **lossy} if file_format in _LOSSY else _LOSSLESS.get(file_format, {})
   size, deep = photo.rgb.shape[:2], dtype == np.uint16
   deep_tiff = deep and file_format == "TIFF"
   write = functools.partial(_write_deep_tiff, size) if deep_tiff else functools.partial(_write, file_format, encoder, size)
