@@ -36,21 +36,32 @@ def test_convolutions_agree():
     np.testing.assert_allclose(outputs[0], output, atol=1e-6)
 
 
-@pytest.mark.parametrize("channels", [(3, 4), (9, 8), (9, 3), (3, 9)])
+@pytest.mark.parametrize(
+    "channels, size", [((3, 4), (5, 7)), ((9, 8), (5, 7)), ((9, 3), (5, 7)), ((3, 9), (5, 7)), ((9, 8), (32, 33))]
+)
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_closed_rules_are_right_at_every_order(order, channels):
-  """Against XLA's own derivatives, nested up to three deep, on images with unequal sides."""
+def test_closed_rules_are_right_at_every_order(order, channels, size):
+  """Against XLA's own derivatives, nested up to three deep, on images with unequal sides, small ones and larger ones."""
   dims = ("NHWC", "HWIO", "NHWC")
   reference = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=dims)
-  x = jax.random.normal(jax.random.key(0), (2, 5, 7, channels[0]))
+  x = jax.random.normal(jax.random.key(0), (2, *size, channels[0]))
   w = jax.random.normal(jax.random.key(1), (3, 3, *channels)) / 3
 
   def nested(convolution):
     f = lambda x, w: jnp.sum(jnp.sin(convolution(x, w)))
     for _ in range(order - 1):
       g = jax.grad(f, (0, 1))
-      f = lambda x, w, g=g: sum(jnp.sum(jnp.sin(d)) for d in g(x, w))
+      f = lambda x, w, g=g: sum(jnp.sum(jnp.sin(d / size[0])) for d in g(x, w))
     return jax.grad(f, (0, 1))(x, w)
 
   for ours, theirs in zip(nested(conv.conv), nested(reference)):
     np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(jnp.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_relu_is_jaxs_own(dtype):
+  x, g = jax.random.normal(jax.random.key(0), (2, 1000)).astype(dtype)
+  x = x.at[:3].set(jnp.array([0, -0.0, jnp.nan], dtype))
+  for ours, theirs in zip(*(jax.tree.leaves((f(x), jax.vjp(f, x)[1](g))) for f in (conv.relu, jax.nn.relu))):
+    assert ours.dtype == dtype
+    np.testing.assert_array_equal(np.float32(ours), np.float32(theirs))  # NumPy compares no NaN of bfloat16
