@@ -224,7 +224,8 @@ class Worker:
               yield shown._replace(status=f"Step {step} of {wanted.steps}", pair=(before, after))
             case enhance.Enlarged(made):
               took = time.perf_counter() - start - sum(compiling)
-      self._speed = max(took, 1e-3) / (_passes(wanted, recipe) * height * width)
+      # What it is widened by is worked on too; of the whole photo, that is little.
+      self._speed = max(took, 1e-3) / (_passes(wanted, recipe) * given.rgb.shape[0] * given.rgb.shape[1])
       _check_likeness(plain, made)
       self._made = known, plain, made
     after = picture("after", made if wanted.strength == 1 else enhance.blend(plain, made, wanted.strength))
