@@ -36,7 +36,7 @@ def large(c):
   """8 patches of 96x96 on each of two CPU devices; 1.2 s a step."""
   c = cpu(c)
   c.data.patch_size = 96
-  c.model.coarse_blocks = (8,)
+  c.model.coarse_blocks = 8
   c.optimizer.learning_rate = 1e-3
   c.optimizer.average_decay = 0.999
   return c

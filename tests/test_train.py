@@ -467,11 +467,11 @@ def test_training_entry_and_export(tmp_path, stage):
 
 def test_initial_weights_may_come_in_parts(tmp_path):
   """A coarse pass and the others, of which both have a data step's mu: the later one's is taken."""
-  changes = {"model.passes": 1, "model.blocks": 0, "model.coarse_features": 4, "model.coarse_blocks": (1,)}
+  changes = {"model.passes": 1, "model.blocks": 0, "model.coarse_features": 4, "model.coarse_blocks": 1}
   config = tiny(universal, **changes, **{"init_weights": f"{tmp_path}/coarse.safetensors,{tmp_path}/others.safetensors"})
   whole = step_lib.init_params(config)
-  parts = {"coarse": {"coarse1": whole["coarse1"], "log_mu": jnp.zeros((1, 2))}, "others": dict(whole)}
-  del parts["others"]["coarse1"]
+  parts = {"coarse": {"coarse": whole["coarse"], "log_mu": jnp.zeros((1, 2))}, "others": dict(whole)}
+  del parts["others"]["coarse"]
   for name, params in parts.items():
     weights.save_weights(tmp_path / f"{name}.safetensors", params, {})
   jax.tree.map(np.testing.assert_array_equal, loop._initial_state(config).learned["params"], whole)

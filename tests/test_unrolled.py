@@ -11,7 +11,7 @@ from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.photo.kernel_files import load_degradation
 
 SMALL = UnrolledNet(passes=2, features=8, blocks=1)
-COARSE = UnrolledNet(passes=1, features=8, blocks=1, coarse_features=8, coarse_blocks=(2, 1))
+COARSE = UnrolledNet(passes=1, features=8, blocks=1, coarse_features=8, coarse_blocks=2)
 
 
 def _image(size, seed=0):
@@ -42,7 +42,7 @@ def test_the_default_has_no_more_parameters_than_the_papers_network():
 def test_parameters_tell_their_network(params):
   assert networks.of(params) == SMALL
   assert networks.of(UnrolledNet().init_params(jax.random.key(0))) == UnrolledNet()
-  for net in (COARSE, UnrolledNet(passes=0, coarse_features=8, coarse_blocks=(1,))):
+  for net in (COARSE, UnrolledNet(passes=0, coarse_features=8, coarse_blocks=1)):
     assert networks.of(net.init_params(jax.random.key(0))) == net
   assert UnrolledNet(blocks=5).reach(2) > UnrolledNet().reach(2)
   with pytest.raises(ValueError, match="no parameters of a network"):

@@ -25,6 +25,6 @@ def _unrolled(params: Params) -> UnrolledNet:
   sizes = {"passes": len(params["log_mu"]) - 1}
   if sizes["passes"]:
     sizes |= {"features": params["pass1"]["first"].shape[-1], "blocks": blocks(params["pass1"])}
-  if coarse := [params[name] for name in sorted(params) if name.startswith("coarse")]:
-    sizes |= {"coarse_features": coarse[0]["first"].shape[-1], "coarse_blocks": tuple(map(blocks, coarse))}
+  if coarse := params.get("coarse"):
+    sizes |= {"coarse_features": coarse["first"].shape[-1], "coarse_blocks": blocks(coarse)}
   return UnrolledNet(**sizes)

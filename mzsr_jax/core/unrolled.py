@@ -125,15 +125,15 @@ def describe(told: Told) -> Float[Array, " d"]:
 class UnrolledNet(nn.Module):
   """A data step, then passes of a CNN of its own each, with a data step after each.
 
-  Before the passes there may be coarse ones, whose pixels are cells of HR pixels, about as large as LR pixels. So they see
-  further, and take less time. After each comes a data step too.
+  Before the passes there may be a coarse one, whose pixels are cells of HR pixels, about as large as LR pixels. So it sees
+  further, and takes less time. After it comes a data step too.
 
   Attributes:
     passes: of the CNN at full resolution.
     features: channels of the CNN.
     blocks: residual blocks of two convolutions in a pass.
-    coarse_features: channels of the coarse passes.
-    coarse_blocks: residual blocks of each coarse pass.
+    coarse_features: channels of the coarse pass.
+    coarse_blocks: its residual blocks; 0 for no coarse pass.
     iterations: of each data step, see `data_step`.
     precision: of the convolutions between the first and the last of a pass, "float32" or "bfloat16"; all else is float32.
   """
@@ -142,7 +142,7 @@ class UnrolledNet(nn.Module):
   features: int = 32
   blocks: int = 2
   coarse_features: int = 48
-  coarse_blocks: tuple[int, ...] = ()
+  coarse_blocks: int = 0
   iterations: int = 6
   precision: str = "float32"
 
@@ -184,11 +184,10 @@ class UnrolledNet(nn.Module):
       return self.get_variable("params", name) if self.has_variable("params", name) else self.param(name, init)
 
     z = data_steps(join("start"), level[0])
-    masks = [None] * len(groups) if mask is None else apart(mask)
-    carried = [None] * len(groups)
-    for i, blocks in enumerate(self.coarse_blocks):
-      coarse = _CoarsePass(self.coarse_features, blocks, self.precision, name=f"coarse{i + 1}")
-      changes, carried, levels = zip(*(coarse(*own) for own in zip(groups, apart(z), masks, carried)))
+    if self.coarse_blocks:
+      masks = [None] * len(groups) if mask is None else apart(mask)
+      coarse = _CoarsePass(self.coarse_features, self.coarse_blocks, self.precision, name="coarse")
+      changes, levels = zip(*(coarse(*own) for own in zip(groups, apart(z), masks)))
       z = data_steps(z + jnp.concatenate(changes), levels[0])
     if not self.passes:
       return z
@@ -206,11 +205,10 @@ class UnrolledNet(nn.Module):
   def reach(self, scale: float) -> int:
     """HR pixels: so far from its ends, a tile is as the image is, but for data steps that have not converged.
 
-    In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two. In a
+    In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two. In the
     coarse pass, two cells for a block and two for the first and the last.
     """
-    coarse = self.cell(scale) * sum(2 * blocks + 2 for blocks in self.coarse_blocks)
-    return self.passes * (2 * self.blocks + _DILATION + 3) + 4 + coarse
+    return self.passes * (2 * self.blocks + _DILATION + 3) + 4 + self.cell(scale) * self._coarse_layers
 
   @nn.nowrap
   def cell(self, scale: float) -> int:
@@ -220,8 +218,12 @@ class UnrolledNet(nn.Module):
   @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
-    coarse = sum(2 * blocks + 2 for blocks in self.coarse_blocks) * self.coarse_features / cell_side(1) ** 2
+    coarse = self._coarse_layers * self.coarse_features / cell_side(1) ** 2
     return self.passes * (2 * self.blocks + 4) * self.features + math.ceil(coarse)
+
+  @property
+  def _coarse_layers(self) -> int:
+    return 2 * self.coarse_blocks + 2 if self.coarse_blocks else 0
 
   @property
   def is_told_kernel(self) -> bool:
@@ -362,14 +364,14 @@ class _Pass(nn.Module):
 
 
 class _CoarsePass(nn.Module):
-  """What a CNN on cells of pixels changes of z, its features, and the logarithms of mu for the data step after it."""
+  """What a CNN on cells of pixels changes of z, and the logarithms of mu for the data step after it."""
 
   features: int
   blocks: int
   precision: str
 
   @nn.compact
-  def __call__(self, group, z, mask, carried):
+  def __call__(self, group, z, mask):
     inside, (height, width), places = _inside(self.precision), z.shape[1:3], group.places[0]
     level = self.param("log_mu", _initial_log_mu, 1)[0]
     x = jnp.concatenate([z - 0.5, group.coverage], -1)
@@ -377,16 +379,12 @@ class _CoarsePass(nn.Module):
     seen = None if mask is None else _to_cells(mask, places).max(-1, keepdims=True)
     convolve = lambda x, features, name, scale: _convolve(self, x, seen, features, name, inside, scale)
 
-    h = convolve(x, self.features, "first", 1.0)
-    if carried is None:
-      h = h + _bias(group.code, self.features)[:, None, None].astype(inside)
-    else:
-      h = h + _mix(self, carried, self.features, "carried", 0.25)
+    h = convolve(x, self.features, "first", 1.0) + _bias(group.code, self.features)[:, None, None].astype(inside)
     for i in range(self.blocks):
       inner = conv.relu(convolve(h, self.features, f"block{i + 1}a", 2.0))
       h = h + convolve(inner, self.features, f"block{i + 1}b", 0.1)
     out = convolve(h, _CELL**2 * z.shape[-1], "out", 0.0)  # changes nothing at first
-    return _from_cells(out.astype(z.dtype), places)[:, :height, :width], h, level
+    return _from_cells(out.astype(z.dtype), places)[:, :height, :width], level
 
 
 def _to_cells(x: Float[Array, "n h w d"], places: Float[Array, "c a"]) -> Float[Array, "n p q e"]:

@@ -61,7 +61,7 @@ FIELDS = {
     "model.network": Field("mzsr", "the paper's; or unrolled, see core/unrolled.py", ("mzsr", "unrolled")),
     "model.passes": Field(4, "of the unrolled network, at full resolution", Range(0)),
     "model.blocks": Field(2, "residual blocks in each", Range(0)),
-    "model.coarse_blocks": Field((), "residual blocks of each of its passes on cells of pixels"),
+    "model.coarse_blocks": Field(0, "residual blocks of its pass on cells of pixels; 0 for none", Range(0)),
     "model.coarse_features": Field(48, "channels there", Range(1)),
     "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),
