@@ -33,7 +33,7 @@ def coarse(c):
 
 
 def large(c):
-  """8 patches of 96x96 on each of two CPU devices; 1.2 s a step."""
+  """8 patches of 96x96 on each of two CPU devices; one step a second."""
   c = cpu(c)
   c.data.patch_size = 96
   c.model.coarse_blocks = 8
