@@ -783,8 +783,9 @@ def test_the_page_in_a_browser(page, server, tmp_path):
 
   # Stopped, with all that can be chosen free again.
   page.clear()
-  page.slide("#steps", 10)
-  page.upload("large.png", images.encode_png(RNG.integers(0, 256, (240, 320, 3), dtype=np.uint8)))  # takes some seconds
+  page.upload("noise.png", images.encode_png(RNG.integers(0, 256, (96, 104, 3), dtype=np.uint8)))
+  page.said("This part is done")
+  page.slide("#steps", 10)  # takes some seconds, for a size that was not compiled
   page.click("#cancel")
   page.said("Stopped")
   page.until("document.querySelector('#cancel').disabled && !document.querySelector('#strength input').disabled")
