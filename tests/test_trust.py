@@ -77,6 +77,8 @@ def test_only_a_kernel_that_was_estimated_of_a_photo_is_doubted():
   assert estimated.trusted < 1 and enhance.estimate(photo, estimated).recipe.trusted == estimated.trusted
   kept = enhance.kept(photo, estimated)
   np.testing.assert_allclose(kept, 0.5 * trust(photo.rgb, estimated.degradation.noise_std, estimated.trusted))
+  told = enhance.estimate(photo, recipe(Degradation(None))._replace(noise_level=40.0)).recipe
+  assert told.trusted < estimated.trusted and enhance.estimate(photo, told).recipe.trusted == told.trusted
   given = enhance.estimate(photo, recipe(Degradation(np.ones((1, 1), np.float32)))).recipe
   assert given.trusted == 1 and enhance.kept(photo, given) == 0.5
 
@@ -88,7 +90,7 @@ def test_a_halo_is_halved_and_what_is_within_the_photo_stays():
   limited = trust_lib.limited(made, plain, low, high, 0.5)
   np.testing.assert_allclose(limited, gray([[0.2, 0.13, 0.3, 0.7, 0.92, 0.8]]), atol=1e-6)
   np.testing.assert_array_equal(trust_lib.limited(plain, plain, low, high, 0.5), plain)
-  assert 0 < trust_lib.beyond(0.0, 0.6) < trust_lib.beyond(0.0, 0.9) < 1
+  assert 0 < trust_lib.beyond(0.4) == trust_lib.beyond(0.5) < trust_lib.beyond(0.9) < 1
 
 
 def test_a_blend_is_limited_at_every_part_and_where_a_kernel_was_estimated_only():
@@ -119,10 +121,16 @@ def test_clear_blurs_are_trusted_more_and_doubtful_ones_alike():
 
 
 def test_of_noisy_photos_less_is_kept_however_clear_their_blur():
-  flat = gray(np.full((9, 9), 0.5))
-  kept = [trust(flat, level / 255, 0.9).max() for level in (0, 1, 1.5, 2, 9)]
+  kept = [trust_lib.share(0.9, level / 255, 1.0) for level in (0, 1, 1.5, 2, 9)]
   np.testing.assert_allclose(kept, [0.9, 0.9, 0.725, 0.55, 0.55], atol=1e-6)
-  assert trust(flat, 9 / 255, 0.4).max() == pytest.approx(0.4)
+  assert trust_lib.share(0.4, 9 / 255, 1.0) == pytest.approx(0.4)
+  assert trust(gray(np.full((9, 9), 0.5)), 9 / 255, 0.4).max() == pytest.approx(0.4)
+
+
+def test_less_is_kept_where_undoing_the_blur_would_amplify_noise():
+  kept = [trust_lib.share(0.5, 4 / 255, fine) for fine in (1.2, 0.4, 1 / 3, 0.25, 0.2, 0.01, 0.0, -0.03)]
+  np.testing.assert_allclose(kept, [0.5, 0.5, 0.5, 0.425, 0.35, 0.35, 0.35, 0.35], atol=1e-6)
+  assert trust_lib.share(0.5, 0.0, 0.0) == 0.5
 
 
 def test_there_is_no_caution_where_a_blur_is_clear():

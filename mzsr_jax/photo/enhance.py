@@ -133,15 +133,15 @@ def estimate(photo: Photo, recipe: Recipe) -> Estimated:
     UserError: the kernel cannot be estimated at this scale.
   """
   degradation, found, trusted = recipe.degradation, None, recipe.trusted
+  level = noise_std(photo) if recipe.noise_level is None else recipe.noise_level / 255
   if degradation.kernel is None:
     if degradation.subsample == "direct":
       found = blind.estimate_photo(photo.rgb, recipe.net_scale)
+      trusted = trust.share(found.trusted, level, found.fine)
     else:
       found = blind.estimate(photo.rgb, recipe.net_scale, degradation.subsample)
-    trusted = found.trusted
     centre = kernel_files.cell_centre(recipe.net_scale, degradation.subsample)
     degradation = degradation.replace(kernel=found.kernel, offset=centre)
-  level = noise_std(photo) if recipe.noise_level is None else recipe.noise_level / 255
   degradation = degradation.replace(noise_std=level)
   return Estimated(recipe._replace(degradation=degradation, noise_level=255 * level, trusted=trusted), found)
 
@@ -234,7 +234,7 @@ def enlarge(adapter: TiledAdapter, params: Params, photo: Photo, recipe: Recipe)
   made = _enlarged(adapter, params, photo, recipe)
   if recipe.trusted == 1:
     return blend(plain, made, share)
-  return blend(plain, made, share, trust.limits(photo.rgb), trust.beyond(recipe.degradation.noise_std, recipe.trusted))
+  return blend(plain, made, share, trust.limits(photo.rgb), trust.beyond(recipe.trusted))
 
 
 def kept(photo: Photo, recipe: Recipe) -> float | Float[np.ndarray, "h w"]:

@@ -97,6 +97,11 @@ def trusted(found: Prediction) -> float:
   return trust.SHARE + (trust.CLEAR_SHARE - trust.SHARE) * clearness(found)
 
 
+def fine(found: Prediction) -> float:
+  """What is left of the contrast in details of two pixels."""
+  return float(_left(found)[_FINE])
+
+
 def saturated(lr: Float[np.ndarray, "h w 3"]) -> float:
   """The share of a photo in [0, 1] that is black or white, or nearly so."""
   gray = luma(lr)
@@ -139,9 +144,14 @@ def _family(scale: float) -> tuple[np.ndarray, np.ndarray]:
   return parameters, np.log(np.maximum(response, 0) + _SOFTENING)
 
 
+def _left(found: Prediction) -> Float[np.ndarray, " f"]:
+  """What is left of the contrast at `FREQUENCIES`; above 1 where the photo was sharpened."""
+  return np.exp(found.mean[:_COUNT]) - _SOFTENING
+
+
 def describe(found: Prediction) -> str:
   """A line about a code, in words."""
-  kept, errors = np.exp(found.mean[:_COUNT]) - _SOFTENING, np.sqrt(found.variance[:_COUNT])
+  kept, errors = _left(found), np.sqrt(found.variance[:_COUNT])
   middle, fine = (f"{100 * kept[i]:.0f} +- {100 * kept[i] * errors[i]:.0f}%" for i in (_MIDDLE, _FINE))
   doubt = "unsure" if errors[_FINE] > _UNSURE else "sure"
   sharpened = "sharpened, " if kept[_MIDDLE] > 1 + errors[_MIDDLE] else ""

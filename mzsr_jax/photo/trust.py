@@ -2,8 +2,8 @@
 
 An estimate may be wrong, and a mean with the plain enlargement halves what that costs, but takes a quarter of what a right one
 gains. Details as fine as two pixels may have been finer before the photo was shrunk: enlarging them sharpens what is not there
-(aliasing). What is brighter or darker than all pixels around is a halo more often than a detail. `experiments/pipelines.py`
-measures what it gains.
+(aliasing). What is brighter or darker than all pixels around is a halo more often than a detail. Noise and traces of JPEG grow
+where a strong blur is undone. `experiments/pipelines.py` measures what it gains.
 """
 
 import numpy as np
@@ -15,6 +15,9 @@ from mzsr_jax.photo import kernel_net
 SHARE = 0.55  # where nothing speaks against it
 CLEAR_SHARE = 0.98  # where the photo is clearly blurred, and clean
 _CLEAN = 1 / 255  # noise up to which a photo is clean; with twice as much, it is noisy
+# What undoing the blur makes of the noise in details of two pixels: from where on less is kept, and from where on least.
+_AMPLIFIED = 12 / 255, 20 / 255
+_LEAST = 0.7  # times as much as of a clean photo
 _BEYOND = 0.5, 0.75  # share that stands of what lies beyond the range around, where `SHARE` is kept and where `CLEAR_SHARE`
 _FINE = 0.3, 0.6  # share of the contrast in details of two pixels: from where on less is kept, and from where on nothing
 _WINDOW = 9  # pixels, side, that contrast is measured in
@@ -28,7 +31,7 @@ def trust(lr: Float[np.ndarray, "h w 3"], noise_std: float, most: float) -> Floa
   Args:
     lr: the photo, in [0, 1].
     noise_std: standard deviation of its noise, in [0, 1] units.
-    most: the share where nothing speaks against it, see `response.trusted` and `of_noisy`.
+    most: the share where nothing in the picture speaks against it, see `share`.
   """
   luma = kernel_net.luma(lr).astype(np.float32)
   mean = lambda x: scipy.ndimage.uniform_filter(x, _WINDOW, mode="mirror")
@@ -36,17 +39,25 @@ def trust(lr: Float[np.ndarray, "h w 3"], noise_std: float, most: float) -> Floa
   fine = sum(mean(scipy.ndimage.convolve1d(luma, (-0.25, 0.5, -0.25), axis, mode="mirror") ** 2) for axis in (0, 1))
   contrast = np.maximum(mean(luma**2) - mean(luma) ** 2, 0) + _FLAT**2 + (_NOISE * noise_std) ** 2
   start, end = _FINE
-  return of_noisy(noise_std, most) * np.clip((end - fine / contrast) / (end - start), 0, 1)
+  return most * np.clip((end - fine / contrast) / (end - start), 0, 1)
 
 
-def of_noisy(noise_std: float, most: float) -> float:
-  """The share that may be kept of a photo with such noise, which grows with the share: at most `SHARE` of a noisy one."""
-  return most - max(most - SHARE, 0) * float(np.clip(noise_std / _CLEAN - 1, 0, 1))
+def share(most: float, noise_std: float, fine: float) -> float:
+  """The share that may be kept of a photo with some noise.
+
+  Args:
+    most: the share if it were clean, see `response.trusted`.
+    noise_std: see `trust`.
+    fine: what the blur has left of the contrast in details of two pixels, 1 for all.
+  """
+  noisy = min(most, SHARE)
+  kept = most + (noisy - most) * float(np.clip(noise_std / _CLEAN - 1, 0, 1))
+  return kept * float(np.interp(noise_std / max(fine, 1e-3), _AMPLIFIED, (1, _LEAST)))
 
 
-def beyond(noise_std: float, most: float) -> float:
+def beyond(most: float) -> float:
   """The share that stands of what lies beyond the limits. Args: see `trust`."""
-  return float(np.interp(of_noisy(noise_std, most), (SHARE, CLEAR_SHARE), _BEYOND))
+  return float(np.interp(most, (SHARE, CLEAR_SHARE), _BEYOND))
 
 
 def limits(lr: Float[np.ndarray, "h w 3"]) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]]:
