@@ -1,5 +1,8 @@
 """What XLA is told: options that it knows, and only where they gain something; and what is computed in bfloat16."""
 
+import collections
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +18,14 @@ options = devices.compiler_options.__wrapped__
 computed = devices.computed_precision.__wrapped__
 
 
-def test_only_bfloat16_on_a_cpu_asks_for_onednn():
+def test_onednn_is_for_bfloat16_and_for_cpus_with_avx512(monkeypatch, tmp_path):
   assert options("gpu", "bfloat16") == {}
-  assert devices.ONEDNN.items() <= options("cpu", "bfloat16").items()
-  assert not devices.ONEDNN.keys() & options("cpu", "float32").keys()
+  monkeypatch.setattr(devices, "_program", lambda options, precision="float32": "onednn$convolution")
+  monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
+  for told, precisions in (("flags : avx2 fma", {"bfloat16"}), ("flags : avx2 avx512f", {"float32", "tf32", "bfloat16"})):
+    devices._CPU_INFO.write_text(told)
+    asked = {p for p in ("float32", "tf32", "bfloat16") if devices.ONEDNN.items() <= options("cpu", p).items()}
+    assert asked == precisions
 
 
 def test_a_version_that_does_not_know_an_option_goes_without_it_in_silence(monkeypatch, capfd):
@@ -39,17 +46,17 @@ def test_bfloat16_is_float32_with_one_warning_where_the_cpu_or_the_version_has_n
   ):
     if told:
       devices._CPU_INFO.write_text(told)
-    monkeypatch.setattr(devices, "_program", lambda options, program=program: program)
+    monkeypatch.setattr(devices, "_program", lambda options, precision="float32", program=program: program)
     caplog.clear()
     assert computed("cpu", "bfloat16") == "float32"
     (record,) = caplog.records
     assert "float32 is computed in the place of bfloat16" in record.getMessage() and reason in record.getMessage()
-  monkeypatch.setattr(devices, "_program", lambda options: "onednn$convolution")
+  monkeypatch.setattr(devices, "_program", lambda options, precision="float32": "onednn$convolution")
   assert computed("cpu", "bfloat16") == "bfloat16"
 
 
-@pytest.mark.parametrize("name,inner", [("x2_direct", 6), ("universal", 24)])
-def test_bfloat16_of_a_cpu_is_computed_as_such(name, inner):
+@pytest.mark.parametrize("name,inner,ends", [("x2_direct", 6, 2), ("universal", 24, 8)])
+def test_bfloat16_of_a_cpu_is_computed_as_such(name, inner, ends):
   if devices.computed_precision("cpu", "bfloat16") != "bfloat16":
     pytest.skip("this CPU, or this version of jax, has none")
   loaded = weights.load(name)
@@ -57,7 +64,8 @@ def test_bfloat16_of_a_cpu_is_computed_as_such(name, inner):
   observation = net.observe(jnp.zeros((32, 32, 3)), kernel_files.load_degradation("g20d"), 2)
   run = jax.jit(net.reconstruct, compiler_options=devices.compiler_options("cpu", "bfloat16"))
   program = run.lower(loaded.params, observation).compile().as_text()
-  assert program.count("onednn$convolution") == inner
+  types = collections.Counter(re.findall(r"= \((\w+)\[.*onednn\$convolution", program))
+  assert types == {"bf16": inner, "f32": ends}
 
 
 @pytest.mark.parametrize("name,steps", [("x2_direct", 2), ("universal", 0)])

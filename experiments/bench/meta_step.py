@@ -34,7 +34,8 @@ _MEMORY = flags.DEFINE_bool("memory", False, "measure the peak memory of each, i
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
 _PEAK_OF = flags.DEFINE_string("peak_of", "", "internal: print the peak memory of this one")
 
-# By name: changes of the config, and "devices" (0: all), "first_order" and "onednn".
+# By name: changes of the config, and "devices" (0: all), "first_order" and "onednn", which is
+# as `devices.compiler_options` has it where it is not said.
 VARIANTS = {
     "default": {},
     "xla": {"model.convolution": "xla"},
@@ -46,6 +47,7 @@ VARIANTS = {
     "tasks unroll": {"meta.task_batching": "unroll"},
     "steps unroll": {"meta.inner_loop": "unroll"},
     "onednn": {"onednn": True},
+    "ynnpack": {"onednn": False},
     "onednn xla": {"onednn": True, "model.convolution": "xla"},
     "onednn tasks vmap": {"onednn": True, "meta.task_batching": "vmap"},
     "onednn steps unroll": {"onednn": True, "meta.inner_loop": "unroll"},
@@ -58,7 +60,15 @@ VARIANTS = {
 }
 # Minutes a step, on a CPU, for what is known: grouped convolutions run there one output channel at a time.
 SLOW_ON_CPU = ("tasks vmap", "tasks vmap xla")
-_ONEDNN = devices.ONEDNN | {"xla_cpu_experimental_ynn_fusion_type": ""}  # for float32 too
+# What XLA does without `devices.ONEDNN`.
+_YNNPACK = {
+    "xla_cpu_experimental_onednn_custom_call": False,
+    "xla_cpu_use_xnnpack": True,
+    "xla_cpu_experimental_ynn_fusion_type": ",".join(
+        f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("INDIVIDUAL_DOT", "INDIVIDUAL_CONVOLUTION", "REDUCE")
+    ),
+}
+_COMPILED = {None: None, True: devices.ONEDNN, False: _YNNPACK}  # by "onednn"
 # By name: channels last, bfloat16 by autocast.
 TORCH = {"torch": (False, False), "torch channels last": (True, False), "torch bfloat16": (True, True)}
 
@@ -101,7 +111,7 @@ def jax_run(overrides):
   patches = mesh_lib.patch_placer(config, mesh)(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
   key = np.asarray(jax.random.key_data(jax.random.key(0)))
   states = [mesh_lib.replicate(step_lib.init_state(config, step_lib.init_params(config)), mesh)]
-  compiled = step.lower(states[0], patches, key).compile(_ONEDNN if overrides.get("onednn") else None)
+  compiled = step.lower(states[0], patches, key).compile(_COMPILED[overrides.get("onednn")])
   first = []
 
   def run():
@@ -174,9 +184,9 @@ def chosen() -> list[str]:
 
 def is_possible(name: str) -> bool:
   """Whether this version of jax has the way to compute."""
-  if not VARIANTS.get(name, {}).get("onednn"):
+  if "onednn" not in VARIANTS.get(name, {}):
     return True
-  return jax.default_backend() == "cpu" and devices.uses_onednn(_ONEDNN)
+  return jax.default_backend() == "cpu" and devices.uses_onednn(devices.ONEDNN, "float32")
 
 
 def suits(name: str) -> bool:
