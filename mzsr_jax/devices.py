@@ -15,7 +15,7 @@ flags.disclaim_key_flags()
 # Of XLA's CPU backend. The order of computations that needs the least memory: 8% less for a meta-step in the same time.
 _LEAST_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 # oneDNN computes convolutions of bfloat16 as such. Those of float32 it computes faster than YNNPACK on CPUs with AVX-512, and
-# more slowly on others.
+# more slowly on others. Its programs cannot be kept from one process to the next.
 ONEDNN = {
     "xla_cpu_experimental_onednn_custom_call": True,
     "xla_cpu_use_xnnpack": False,
@@ -45,12 +45,19 @@ def use_all_cores(count: int = 0) -> None:
 
 
 @functools.cache
-def compiler_options(platform: str, precision: str) -> dict[str, str | bool]:
-  """What XLA is told of programs of a precision, as far as this version knows it."""
+def compiler_options(platform: str, precision: str, lasting: bool = False) -> dict[str, str | bool]:
+  """What XLA is told of programs, as far as this version knows it.
+
+  Args:
+    platform: of the devices.
+    precision: see `computed_precision`.
+    lasting: whether a program runs for so long that it does not matter to compile it in each process.
+  """
   if platform != "cpu":
     return {}
   both = _LEAST_MEMORY | ONEDNN
-  if (precision == "bfloat16" or _cpu_has(_FLOAT32_INSTRUCTIONS)) and uses_onednn(both, precision):
+  gains = precision == "bfloat16" or (lasting and _cpu_has(_FLOAT32_INSTRUCTIONS))
+  if gains and uses_onednn(both, precision):
     return both
   return {} if _program(_LEAST_MEMORY) is None else _LEAST_MEMORY
 

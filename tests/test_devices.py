@@ -18,19 +18,23 @@ options = devices.compiler_options.__wrapped__
 computed = devices.computed_precision.__wrapped__
 
 
-def test_onednn_is_for_bfloat16_and_for_cpus_with_avx512(monkeypatch, tmp_path):
-  assert options("gpu", "bfloat16") == {}
+def test_onednn_is_for_bfloat16_and_for_long_work_on_cpus_with_avx512(monkeypatch, tmp_path):
+  assert options("gpu", "bfloat16", True) == {}
   monkeypatch.setattr(devices, "_program", lambda options, precision="float32": "onednn$convolution")
   monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
-  for told, precisions in (("flags : avx2 fma", {"bfloat16"}), ("flags : avx2 avx512f", {"float32", "tf32", "bfloat16"})):
+  every = {"float32", "tf32", "bfloat16"}
+  for told, lasting, precisions in (
+      ("flags : avx2 fma", True, {"bfloat16"}),
+      ("flags : avx2 avx512f", True, every),
+      ("flags : avx2 avx512f", False, {"bfloat16"}),
+  ):
     devices._CPU_INFO.write_text(told)
-    asked = {p for p in ("float32", "tf32", "bfloat16") if devices.ONEDNN.items() <= options("cpu", p).items()}
-    assert asked == precisions
+    assert {p for p in every if devices.ONEDNN.items() <= options("cpu", p, lasting).items()} == precisions
 
 
 def test_a_version_that_does_not_know_an_option_goes_without_it_in_silence(monkeypatch, capfd):
   monkeypatch.setattr(devices, "ONEDNN", {"xla_cpu_no_such_option": True})
-  assert options("cpu", "bfloat16") == options("cpu", "float32") == devices._LEAST_MEMORY
+  assert options("cpu", "bfloat16", True) == options("cpu", "float32", True) == devices._LEAST_MEMORY
   assert capfd.readouterr().err == ""
 
 

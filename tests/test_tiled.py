@@ -129,7 +129,7 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   tiny = model.MZSRNet(depth=2, features=2)  # a program is as many programs as it is for the real network
   params = model.init(jax.random.key(0), tiny)
   assert len(set(BENCHMARK_SIZES)) > 10
-  programs = (tiled._add.jitted("cpu", "float32"), tiled._run.jitted("cpu", "float32"), tiled._degrade)
+  programs = (tiled._add.jitted("cpu", "float32", False), tiled._run.jitted("cpu", "float32", False), tiled._degrade)
   before = [program._cache_size() for program in programs]
   adapter = TiledAdapter(sizes=BENCHMARK_SIZES)
   for i, size in enumerate(BENCHMARK_SIZES):
@@ -140,6 +140,18 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   assert all(0 < n <= 4 for n in compiled), compiled
   padded = sum(np.prod(adapter.bucket(size)) for size in BENCHMARK_SIZES) / sum(np.prod(size) for size in BENCHMARK_SIZES)
   assert padded < 1.25
+
+
+def test_a_large_result_has_a_program_that_is_the_fastest_and_not_kept(monkeypatch):
+  params = model.init(jax.random.key(0), model.MZSRNet(depth=2, features=2))
+  sizes = lambda: {lasting: tiled._run.jitted("cpu", "float32", lasting)._cache_size() for lasting in (False, True)}
+  lr, made = noise(17, 23), []
+  for lasting in (False, True):
+    monkeypatch.setattr(tiled, "_LASTING_AREA", 34 * 46 + (not lasting))
+    before = sizes()
+    made.append(TiledAdapter(jax.devices()[:1]).super_resolve(params, lr, 2, dtype=np.float32))
+    assert sizes() == before | {lasting: before[lasting] + 1}
+  assert difference(*made) < 1e-5
 
 
 def test_steps_rates_and_trajectories(windowed, params):

@@ -34,8 +34,8 @@ _MEMORY = flags.DEFINE_bool("memory", False, "measure the peak memory of each, i
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
 _PEAK_OF = flags.DEFINE_string("peak_of", "", "internal: print the peak memory of this one")
 
-# By name: changes of the config, and "devices" (0: all), "first_order" and "onednn", which is
-# as `devices.compiler_options` has it where it is not said.
+# By name: changes of the config, and "devices" (0: all), "first_order" and "onednn", for which
+# `devices.compiler_options` decides where it is not said.
 VARIANTS = {
     "default": {},
     "xla": {"model.convolution": "xla"},

@@ -221,7 +221,7 @@ def jit_step(config: ml_collections.ConfigDict, first_order: bool, mesh: Mesh):
       donate_argnums=0,
       in_shardings=(replicated, patches, replicated),
       out_shardings=replicated,
-      compiler_options=devices.compiler_options(platform, precision),
+      compiler_options=devices.compiler_options(platform, precision, lasting=True),
   )
 
 
