@@ -39,7 +39,7 @@ _BYTES_PER_PIXEL = 4200  # of a tile in a gradient step, with 64 channels: activ
 _BYTES_PER_ENLARGED_PIXEL = 800  # of a tile that is enlarged: 795 at most, measured, for 64 channels
 _MIN_TILE = 64  # pixels, side
 _MAX_TILE = 2**15
-_LASTING_AREA = 2**22  # pixels of a result that takes longer to make than a program to compile
+_LASTING_AREA = 2**26  # pixels of a result that takes so long that compiling the fastest program anew counts for little
 _DEGRADED_AREA = 256 * 256  # pixels that are degraded at a time
 
 
