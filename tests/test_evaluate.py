@@ -397,7 +397,7 @@ def test_perfect_results_stay_valid_json():
 
 def test_programs_are_shared_between_kernels_of_a_size(small):
   degradations = {name: kernel_files.load_degradation(name) for name in ("g02d", "g20d", "gani", "bicubic")}
-  run = tiled._run.jitted("cpu", "float32", False)
+  run = tiled._run.jitted("cpu", "float32")
   before = run._cache_size()
   scores = list(benchmark.run(benchmark.load_hr(small / "gt", 2), degradations, [methods.bicubic()], 2))
   assert len(scores) == 8 and run._cache_size() - before <= 2  # once for each image size

@@ -129,7 +129,7 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   tiny = model.MZSRNet(depth=2, features=2)  # a program is as many programs as it is for the real network
   params = model.init(jax.random.key(0), tiny)
   assert len(set(BENCHMARK_SIZES)) > 10
-  programs = (tiled._add.jitted("cpu", "float32", False), tiled._run.jitted("cpu", "float32", False), tiled._degrade)
+  programs = (tiled._add.jitted("cpu", "float32"), tiled._run.jitted("cpu", "float32"), tiled._degrade)
   before = [program._cache_size() for program in programs]
   adapter = TiledAdapter(sizes=BENCHMARK_SIZES)
   for i, size in enumerate(BENCHMARK_SIZES):
@@ -140,16 +140,6 @@ def test_nineteen_sizes_compile_each_program_four_times_at_most(params):
   assert all(0 < n <= 4 for n in compiled), compiled
   padded = sum(np.prod(adapter.bucket(size)) for size in BENCHMARK_SIZES) / sum(np.prod(size) for size in BENCHMARK_SIZES)
   assert padded < 1.25
-
-
-def test_a_large_result_has_a_program_that_is_the_fastest_and_not_kept(monkeypatch):
-  params, lr, run = model.init(jax.random.key(0), model.MZSRNet(depth=2, features=2)), noise(17, 23), tiled._run
-  asked, made = [], []
-  monkeypatch.setattr(tiled, "_run", lambda *args, **options: (asked.append(options["lasting"]), run(*args, **options))[1])
-  for area in (34 * 46 + 1, 34 * 46):
-    monkeypatch.setattr(tiled, "_LASTING_AREA", area)
-    made.append(TiledAdapter(jax.devices()[:1]).super_resolve(params, lr, 2, dtype=np.float32))
-  assert asked == [False, True] and difference(*made) < 1e-5
 
 
 def test_steps_rates_and_trajectories(windowed, params):

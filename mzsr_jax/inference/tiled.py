@@ -9,7 +9,6 @@ than rounding to 8 bits: padding is masked after each layer, and the L1 gradient
 import collections
 import functools
 import itertools
-import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -39,7 +38,6 @@ _BYTES_PER_PIXEL = 4200  # of a tile in a gradient step, with 64 channels: activ
 _BYTES_PER_ENLARGED_PIXEL = 800  # of a tile that is enlarged: 795 at most, measured, for 64 channels
 _MIN_TILE = 64  # pixels, side
 _MAX_TILE = 2**15
-_LASTING_AREA = 2**26  # pixels of a result that takes so long that compiling the fastest program anew counts for little
 _DEGRADED_AREA = 256 * 256  # pixels that are degraded at a time
 
 
@@ -154,12 +152,12 @@ def _compiled(function: Callable) -> Callable:
   """`function`, compiled for its mesh and network as the platform and the precision ask for."""
 
   @functools.cache
-  def jitted(*of: str | bool):
+  def jitted(*of: str):
     return jax.jit(function, static_argnames=("mesh", "net"), compiler_options=devices_lib.compiler_options(*of))
 
   @functools.wraps(function)
-  def call(*args, mesh: Mesh, net: Network, lasting: bool = False):
-    return jitted(mesh.devices.flat[0].platform, net.precision, lasting)(*args, mesh=mesh, net=net)
+  def call(*args, mesh: Mesh, net: Network):
+    return jitted(mesh.devices.flat[0].platform, net.precision)(*args, mesh=mesh, net=net)
 
   call.jitted = jitted
   return call
@@ -435,9 +433,9 @@ class TiledAdapter:
     of = Degradation(np.ones((1, 1), np.float32)) if degradation is None else degradation
     full, bucket = (tuple(resize.enlarged_size(n, scale) for n in size) for size in (lr.shape[:2], self.bucket(lr.shape[:2])))
     plan = _plan(net, lr.shape[:2], full, of, scale, self._tile_size(net.reach(scale), bucket, _BYTES_PER_ENLARGED_PIXEL))
-    params, lasting = self._replicate(params), math.prod(full) >= _LASTING_AREA
+    params = self._replicate(params)
     for some, batch in self._batches(lr, plan):  # made as needed: of a large image they take much memory
-      sr = np.asarray(_run(params, self._shard(batch), mesh=self._mesh, net=net, lasting=lasting))
+      sr = np.asarray(_run(params, self._shard(batch), mesh=self._mesh, net=net))
       for (vertical, horizontal), tile in zip(some, sr):
         v, h = vertical.span, horizontal.span
         core = tile[v.first - v.start : v.stop - v.start, h.first - h.start : h.stop - h.start]
