@@ -42,7 +42,7 @@ def test_the_default_has_no_more_parameters_than_the_papers_network():
 def test_parameters_tell_their_network(params):
   assert networks.of(params) == SMALL
   assert networks.of(UnrolledNet().init_params(jax.random.key(0))) == UnrolledNet()
-  for net in (COARSE, UnrolledNet(passes=0, coarse_features=8, coarse_blocks=1)):
+  for net in (COARSE, UnrolledNet(passes=0, coarse_features=8, coarse_blocks=1), SMALL.clone(rounds=3)):
     assert networks.of(net.init_params(jax.random.key(0))) == net
   assert UnrolledNet(blocks=5).reach(2) > UnrolledNet().reach(2)
   with pytest.raises(ValueError, match="no parameters of a network"):
@@ -123,6 +123,17 @@ def test_a_noisier_image_is_trusted_less(params):
     made = SMALL.reconstruct(params, SMALL.observe(lr, of.replace(noise_std=noise_std), 2))
     distance.append(float(jnp.abs(degradation.degrade(made, of.kernel, 2, "direct") - lr).mean()))
   assert distance[0] < distance[1] < distance[2]
+
+
+def test_another_round_is_as_passes_of_the_same_weights(params):
+  again = SMALL.clone(passes=4)
+  copied = again.init_params(jax.random.key(0)) | params | {"pass3": params["pass1"], "pass4": params["pass2"]}
+  copied["log_mu"] = jnp.concatenate([params["log_mu"], params["log_mu"][1:]])
+  copied["bias"] = jax.tree.map(lambda x: jnp.concatenate([x, x], -1), params["bias"])
+  own = {name: value for name, value in copied.items() if name not in ("pass3", "pass4")}
+  net, observation = SMALL.clone(rounds=2), SMALL.observe(_image((9, 7)), load_degradation("g20d"), 2)
+  np.testing.assert_array_equal(net.reconstruct(own, observation), again.reconstruct(copied, observation))
+  assert (net.reach(2), net.activations) == (again.reach(2), again.activations)
 
 
 def test_a_coarse_pass_changes_nothing_at_first():

@@ -22,9 +22,10 @@ def of(params: Params) -> MZSRNet | UnrolledNet:
 
 def _unrolled(params: Params) -> UnrolledNet:
   blocks = lambda one: sum(name.startswith("block") and name.endswith("a") for name in one)
-  sizes = {"passes": len(params["log_mu"]) - 1}
+  sizes = {"passes": sum(name.startswith("pass") for name in params)}
   if sizes["passes"]:
     sizes |= {"features": params["pass1"]["first"].shape[-1], "blocks": blocks(params["pass1"])}
+    sizes["rounds"] = (len(params["log_mu"]) - 1) // sizes["passes"]
   if coarse := params.get("coarse"):
     sizes |= {"coarse_features": coarse["first"].shape[-1], "coarse_blocks": blocks(coarse)}
   return UnrolledNet(**sizes)

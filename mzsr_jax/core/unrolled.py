@@ -123,13 +123,14 @@ def describe(told: Told) -> Float[Array, " d"]:
 
 
 class UnrolledNet(nn.Module):
-  """A data step, then passes of a CNN of its own each, with a data step after each.
+  """A data step, then passes of a CNN, with a data step after each.
 
   Before the passes there may be a coarse one, whose pixels are cells of HR pixels, about as large as LR pixels. So it sees
   further, and takes less time. After it comes a data step too.
 
   Attributes:
-    passes: of the CNN at full resolution.
+    passes: of the CNN at full resolution, with weights of their own.
+    rounds: how often these are gone through.
     features: channels of the CNN.
     blocks: residual blocks of two convolutions in a pass.
     coarse_features: channels of the coarse pass.
@@ -139,6 +140,7 @@ class UnrolledNet(nn.Module):
   """
 
   passes: int = 4
+  rounds: int = 1
   features: int = 32
   blocks: int = 2
   coarse_features: int = 48
@@ -161,7 +163,8 @@ class UnrolledNet(nn.Module):
     """
     join = lambda field: jnp.concatenate([getattr(group, field) for group in groups])
     apart = lambda x: jnp.split(x, np.cumsum([len(group.lr) for group in groups])[:-1])
-    level = self.param("log_mu", _initial_log_mu, self.passes + 1)
+    turns = self.passes * self.rounds
+    level = self.param("log_mu", _initial_log_mu, turns + 1)
     code, coverage = join("code"), join("coverage")
 
     def data_steps(z, level):
@@ -189,12 +192,13 @@ class UnrolledNet(nn.Module):
       coarse = _CoarsePass(self.coarse_features, self.coarse_blocks, self.precision, name="coarse")
       changes, levels = zip(*(coarse(*own) for own in zip(groups, apart(z), masks)))
       z = data_steps(z + jnp.concatenate(changes), levels[0])
-    if not self.passes:
+    if not turns:
       return z
-    bias = _bias(code, self.passes * self.features).reshape(-1, self.passes, 1, 1, self.features)
+    bias = _bias(code, turns * self.features).reshape(-1, turns, 1, 1, self.features)
     # Zeros that differ from device to device as coverage does: under shard_map, what a scan carries keeps its type.
     memory = jnp.broadcast_to(0 * coverage, (*coverage.shape[:3], self.features)).astype(_inside(self.precision))
-    params = jax.tree.map(lambda *each: jnp.stack(each), *(given(f"pass{i + 1}") for i in range(self.passes)))
+    each = self.rounds * [given(f"pass{i + 1}") for i in range(self.passes)]
+    params = jax.tree.map(lambda *own: jnp.stack(own), *each)
     # One trace for all passes, though the program has each: tracing is much of what a command waits for.
     (z, _), _ = jax.lax.scan(one_pass, (z, memory), (params, jnp.moveaxis(bias, 1, 0), level[1:]), unroll=True)
     return z
@@ -208,7 +212,7 @@ class UnrolledNet(nn.Module):
     In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two. In the
     coarse pass, two cells for a block and two for the first and the last.
     """
-    return self.passes * (2 * self.blocks + _DILATION + 3) + 4 + self.cell(scale) * self._coarse_layers
+    return self.passes * self.rounds * (2 * self.blocks + _DILATION + 3) + 4 + self.cell(scale) * self._coarse_layers
 
   @nn.nowrap
   def cell(self, scale: float) -> int:
@@ -219,7 +223,7 @@ class UnrolledNet(nn.Module):
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
     coarse = self._coarse_layers * self.coarse_features / cell_side(1) ** 2
-    return self.passes * (2 * self.blocks + 4) * self.features + math.ceil(coarse)
+    return self.passes * self.rounds * (2 * self.blocks + 4) * self.features + math.ceil(coarse)
 
   @property
   def _coarse_layers(self) -> int:

@@ -60,6 +60,7 @@ FIELDS = {
     "degradation.noise_std": Field(0.0, "of the LR patches, in [0, 1] units", Range(0)),
     "model.network": Field("mzsr", "the paper's; or unrolled, see core/unrolled.py", ("mzsr", "unrolled")),
     "model.passes": Field(4, "of the unrolled network, at full resolution", Range(0)),
+    "model.rounds": Field(1, "how often these are gone through", Range(1)),
     "model.blocks": Field(2, "residual blocks in each", Range(0)),
     "model.coarse_blocks": Field(0, "residual blocks of its pass on cells of pixels; 0 for none", Range(0)),
     "model.coarse_features": Field(48, "channels there", Range(1)),
@@ -272,16 +273,21 @@ def is_tunable(name: str) -> bool:
   return name in _ALL and _ALL[name].tunable
 
 
-# Fields that runs were begun with, at the values where they did nothing.
+# Fields that earlier versions had, or had not, at the values where they do nothing.
 REMOVED = {"degradation.max_noise_std": 0.0, "model.conditioned": False}
+ADDED = {"model.rounds": 1}
 
 
-def drop_removed(config: ml_collections.ConfigDict) -> None:
-  """Takes out of a run's config what is no field any more and did nothing, so that the run can go on."""
+def update(config: ml_collections.ConfigDict) -> None:
+  """Makes the config of a run that an earlier version began one of this version, so that the run can go on."""
   for name, idle in REMOVED.items():
     section, field = name.split(".")
     if config.get(section, {}).get(field) == idle:
       del config[section][field]
+  for name, idle in ADDED.items():
+    section, field = name.split(".")
+    if section in config and field not in config[section]:
+      config[section][field] = idle
 
 
 _ALL = FIELDS | PRETRAIN_FIELDS | META_FIELDS

@@ -359,7 +359,7 @@ def _config_of(values: object, path: pathlib.Path) -> ml_collections.ConfigDict:
   """A config from its JSON. Raises UserError where it is none."""
   try:
     config = ml_collections.ConfigDict(values)
-    config_lib.drop_removed(config)
+    config_lib.update(config)
     config_lib.check(config)
   except (ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(f"'{path}' is not the config of a run: {' '.join(str(e).split())}. Choose another --workdir") from e

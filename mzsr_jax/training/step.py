@@ -58,7 +58,8 @@ def network(config: ml_collections.ConfigDict) -> MZSRNet | UnrolledNet:
   """The network that a config describes."""
   c = config.model
   if c.network == "unrolled":
-    return UnrolledNet(c.passes, c.features, c.blocks, c.coarse_features, c.coarse_blocks, precision=c.precision)
+    sizes = ("passes", "rounds", "features", "blocks", "coarse_features", "coarse_blocks", "precision")
+    return UnrolledNet(**{name: c[name] for name in sizes})
   return MZSRNet(depth=c.depth, features=c.features, convolution=c.convolution, precision=c.precision)
 
 
