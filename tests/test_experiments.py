@@ -4,12 +4,16 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import gains
+from experiments import gains, shrink
 from mzsr_jax import images
+from mzsr_jax.core import networks
+from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.inference.tiled import make_lr
 from mzsr_jax.photo import kernel_files
 from mzsr_jax.training import data
@@ -147,3 +151,23 @@ print(json.dumps([[row["what"] for row in rows], left_out, list(makers), time.mo
   assert timed[0] == "product, float32" and left_out[-1] == "pass, 2, float32"
   assert timed + left_out == names
   assert 2 <= seconds < 20
+
+
+@pytest.mark.slow
+def test_a_smaller_network_is_made_of_a_larger(tmp_path):
+  """What is left out is what matters least: a block that does nothing, channels that none uses."""
+  net = UnrolledNet(passes=2, features=8, blocks=1, coarse_features=10, coarse_blocks=3)
+  noise = lambda p: 0.05 * jax.random.normal(jax.random.key(p.size), p.shape)
+  params = jax.tree.map(lambda p: p + noise(p), net.init_params(jax.random.key(0)))
+  coarse = params["coarse"] | {"block2b": jnp.zeros((3, 3, 10, 10))}
+  for name in ("block1", "block3"):
+    coarse |= {f"{name}a": coarse[f"{name}a"].at[..., :2].set(0), f"{name}b": coarse[f"{name}b"].at[..., 8:].set(0)}
+  coarse |= {"first": coarse["first"].at[..., 8:].set(0), "bias": jax.tree.map(lambda x: x.at[..., 8:].set(0), coarse["bias"])}
+  params |= {"coarse": coarse}
+  groups = shrink.observations(params)[5:7]
+  smaller = shrink.with_passes(shrink.coarse_smaller(params, 8, 2, groups), 2, 1)
+  assert networks.of(smaller) == net.clone(coarse_features=8, coarse_blocks=2)
+  made, expected = (networks.of(p).apply({"params": p}, groups) for p in (smaller, params))
+  np.testing.assert_allclose(made, expected, atol=1e-4)
+
+  assert networks.of(shrink.with_passes(params, 1, 3)) == net.clone(passes=1, rounds=3)

@@ -384,9 +384,12 @@ class _CoarsePass(nn.Module):
     convolve = lambda x, features, name, scale: _convolve(self, x, seen, features, name, inside, scale)
 
     h = convolve(x, self.features, "first", 1.0) + _bias(group.code, self.features)[:, None, None].astype(inside)
+    self.sow("intermediates", "carried", h)
     for i in range(self.blocks):
       inner = conv.relu(convolve(h, self.features, f"block{i + 1}a", 2.0))
       h = h + convolve(inner, self.features, f"block{i + 1}b", 0.1)
+      self.sow("intermediates", "inner", inner)
+      self.sow("intermediates", "carried", h)
     out = convolve(h, _CELL**2 * z.shape[-1], "out", 0.0)  # changes nothing at first
     return _from_cells(out.astype(z.dtype), places)[:, :height, :width], level
 
