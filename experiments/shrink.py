@@ -24,14 +24,6 @@ from mzsr_jax.inference.tiled import make_lr
 from mzsr_jax.photo import kernel_files
 from mzsr_jax.training import data
 
-flags.DEFINE_string("weights", None, "of the larger network: shipped name or .safetensors file", required=True)
-flags.DEFINE_string("out", None, ".safetensors file to write", required=True)
-flags.DEFINE_integer("features", None, "channels of the coarse pass (default: all)", lower_bound=1)
-flags.DEFINE_integer("blocks", None, "residual blocks of the coarse pass (default: all)", lower_bound=1)
-flags.DEFINE_integer("passes", None, "at full resolution (default: all)", lower_bound=1)
-flags.DEFINE_integer("rounds", 1, "how often these are gone through, each time alike at first", lower_bound=1)
-cli.define_cache_flag()
-
 _KERNELS = ("g20d", "gani", "g02d", "g13b", "bicubic")
 _SIDE = 192  # pixels of each photo
 Groups = tuple[Observation, ...]
@@ -107,6 +99,17 @@ def _turned(coarse: Params, axes: np.ndarray, blocks: int) -> Params:
   return turned
 
 
+def define_flags() -> None:
+  """Not as it is imported: the flags of other entries have the same names."""
+  flags.DEFINE_string("weights", None, "of the larger network: shipped name or .safetensors file", required=True)
+  flags.DEFINE_string("out", None, ".safetensors file to write", required=True)
+  flags.DEFINE_integer("features", None, "channels of the coarse pass (default: all)", lower_bound=1)
+  flags.DEFINE_integer("blocks", None, "residual blocks of the coarse pass (default: all)", lower_bound=1)
+  flags.DEFINE_integer("passes", None, "at full resolution (default: all)", lower_bound=1)
+  flags.DEFINE_integer("rounds", 1, "how often these are gone through, each time alike at first", lower_bound=1)
+  cli.define_cache_flag()
+
+
 def main(argv: list[str]) -> None:
   """Writes the smaller network."""
   del argv
@@ -131,4 +134,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  define_flags()
   cli.run(main)
