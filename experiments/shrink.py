@@ -33,8 +33,8 @@ def observations(params: Params) -> Groups:
   """Each of the sample photos by another kernel, at each scale."""
   net, groups = networks.of(params), []
   photos = [images.center_crop(images.read_image(path), _SIDE) for path in data.sample_photos()]
+  ofs = [kernel_files.load_degradation(name) for name in _KERNELS]
   for scale in (2, 3, 4):
-    ofs = [kernel_files.load_degradation(name) for name in _KERNELS]
     own = [net.observe(jnp.asarray(images.to_float(make_lr(gt, of, scale))), of, scale) for gt, of in zip(photos, ofs)]
     groups += [jax.tree.map(lambda x: x[None], observation) for observation in own]  # kernels differ in size
   return tuple(groups)
@@ -120,12 +120,11 @@ def main(argv: list[str]) -> None:
   params, net = loaded.params, networks.of(loaded.params)
   if not getattr(net, "coarse_blocks", 0) or net.rounds > 1:
     raise UserError(f"--weights={args.weights}: no unrolled network with a coarse pass and one round, as universal_large is")
-  wanted = {"features": args.features, "blocks": args.blocks, "passes": args.passes}
   have = {"features": net.coarse_features, "blocks": net.coarse_blocks, "passes": net.passes}
-  for name, count in wanted.items():
-    if (count or 0) > have[name]:
+  features, blocks, passes = (args[name].value or most for name, most in have.items())
+  for name, count in zip(have, (features, blocks, passes)):
+    if count > have[name]:
       raise UserError(f"--{name}={count}: these weights have {have[name]}: ask for no more")
-  features, blocks, passes = (wanted[name] or have[name] for name in have)
   if (features, blocks) != (net.coarse_features, net.coarse_blocks):
     params = coarse_smaller(params, features, blocks, observations(params))
   params = with_passes(params, passes, args.rounds)

@@ -154,7 +154,7 @@ print(json.dumps([[row["what"] for row in rows], left_out, list(makers), time.mo
 
 
 @pytest.mark.slow
-def test_a_smaller_network_is_made_of_a_larger(tmp_path):
+def test_a_smaller_network_is_made_of_a_larger():
   """What is left out is what matters least: a block that does nothing, channels that none uses."""
   net = UnrolledNet(passes=2, features=8, blocks=1, coarse_features=10, coarse_blocks=3)
   noise = lambda p: 0.05 * jax.random.normal(jax.random.key(p.size), p.shape)

@@ -163,8 +163,7 @@ class UnrolledNet(nn.Module):
     """
     join = lambda field: jnp.concatenate([getattr(group, field) for group in groups])
     apart = lambda x: jnp.split(x, np.cumsum([len(group.lr) for group in groups])[:-1])
-    turns = self.passes * self.rounds
-    level = self.param("log_mu", _initial_log_mu, turns + 1)
+    level = self.param("log_mu", _initial_log_mu, self._turns + 1)
     code, coverage = join("code"), join("coverage")
 
     def data_steps(z, level):
@@ -192,9 +191,9 @@ class UnrolledNet(nn.Module):
       coarse = _CoarsePass(self.coarse_features, self.coarse_blocks, self.precision, name="coarse")
       changes, levels = zip(*(coarse(*own) for own in zip(groups, apart(z), masks)))
       z = data_steps(z + jnp.concatenate(changes), levels[0])
-    if not turns:
+    if not self._turns:
       return z
-    bias = _bias(code, turns * self.features).reshape(-1, turns, 1, 1, self.features)
+    bias = _bias(code, self._turns * self.features).reshape(-1, self._turns, 1, 1, self.features)
     # Zeros that differ from device to device as coverage does: under shard_map, what a scan carries keeps its type.
     memory = jnp.broadcast_to(0 * coverage, (*coverage.shape[:3], self.features)).astype(_inside(self.precision))
     each = self.rounds * [given(f"pass{i + 1}") for i in range(self.passes)]
@@ -212,7 +211,7 @@ class UnrolledNet(nn.Module):
     In each pass, two for a block, `_DILATION` for the layer that looks further, three for the first and the last two. In the
     coarse pass, two cells for a block and two for the first and the last.
     """
-    return self.passes * self.rounds * (2 * self.blocks + _DILATION + 3) + 4 + self.cell(scale) * self._coarse_layers
+    return self._turns * (2 * self.blocks + _DILATION + 3) + 4 + self.cell(scale) * self._coarse_layers
 
   @nn.nowrap
   def cell(self, scale: float) -> int:
@@ -223,7 +222,12 @@ class UnrolledNet(nn.Module):
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
     coarse = self._coarse_layers * self.coarse_features / cell_side(1) ** 2
-    return self.passes * self.rounds * (2 * self.blocks + 4) * self.features + math.ceil(coarse)
+    return self._turns * (2 * self.blocks + 4) * self.features + math.ceil(coarse)
+
+  @property
+  def _turns(self) -> int:
+    """Passes at full resolution, in all rounds."""
+    return self.passes * self.rounds
 
   @property
   def _coarse_layers(self) -> int:
