@@ -1,4 +1,4 @@
-"""Where tables and figures go: a JSON file, and another of the same name beside it."""
+"""Where tables and figures go: a JSON file, and perhaps another of the same name beside it."""
 
 import json
 import pathlib
@@ -12,19 +12,22 @@ from mzsr_jax.errors import UserError
 flags.disclaim_key_flags()  # those defined here belong to the script that asks for them, so that its --help lists them
 
 
-def define_flags(beside: str) -> None:
-  """Defines --out and --overwrite. Args: what goes beside the JSON file, in a word."""
-  flags.DEFINE_string("out", None, f"JSON file to write; the {beside} goes beside it", required=True)
+def define_flags(beside: str = "") -> None:
+  """Defines --out and --overwrite. Args: what goes beside the JSON file, in a word; without that, --out is optional."""
+  about = f"; the {beside} goes beside it" if beside else ""
+  flags.DEFINE_string("out", None, f"JSON file to write{about}", required=bool(beside))
   flags.DEFINE_bool("overwrite", False, "replace output files that exist")
 
 
-def check(suffix: str) -> pathlib.Path:
-  """The file that goes beside --out. Raises UserError, before slow work, where one of the two cannot be written."""
+def check(suffix: str = ".json") -> pathlib.Path | None:
+  """The file that goes beside --out, where there is one. Raises UserError, before slow work, where one cannot be written."""
+  if not flags.FLAGS.out:
+    return None
   out = pathlib.Path(flags.FLAGS.out)
   if out.suffix != ".json":
     raise UserError(f"output '{out}' is not a .json file")
   beside = out.with_suffix(suffix)
-  for path in (out, beside):
+  for path in {out, beside}:
     files.check_writable(path, flags.FLAGS.overwrite)
   return beside
 

@@ -13,9 +13,9 @@ import time
 import numpy as np
 from absl import flags
 
-from experiments import camera
+from experiments import camera, outputs
 from experiments.bench import timing
-from mzsr_jax import cli, files, weights
+from mzsr_jax import cli, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, metrics
 from mzsr_jax.inference.tiled import TiledAdapter
@@ -30,7 +30,7 @@ flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_string("weights", "spectral:x2_direct", "shipped name or .safetensors file, after 'spectral:' or not")
 flags.DEFINE_list("noise_levels", ["auto"], "noises that the adaptation assumes, of 255; auto: as estimated from each image")
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
-flags.DEFINE_string("out", None, "JSON file to write")
+outputs.define_flags()
 camera.define_flags()
 cli.define_cache_flag()
 
@@ -87,8 +87,7 @@ def main(argv: list[str]) -> None:
     raise UserError(f"--noise_levels: {e}") from e
   if not levels:
     raise UserError("--noise_levels: name at least one")
-  if args.out:
-    files.check_writable(args.out, overwrite=True)
+  outputs.check()
   cli.start_jax()
   loaded = weights.load(args.weights)
   params, rates = loaded.params, loaded.inner_lrs(STEPS[-1])

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import camera, gains
+from experiments import camera, gains, outputs
 from experiments.bench import timing
-from mzsr_jax import cli, files, images, weights
+from mzsr_jax import cli, images, weights
 from mzsr_jax.errors import UserError
 from mzsr_jax.evaluation import benchmark, metrics
 from mzsr_jax.inference import plain
@@ -33,7 +33,7 @@ flags.DEFINE_float("noise_level", None, "that is told (default: what --noise say
 flags.DEFINE_integer("scale", 2, "scale factor", lower_bound=2)
 flags.DEFINE_integer("images", 0, "take no more than so many images, the smallest; 0 takes all", lower_bound=0)
 flags.DEFINE_integer("side", 0, "take the middle of each image, pixels a side; 0 takes all of it", lower_bound=0)
-flags.DEFINE_string("out", None, "JSON file to write")
+outputs.define_flags()
 flags.DEFINE_list("factors", ["0.5", "1", "2"], "to multiply the rates with")
 cli.define_numbers("steps", [0, 1, 2, 5, 10], "after which to measure", number=int, minimum=0)
 cli.define_cache_flag()
@@ -59,8 +59,7 @@ def main(argv: list[str]) -> None:
   schedules = {text: schedule(text, steps[-1]) for text in args.factors or ["1"]}
   degradations = {name: kernel_files.load_degradation(name) for name in args.kernels}
   told = {(name, width): kernel_files.widened(name, width) for name in args.kernels for width in args.widths}
-  if args.out:
-    files.check_writable(args.out, overwrite=True)
+  outputs.check()
   loaded = weights.load_checked(args.weights)
   params, rates = loaded.params, loaded.inner_lrs(steps[-1])
   loaded.check_scale(args.scale)

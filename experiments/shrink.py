@@ -103,6 +103,7 @@ def define_flags() -> None:
   """Not as it is imported: the flags of other entries have the same names."""
   flags.DEFINE_string("weights", None, "of the larger network: shipped name or .safetensors file", required=True)
   flags.DEFINE_string("out", None, ".safetensors file to write", required=True)
+  flags.DEFINE_bool("overwrite", False, "replace a file that exists")
   flags.DEFINE_integer("features", None, "channels of the coarse pass (default: all)", lower_bound=1)
   flags.DEFINE_integer("blocks", None, "residual blocks of the coarse pass (default: all)", lower_bound=1)
   flags.DEFINE_integer("passes", None, "at full resolution (default: all)", lower_bound=1)
@@ -115,7 +116,7 @@ def main(argv: list[str]) -> None:
   del argv
   args = flags.FLAGS
   cli.start_jax()
-  files.check_writable(args.out, overwrite=True)
+  files.check_writable(args.out, args.overwrite)
   loaded = weights.load_checked(args.weights)
   params, net = loaded.params, networks.of(loaded.params)
   if not getattr(net, "coarse_blocks", 0) or net.rounds > 1:

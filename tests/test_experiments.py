@@ -105,6 +105,19 @@ def test_gains_by_steps_with_kernels_that_are_too_narrow(folder, tmp_path):
   assert bad.returncode == 2 and "no Gaussian" in bad.stderr and "Traceback" not in bad.stderr
 
 
+@pytest.mark.parametrize("module,options", [
+    ("rates", ["--weights=x2_direct", "--hr_dir=."]), ("shrink", ["--weights=universal_large"]),
+    ("bench.sizes", []), ("bench.megapixels", []),
+])  # fmt: skip
+def test_results_that_are_there_are_not_overwritten_without_a_flag(tmp_path, module, options):
+  out = tmp_path / "there.json"
+  out.write_text("{}")
+  command = [sys.executable, "-m", f"experiments.{module}", *options, f"--out={out}"]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 2 and "--overwrite" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+  assert out.read_text() == "{}"
+
+
 def test_a_line_of_gains_has_means_over_images_and_the_worst():
   row = {"kernel": "g20d", "scale": 2, "told": "x0.8", "noise": 0.0, "jpeg": 75, "factor": "10", "bicubic": [26.0, 28.0]}
   line = gains.line(row | {"psnr": {"0": [27.0, 31.0], "1": [27.5, 31.5]}})

@@ -22,14 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import skimage.data
-from absl import app, flags
+from absl import flags
 
 import mzsr_jax as mz
 from configs import universal
+from experiments import outputs
 from experiments.bench import meta_step, timing
-from mzsr_jax import devices, images, weights
+from mzsr_jax import cli, devices, images, weights
 from mzsr_jax.core import networks
 from mzsr_jax.core.conv import PRECISIONS
+from mzsr_jax.errors import UserError
 from mzsr_jax.photo import kernel_files
 from mzsr_jax.training import mesh as mesh_lib
 from mzsr_jax.training import step as step_lib
@@ -168,7 +170,8 @@ def _give_up() -> None:
 
 def main(_):
   if _TRAIN.value and not _WORKDIR.value:
-    raise app.UsageError("--train needs --workdir, the folder of the training")
+    raise UserError("--train needs --workdir, the folder of the training")
+  outputs.check()
   end = time.monotonic() + 60 * _MINUTES.value
   limit = threading.Timer(60 * _MINUTES.value, _give_up)
   limit.daemon = True
@@ -193,4 +196,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  cli.run(main)

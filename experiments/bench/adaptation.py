@@ -12,11 +12,12 @@ another forward pass), one over the SR image.
 import jax
 import numpy as np
 import skimage.data
-from absl import app, flags
+from absl import flags
 
 import mzsr_jax as mz
+from experiments import outputs
 from experiments.bench import timing
-from mzsr_jax import devices, images, weights
+from mzsr_jax import cli, devices, images, weights
 from mzsr_jax.core import resize
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
@@ -32,7 +33,7 @@ _SIDE = flags.DEFINE_integer("side", 256, "side of the LR image, pixels")
 _STEPS = flags.DEFINE_list("steps", ["0", "1", "10"], "adaptation steps to time")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each alternative")
 _BATCH = flags.DEFINE_integer("batch", 0, "also time so many images at once, by jax.vmap (slow on a CPU)")
-_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+outputs.define_flags()
 SCALE = 2
 
 
@@ -71,6 +72,7 @@ def batched(params, lr, kernel, rates):
 
 
 def main(_):
+  outputs.check()
   devices.use_all_cores()
   params = weights.load("x2_direct").params
   degradation = kernel_files.load_degradation("g20d")
@@ -118,8 +120,8 @@ def main(_):
     ]
   against = "PyTorch" if torch else "the tiled adapter"
   title = f"Meta-test of a {_SIDE.value}x{_SIDE.value} image at x{SCALE}, medians of {_REPEATS.value}; speed-up over {against}"
-  timing.report(title, rows, _OUT.value)
+  timing.report(title, rows, flags.FLAGS.out)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  cli.run(main)

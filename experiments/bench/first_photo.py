@@ -15,10 +15,11 @@ import tempfile
 import time
 
 import jax.monitoring
-from absl import app, flags
+from absl import flags
 
+from experiments import outputs
 from experiments.bench import timing
-from mzsr_jax import progress
+from mzsr_jax import cli, progress
 
 PHASES = ("import", "start", "estimate", "adapt", "enlarge", "write")
 _CHILD = "from experiments.bench import first_photo; first_photo.child()"
@@ -80,6 +81,7 @@ def one_run(photo: str, folder: str, cache: str) -> dict:
 
 
 def main(_):
+  outputs.check()
   rows, repeated = [], []
   for name, area in (("160x160", 0.0256), ("0.5 megapixels", 0.5)):
     with tempfile.TemporaryDirectory() as folder:
@@ -96,5 +98,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("out", "", "JSON file to write")  # not in the child, whose flags are those of upscale
-  app.run(main)
+  outputs.define_flags()  # not in the child, whose flags are those of upscale
+  cli.run(main)

@@ -10,11 +10,12 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from configs import meta_x2, pretrain_x2
+from experiments import outputs
 from experiments.bench import timing
-from mzsr_jax import devices
+from mzsr_jax import cli, devices
 from mzsr_jax.training import data
 from mzsr_jax.training import mesh as mesh_lib
 from mzsr_jax.training import step as step_lib
@@ -25,10 +26,11 @@ _VARIANT = flags.DEFINE_string("variant", "cpu", "of configs/meta_x2.py or confi
 _CACHE_MB = flags.DEFINE_integer("cache_mb", 1000, "10^6 bytes of decoded images to keep; 0 decodes at each visit")
 _STEPS = flags.DEFINE_integer("steps", 5, "steps in a block")
 _REPEATS = flags.DEFINE_integer("repeats", 8, "blocks of each")
-_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+outputs.define_flags()
 
 
 def main(_):
+  outputs.check()
   devices.use_all_cores()
   module = {"meta": meta_x2, "pretrain": pretrain_x2}[_STAGE.value]
   config = module.get_config(_VARIANT.value or None)
@@ -65,7 +67,7 @@ def main(_):
       f"{per_step} patches of {size}x{size} a step; the iterator alone makes {alone:.0f} patches/s, "
       f"the step takes {per_step / rows[0]['s a step']:.0f}"
   )
-  timing.report(title, rows, _OUT.value, patches_per_second_alone=alone)
+  timing.report(title, rows, flags.FLAGS.out, patches_per_second_alone=alone)
 
 
 def rate(batches, per_step: int) -> float:
@@ -81,4 +83,4 @@ def rate(batches, per_step: int) -> float:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  cli.run(main)

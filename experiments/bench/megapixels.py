@@ -8,7 +8,6 @@ tiles overlap by, files and compilation. Beside the JSON file goes a plot of the
 """
 
 import os
-import pathlib
 import subprocess
 import sys
 import tempfile
@@ -17,11 +16,12 @@ import time
 import jax
 import numpy as np
 import skimage.data
-from absl import app, flags
+from absl import flags
 
 import mzsr_jax as mz
+from experiments import outputs
 from experiments.bench import timing
-from mzsr_jax import devices, images
+from mzsr_jax import cli, devices, images
 from mzsr_jax.core import networks
 
 _SIDE = 256  # LR pixels, of what the floor is measured with
@@ -30,7 +30,7 @@ _MEGAPIXELS = flags.DEFINE_list("megapixels", ["0.25", "1", "4"], "sizes of LR p
 _WEIGHTS = flags.DEFINE_string("weights", "universal", "of the network")
 _STEPS = flags.DEFINE_integer("steps", 0, "adaptation steps")
 _LIMIT = flags.DEFINE_string("memory_limit", None, "passed on to the command, GiB")
-_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+outputs.define_flags()
 
 
 def floor() -> float:
@@ -49,6 +49,7 @@ def floor() -> float:
 
 
 def main(_):
+  picture = outputs.check(".png")
   devices.use_all_cores()
   least = floor()
   rows = []
@@ -68,9 +69,10 @@ def main(_):
     each = seconds / megapixels
     row = {"megapixels": megapixels, "s": seconds, "s per megapixel": each, "peak GiB": peak}
     rows.append(row | {"a pass, s per megapixel": least, "ratio": each / least})
-  timing.report(f"The upscale command, {_WEIGHTS.value}, x2, {_STEPS.value} steps, start of Python included", rows, _OUT.value)
-  if _OUT.value:
-    plot(rows, pathlib.Path(_OUT.value).with_suffix(".png"))
+  title = f"The upscale command, {_WEIGHTS.value}, x2, {_STEPS.value} steps, start of Python included"
+  timing.report(title, rows, flags.FLAGS.out)
+  if picture:
+    plot(rows, picture)
 
 
 def plot(rows, path) -> None:
@@ -89,4 +91,4 @@ def plot(rows, path) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  cli.run(main)

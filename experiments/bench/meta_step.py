@@ -16,11 +16,12 @@ import os
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from configs import meta_x2
+from experiments import outputs
 from experiments.bench import timing
-from mzsr_jax import devices
+from mzsr_jax import cli, devices
 from mzsr_jax.training import mesh as mesh_lib
 from mzsr_jax.training import step as step_lib
 
@@ -31,7 +32,7 @@ _INNER_STEPS = flags.DEFINE_integer("inner_steps", 5, "inner gradient steps")
 _ONLY = flags.DEFINE_list("only", [], "variants to run beside the default; empty: all that suit the backend")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each variant")
 _MEMORY = flags.DEFINE_bool("memory", False, "measure the peak memory of each, in a process of its own")
-_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+outputs.define_flags()
 _PEAK_OF = flags.DEFINE_string("peak_of", "", "internal: print the peak memory of this one")
 
 # By name: changes of the config, and "devices" (0: all), "first_order" and "onednn", for which
@@ -200,6 +201,7 @@ def main(_):
     run, _ = make(_PEAK_OF.value)
     print(json.dumps(timing.peak_memory(run)))
     return
+  outputs.check()
   names = chosen()
   made = {name: make(name) for name in names}
   runs = {name: run for name, (run, _) in made.items()}
@@ -227,8 +229,8 @@ def main(_):
       f"{_INNER_STEPS.value} inner steps: {gigaflop():.0f} GFLOP ({gigaflop(True):.0f} in first order)"
   )
   settings = {f.name: f.value for f in (_TASKS, _PATCHES, _PATCH_SIZE, _INNER_STEPS, _REPEATS)}
-  timing.report(title, rows, _OUT.value, settings=settings, gigaflop=gigaflop())
+  timing.report(title, rows, flags.FLAGS.out, settings=settings, gigaflop=gigaflop())
 
 
 if __name__ == "__main__":
-  app.run(main)
+  cli.run(main)

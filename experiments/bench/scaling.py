@@ -9,10 +9,11 @@ devices should take proportionally less time, as long as they are not shared wit
 import statistics
 
 import jax
-from absl import app, flags
+from absl import flags
 
+from experiments import outputs
 from experiments.bench import meta_step, timing
-from mzsr_jax import devices
+from mzsr_jax import cli, devices, files
 
 _POWERS = flags.DEFINE_integer("powers", 3, "how many powers of two of tasks and of patches, from 1")
 _PLOT = flags.DEFINE_string("plot", "", "PNG file to write (needs matplotlib)")
@@ -33,6 +34,9 @@ def measure(axis: str, value: int) -> dict:
 
 
 def main(_):
+  outputs.check()
+  if _PLOT.value:
+    files.check_writable(_PLOT.value, flags.FLAGS.overwrite)
   devices.use_all_cores()
   powers = [2**i for i in range(_POWERS.value)]
   counts = sorted({*(2**i for i in range(len(jax.devices()).bit_length())), len(jax.devices())})
@@ -60,4 +64,4 @@ def plot(rows: list[dict], axes: list[str], path: str) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  cli.run(main)

@@ -13,11 +13,12 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import mzsr_jax as mz
+from experiments import outputs
 from experiments.bench import timing
-from mzsr_jax import devices, images, progress, weights
+from mzsr_jax import cli, devices, images, progress, weights
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
 
@@ -27,7 +28,7 @@ _SET5_SET14 = (
 )
 _SIZES = flags.DEFINE_list("sizes", _SET5_SET14.split(","), "LR sizes, height x width")
 _STEPS = flags.DEFINE_integer("steps", 1, "adaptation steps")
-_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+outputs.define_flags()
 _WAY = flags.DEFINE_enum("way", None, ["buckets", "plain"], "run one way and print its figures as JSON; for the script itself")
 _CACHE = flags.DEFINE_string("cache", None, "with --way: folder of the compilation cache")
 SCALE = 2
@@ -67,6 +68,7 @@ def main(_):
   if _WAY.value:
     print(json.dumps(one_way(_WAY.value)))
     return
+  outputs.check()
   shared = [f"--sizes={','.join(_SIZES.value)}", f"--steps={_STEPS.value}"]
   with tempfile.TemporaryDirectory() as cache:
     rows = []
@@ -75,8 +77,8 @@ def main(_):
       figures = timing.in_new_process("experiments.bench.sizes", f"--way={way}", *shared, *cached)
       rows.append({"way": name, **figures})
   title = f"{len(_SIZES.value)} images, {_STEPS.value} steps each, passed over twice: programs compiled or loaded, and seconds"
-  timing.report(title, rows, _OUT.value)
+  timing.report(title, rows, flags.FLAGS.out)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  cli.run(main)
