@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from mzsr_jax import cli, files, images, weights
+from mzsr_jax import cli, files, images, provenance, weights
 from mzsr_jax.core import model, networks
 from mzsr_jax.core.network import Params
 from mzsr_jax.core.unrolled import Observation
@@ -129,7 +129,8 @@ def main(argv: list[str]) -> None:
   if (features, blocks) != (net.coarse_features, net.coarse_blocks):
     params = coarse_smaller(params, features, blocks, observations(params))
   params = with_passes(params, passes, args.rounds)
-  weights.save_weights(args.out, params, loaded.metadata)
+  kept = {key: value for key, value in loaded.metadata.items() if key not in ("config", "steps", "commit")}
+  weights.save_weights(args.out, params, kept | {"steps": "0", "commit": provenance.git_revision()})
   print(f"wrote {args.out}: {model.count(params):,} of {model.count(loaded.params):,} parameters")
 
 
