@@ -150,7 +150,11 @@ def universal() -> ml_collections.ConfigDict:
   """The unrolled network on all degradations (beyond the paper), by stage 1's loss."""
   c = pretrain()
   c.model.network = "unrolled"
+  c.model.passes = 1
+  c.model.rounds = 3
   c.model.features = 32
+  c.model.coarse_features = 36
+  c.model.coarse_blocks = 5
   c.degradation.kernels = "all"
   c.degradation.subsample = "direct"  # of the validation
   c.degradation.scales = (1.0, 4.0)
