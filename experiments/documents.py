@@ -68,7 +68,7 @@ TABLES = {
     "start": Table(("Set5",), 2, ("g02d", "g20d", "gani"), ("meta-trained, spectral steps", "universal"), (0, 10)),
 }
 
-SPEED = ("meta_step", "adaptation", "first_photo", "megapixels")
+SPEED = ("meta_step", "adaptation", "first_photo", "megapixels", "sizes")
 
 Cells = dict[tuple[str, str, int, str, int], dict[str, Any]]
 
