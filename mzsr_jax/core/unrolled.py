@@ -208,9 +208,9 @@ class UnrolledNet(nn.Module):
   def reach(self, scale: float) -> int:
     """HR pixels: so far from its ends, a tile is as the image is, to 1e-4, but for data steps that have not converged.
 
-    The layers see as far as this: in each pass, two for a block, `_DILATION` for the layer that looks further, three for the first
-    and the last two; in the coarse pass, two cells for a block and two for the first and the last. Trained weights see less far:
-    with those that ship, nothing changes by more than 1e-4 beyond two thirds (measured at x1.5 to x4).
+    The layers see as far as this: in each pass, two for a block, `_DILATION` for the layer that looks further, three for the
+    first and the last two; in the coarse pass, two cells for a block and two for the first and the last. Trained weights see
+    less far: with those that ship, nothing changes by more than 1e-4 beyond two thirds (measured at x1.5 to x4).
     """
     layers = self._turns * (2 * self.blocks + _DILATION + 3) + 4 + self.cell(scale) * self._coarse_layers
     return math.ceil(2 * layers / 3)
