@@ -3,9 +3,10 @@
 python -m mzsr_jax.main --config=configs/universal.py --workdir=runs/universal --config.data.root=/path/to/HR
 
 Beyond the paper: the network is told the degradation, so a data step in closed form puts right what it left of the image.
-`:cpu` is a size for two CPU cores, in bfloat16, which a CPU with AVX-512 BF16 computes faster from jax 0.12 on. From what
-`experiments.shrink` makes of `universal_large`, it needs a fraction of the time. That one is `:large`, from the weights of its
-coarse pass, which `:coarse` trains alone, and of the others: `--config.init_weights=runs/coarse/weights.safetensors,OTHERS`.
+`:cpu` is a size for two CPU cores, in bfloat16, which a CPU with AVX-512 BF16 computes faster from jax 0.12 on. It takes least
+time from what `experiments.shrink` makes of `universal_large`. `:large` trains that one. It begins as a coarse pass, trained by
+`:coarse`, and four passes at full resolution, trained alone (`model.passes=4`, `model.rounds=1`, `model.coarse_blocks=0`):
+`--config.init_weights=runs/coarse/weights.safetensors,runs/four/weights.safetensors`.
 `:smoke` is a minute's run of the whole path.
 """
 

@@ -27,7 +27,7 @@ def check(suffix: str = ".json") -> pathlib.Path | None:
   if out.suffix != ".json":
     raise UserError(f"output '{out}' is not a .json file")
   beside = out.with_suffix(suffix)
-  for path in {out, beside}:
+  for path in dict.fromkeys((out, beside)):
     files.check_writable(path, flags.FLAGS.overwrite)
   return beside
 

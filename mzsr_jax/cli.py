@@ -214,7 +214,7 @@ def define_adaptation_flags() -> None:
   )
   flags.DEFINE_enum(
       "precision", "float32", ("float32", "bfloat16"), "of the network's inner layers; bfloat16 is faster on GPUs and on CPUs "
-      "that have it (others compute float32), and costs some hundredths of a dB"
+      "that have it (others compute float32), and costs next to nothing in PSNR"
   )
   flags.DEFINE_bool("overwrite", False, "replace output files that exist")
   define_memory_flag()

@@ -118,6 +118,11 @@ def test_results_that_are_there_are_not_overwritten_without_a_flag(tmp_path, mod
   assert out.read_text() == "{}"
 
 
+def test_a_variant_that_a_benchmark_has_not_is_one_line():
+  done = subprocess.run([sys.executable, "-m", "experiments.bench.meta_step", "--only=magic"], capture_output=True, text=True)
+  assert done.returncode == 2 and "magic" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_a_line_of_gains_has_means_over_images_and_the_worst():
   row = {"kernel": "g20d", "scale": 2, "told": "x0.8", "noise": 0.0, "jpeg": 75, "factor": "10", "bicubic": [26.0, 28.0]}
   line = gains.line(row | {"psnr": {"0": [27.0, 31.0], "1": [27.5, 31.5]}})

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import mzsr_jax as mz
+from mzsr_jax import images, weights
 from mzsr_jax.core import adapt as adapt_lib
 from mzsr_jax.core import degradation as degradation_lib
 from mzsr_jax.core import model
@@ -17,6 +18,7 @@ from mzsr_jax.errors import UserError
 from mzsr_jax.inference import plain, pool, tiled, tiles
 from mzsr_jax.inference.tiled import TiledAdapter
 from mzsr_jax.photo import kernel_files
+from mzsr_jax.training import data
 
 NET = model.MZSRNet(depth=3, features=8)
 RATES = np.float32([0.05, 0.02])
@@ -111,6 +113,21 @@ def test_an_idle_device_changes_nothing_of_a_network_that_is_told_the_degradatio
   one, two = (TiledAdapter(jax.devices()[:n]).adapt(params, lr, degradation, 2, 0.01, 1) for n in (1, 2))
   assert difference(one, params) > 1e-5
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["universal", "universal_large"])
+@pytest.mark.parametrize("kernel,scale", [("bicubic", 2), ("g20d", 3), ("bicubic", 4)])
+def test_shipped_weights_see_no_further_than_their_reach(name, kernel, scale):
+  """With kernels and scales whose data steps have converged; the reach is less than what the layers see."""
+  params, of = weights.load(name).params, kernel_files.load_degradation(kernel)
+  photo = images.center_crop(images.read_image(data.sample_photos()[0]), 408)
+  lr = images.to_float(tiled.make_lr(photo, of, scale))
+  whole, cut = TiledAdapter(jax.devices()[:1]), TiledAdapter(jax.devices()[:1])
+  cut.limit_tiles(136)
+  assert len(list(cut.enlarge(params, lr, scale, of))) > 1 == len(list(whole.enlarge(params, lr, scale, of)))
+  parts, expected = (assembled(adapter, params, lr, scale, of) for adapter in (cut, whole))
+  assert np.abs(parts - expected).max() < 1e-4
 
 
 def test_buckets_pad_without_a_trace(params):

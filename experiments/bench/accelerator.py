@@ -1,7 +1,7 @@
 """Checks and times on an accelerator what training and meta-test do, in one command of at most nine minutes.
 
     pip install '.[bench]' && python -m experiments.bench.accelerator --out=runs/bench_accelerator.json
-    python -m experiments.bench.accelerator --out=runs/bench_accelerator.json --train=configs/universal.py \\
+    python -m experiments.bench.accelerator --out=runs/bench_accelerator.json --overwrite --train=configs/universal.py \\
         --workdir=runs/universal
 
 Results are compared with the CPU's in float32. Rates stand beside that of a large matrix product of the same precision, the
@@ -36,6 +36,7 @@ from mzsr_jax.photo import kernel_files
 from mzsr_jax.training import mesh as mesh_lib
 from mzsr_jax.training import step as step_lib
 
+flags.adopt_module_key_flags(meta_step)  # --help lists them
 _SIDE = flags.DEFINE_integer("side", 256, "side of the HR image, pixels")
 _PRODUCT = flags.DEFINE_integer("product", 8192, "side of the matrices of the ceiling")
 _TRAIN = flags.DEFINE_string("train", "", "config of a training that goes on after the timing")

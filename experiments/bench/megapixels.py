@@ -2,7 +2,7 @@
 
     pip install '.[bench]' && python -m experiments.bench.megapixels --megapixels=0.25,1,4 --out=runs/bench_megapixels.json
 
-Each photo is enlarged by a process of its own, under the default memory limit; with 24 megapixels that takes some ten minutes
+Each photo is enlarged by a process of its own, under the default memory limit; with 24 megapixels that takes several minutes
 on two cores. Beside them stands the floor: a pass of the network over one tile of 256x256 pixels on each device, without what
 tiles overlap by, files and compilation. Beside the JSON file goes a plot of the same name.
 """

@@ -22,6 +22,7 @@ from configs import meta_x2
 from experiments import outputs
 from experiments.bench import timing
 from mzsr_jax import cli, devices
+from mzsr_jax.errors import UserError
 from mzsr_jax.training import mesh as mesh_lib
 from mzsr_jax.training import step as step_lib
 
@@ -177,7 +178,7 @@ def chosen() -> list[str]:
   """Names of the variants to run, the default first."""
   known = [*VARIANTS, *(TORCH if has_torch() else [])]
   if unknown := set(_ONLY.value) - {*VARIANTS, *TORCH}:
-    raise app.UsageError(f"no such variant: {', '.join(unknown)}; there are {', '.join(known)}")
+    raise UserError(f"--only: no such variant: {', '.join(unknown)}; there are {', '.join(known)}")
   if _ONLY.value:
     return [name for name in known if name in (*_ONLY.value, "default") and is_possible(name)]
   return [name for name in known if suits(name)]

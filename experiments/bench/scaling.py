@@ -15,6 +15,7 @@ from experiments import outputs
 from experiments.bench import meta_step, timing
 from mzsr_jax import cli, devices, files
 
+flags.adopt_module_key_flags(meta_step)  # --help lists them
 _POWERS = flags.DEFINE_integer("powers", 3, "how many powers of two of tasks and of patches, from 1")
 _PLOT = flags.DEFINE_string("plot", "", "PNG file to write (needs matplotlib)")
 

@@ -76,7 +76,7 @@ def main(_):
       cached = [f"--cache={cache}"] if way == "buckets" else []
       figures = timing.in_new_process("experiments.bench.sizes", f"--way={way}", *shared, *cached)
       rows.append({"way": name, **figures})
-  title = f"{len(_SIZES.value)} images, {_STEPS.value} steps each, passed over twice: programs compiled or loaded, and seconds"
+  title = f"{len(_SIZES.value)} images by x2_direct, steps: {_STEPS.value}, twice: programs compiled or loaded, and seconds"
   timing.report(title, rows, flags.FLAGS.out)
 
 

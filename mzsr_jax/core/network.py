@@ -27,7 +27,7 @@ class Network(Protocol):
   is_told_kernel: bool
 
   def reach(self, scale: float) -> int:
-    """How far away, in HR pixels, an output pixel sees its observation."""
+    """HR pixels: so far from its ends, a tile is nearly as the whole image is."""
 
   def cell(self, scale: float) -> int:
     """HR pixels that a tile must begin at a multiple of, so that the network sees it as it sees the whole image."""

@@ -2,8 +2,9 @@
 
 The same functions as in `core.adapt`, run on tiles of few sizes (see `tiles`), so that images of different sizes share
 compiled programs and a large image never lies on a device as a whole. Kernel, number of steps, learning rates and scale are
-values, not parts of a program. Results equal those of `core.adapt` but for rounding, and for terms of a kernel that change less
-than rounding to 8 bits: padding is masked after each layer, and the L1 gradient is summed over tiles.
+values, not parts of a program. Results equal those of `core.adapt` but for rounding, for terms of a kernel that change less
+than rounding to 8 bits, and for what a network says of its `reach`: padding is masked after each layer, and the L1 gradient is
+summed over tiles.
 """
 
 import collections
