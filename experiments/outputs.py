@@ -19,15 +19,15 @@ def define_flags(beside: str = "") -> None:
   flags.DEFINE_bool("overwrite", False, "replace output files that exist")
 
 
-def check(suffix: str = ".json") -> pathlib.Path | None:
-  """The file that goes beside --out, where there is one. Raises UserError, before slow work, where one cannot be written."""
+def check(suffix: str = "") -> pathlib.Path | None:
+  """What goes beside --out, where one does. Raises UserError, before slow work, where one of these cannot be written."""
   if not flags.FLAGS.out:
     return None
   out = pathlib.Path(flags.FLAGS.out)
   if out.suffix != ".json":
     raise UserError(f"output '{out}' is not a .json file")
-  beside = out.with_suffix(suffix)
-  for path in dict.fromkeys((out, beside)):
+  beside = out.with_suffix(suffix) if suffix else None
+  for path in filter(None, (out, beside)):
     files.check_writable(path, flags.FLAGS.overwrite)
   return beside
 

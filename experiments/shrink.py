@@ -129,8 +129,9 @@ def main(argv: list[str]) -> None:
   if (features, blocks) != (net.coarse_features, net.coarse_blocks):
     params = coarse_smaller(params, features, blocks, observations(params))
   params = with_passes(params, passes, args.rounds)
-  kept = {key: value for key, value in loaded.metadata.items() if key not in ("config", "steps", "commit")}
-  weights.save_weights(args.out, params, kept | {"steps": "0", "commit": provenance.git_revision()})
+  metadata = loaded.metadata | {"steps": "0", "commit": provenance.git_revision()}
+  metadata.pop("config", None)  # of another training
+  weights.save_weights(args.out, params, metadata)
   print(f"wrote {args.out}: {model.count(params):,} of {model.count(loaded.params):,} parameters")
 
 
