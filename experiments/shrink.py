@@ -2,10 +2,13 @@
 
     python -m experiments.shrink --weights=universal_large --features=36 --blocks=5 --passes=1 --out=runs/start.safetensors
     python -m experiments.shrink --weights=runs/trained.safetensors --rounds=3 --out=runs/start.safetensors
+    python -m experiments.shrink --weights=universal --coarse_rounds=3 --passes=0 --out=runs/coarse.safetensors
+    python -m experiments.shrink --weights=universal --blocks=0 --out=runs/passes.safetensors
 
 Of unrolled networks with a coarse pass. Its residual blocks leave one by one, each time the one that changes the result least.
 What they all add to is linear, so it keeps its principal axes. Within a block, the channels with the most energy stay. Of the
-passes at full resolution, the first ones stay. All by what the network makes of the sample photos.
+passes at full resolution, the first ones stay. All by what the network makes of the sample photos. With `--passes=0` or
+`--blocks=0` one half of the network is left, to be trained alone or to be put beside another half (`config.init_weights`).
 """
 
 from collections.abc import Sequence
@@ -67,6 +70,14 @@ def with_passes(params: Params, passes: int, rounds: int) -> Params:
   return left
 
 
+def with_coarse_rounds(params: Params, rounds: int) -> Params:
+  """Parameters whose coarse pass, gone through once so far, is gone through `rounds` times, each time alike at first."""
+  coarse, features = params["coarse"], networks.of(params).coarse_features
+  again = {"log_mu": jnp.tile(coarse["log_mu"], (rounds, 1)), "carried": jnp.zeros((features, features))}
+  again["bias"] = jax.tree.map(lambda x: jnp.concatenate(rounds * [x], -1), coarse["bias"])
+  return params | {"coarse": coarse | again}
+
+
 @jax.jit
 def _run(params: Params, groups: Groups):
   """(result, what the coarse pass carries before, between and after its blocks, what is within each block)."""
@@ -105,9 +116,10 @@ def define_flags() -> None:
   flags.DEFINE_string("out", None, ".safetensors file to write", required=True)
   flags.DEFINE_bool("overwrite", False, "replace a file that exists")
   flags.DEFINE_integer("features", None, "channels of the coarse pass (default: all)", lower_bound=1)
-  flags.DEFINE_integer("blocks", None, "residual blocks of the coarse pass (default: all)", lower_bound=1)
-  flags.DEFINE_integer("passes", None, "at full resolution (default: all)", lower_bound=1)
+  flags.DEFINE_integer("blocks", None, "residual blocks of the coarse pass; 0 for none (default: all)", lower_bound=0)
+  flags.DEFINE_integer("passes", None, "at full resolution (default: all)", lower_bound=0)
   flags.DEFINE_integer("rounds", 1, "how often these are gone through, each time alike at first", lower_bound=1)
+  flags.DEFINE_integer("coarse_rounds", 1, "the same of the coarse pass", lower_bound=1)
   cli.define_cache_flag()
 
 
@@ -119,16 +131,29 @@ def main(argv: list[str]) -> None:
   files.check_writable(args.out, args.overwrite)
   loaded = weights.load_checked(args.weights)
   params, net = loaded.params, networks.of(loaded.params)
-  if not getattr(net, "coarse_blocks", 0) or net.rounds > 1:
-    raise UserError(f"--weights={args.weights}: no unrolled network with a coarse pass and one round, as universal_large is")
+  if not getattr(net, "coarse_blocks", 0):
+    raise UserError(f"--weights={args.weights}: no unrolled network with a coarse pass, as universal_large is")
   have = {"features": net.coarse_features, "blocks": net.coarse_blocks, "passes": net.passes}
-  features, blocks, passes = (args[name].value or most for name, most in have.items())
+  features, blocks, passes = (most if args[name].value is None else args[name].value for name, most in have.items())
   for name, count in zip(have, (features, blocks, passes)):
     if count > have[name]:
       raise UserError(f"--{name}={count}: these weights have {have[name]}: ask for no more")
-  if (features, blocks) != (net.coarse_features, net.coarse_blocks):
+  if not blocks and not passes:
+    raise UserError("--blocks=0 and --passes=0: that leaves nothing: leave out one of them")
+  changes_coarse = blocks and (features, blocks, args.coarse_rounds) != (net.coarse_features, net.coarse_blocks, 1)
+  changes_passes = passes and (passes, args.rounds) != (net.passes, 1)
+  if (changes_coarse and net.coarse_rounds > 1) or (changes_passes and net.rounds > 1):
+    raise UserError(f"--weights={args.weights}: what they go through several times can only be kept or left out")
+  if blocks and (features, blocks) != (net.coarse_features, net.coarse_blocks):
     params = coarse_smaller(params, features, blocks, observations(params))
-  params = with_passes(params, passes, args.rounds)
+  if args.coarse_rounds > 1:
+    params = with_coarse_rounds(params, args.coarse_rounds)
+  if changes_passes:
+    params = with_passes(params, passes, args.rounds)
+  if not passes:
+    params = {"coarse": params["coarse"], "log_mu": params["log_mu"][:1]}
+  if not blocks:
+    params = {name: value for name, value in params.items() if name != "coarse"}
   metadata = loaded.metadata | {"steps": "0", "commit": provenance.git_revision()}
   metadata.pop("config", None)  # of another training
   weights.save_weights(args.out, params, metadata)

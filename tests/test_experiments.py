@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments import gains, shrink
-from mzsr_jax import images
+from mzsr_jax import images, weights
 from mzsr_jax.core import networks
 from mzsr_jax.core.unrolled import UnrolledNet
 from mzsr_jax.inference.tiled import make_lr
@@ -189,3 +189,24 @@ def test_a_smaller_network_is_made_of_a_larger():
   np.testing.assert_allclose(made, expected, atol=1e-4)
 
   assert networks.of(shrink.with_passes(params, 1, 3)) == net.clone(passes=1, rounds=3)
+  again = shrink.with_coarse_rounds(params, 2)
+  assert networks.of(again) == net.clone(coarse_rounds=2)
+  assert jnp.abs(networks.of(again).apply({"params": again}, groups) - expected).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_halves_of_a_network_are_it_together(tmp_path):
+  def half(*options):
+    name = tmp_path / "half.safetensors"
+    command = [sys.executable, "-m", "experiments.shrink", "--weights=universal", f"--out={name}", "--overwrite", *options]
+    return subprocess.run(command, capture_output=True, text=True), name
+
+  whole, together = weights.load("universal").params, {}
+  for option in ("--passes=0", "--blocks=0"):
+    done, name = half(option)
+    assert done.returncode == 0, done.stderr
+    together |= weights.load(name).params
+  jax.tree.map(np.testing.assert_array_equal, together, whole)
+  for options in (["--passes=0", "--blocks=0"], ["--rounds=2"], ["--passes=2"]):
+    bad, _ = half(*options)
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1, bad.stderr

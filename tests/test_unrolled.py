@@ -42,7 +42,8 @@ def test_the_default_has_no_more_parameters_than_the_papers_network():
 def test_parameters_tell_their_network(params):
   assert networks.of(params) == SMALL
   assert networks.of(UnrolledNet().init_params(jax.random.key(0))) == UnrolledNet()
-  for net in (COARSE, UnrolledNet(passes=0, coarse_features=8, coarse_blocks=1), SMALL.clone(rounds=3)):
+  coarse_alone = UnrolledNet(passes=0, coarse_features=8, coarse_blocks=1)
+  for net in (COARSE, COARSE.clone(coarse_rounds=3), coarse_alone, SMALL.clone(rounds=3)):
     assert networks.of(net.init_params(jax.random.key(0))) == net
   assert UnrolledNet(blocks=5).reach(2) > UnrolledNet().reach(2)
   with pytest.raises(ValueError, match="no parameters of a network"):
@@ -81,7 +82,7 @@ def test_lr_image_of_the_result_is_the_given_one_where_there_is_no_noise(params)
   assert jnp.abs(degradation.degrade(made, of.kernel, 2, "direct") - lr).max() < 5e-3
 
 
-@pytest.mark.parametrize("net", [SMALL, COARSE])
+@pytest.mark.parametrize("net", [SMALL, COARSE, COARSE.clone(coarse_rounds=2)])
 @pytest.mark.slow
 def test_padding_is_not_seen(net):
   net, params = net.clone(iterations=20), _drawn(net)  # padding changes the preconditioner
@@ -143,6 +144,21 @@ def test_a_coarse_pass_changes_nothing_at_first():
   observation = COARSE.observe(_image((9, 7)), load_degradation("g20d"), 4)
   own = {name: value for name, value in drawn.items() if not name.startswith("coarse")}
   np.testing.assert_allclose(COARSE.reconstruct(drawn, observation), plain.reconstruct(own, observation), atol=0.01)
+
+
+def test_another_coarse_round_works_on_the_result_and_the_features_of_the_one_before():
+  net = COARSE.clone(coarse_rounds=2)
+  params, observation = _drawn(net), COARSE.observe(_image((9, 7)), load_degradation("g20d"), 4)
+  one = lambda x: x[..., :8]
+  coarse = params["coarse"] | {"log_mu": params["coarse"]["log_mu"][:1], "bias": jax.tree.map(one, params["coarse"]["bias"])}
+  del coarse["carried"]
+  made, first = net.reconstruct(params, observation), COARSE.reconstruct(params | {"coarse": coarse}, observation)
+  assert made.shape == first.shape and jnp.abs(made - first).max() > 1e-3
+  gradient = jax.grad(lambda p: (net.reconstruct(p, observation) ** 2).mean())(params)["coarse"]
+  for path, own in jax.tree_util.tree_leaves_with_path(gradient):
+    assert jnp.abs(own).max() > 0, path
+  assert jnp.abs(gradient["bias"]["bias"][8:]).min() > 0  # the second round has its own
+  assert net.reach(4) > COARSE.reach(4) and net.activations > COARSE.activations
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

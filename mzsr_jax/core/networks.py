@@ -28,4 +28,5 @@ def _unrolled(params: Params) -> UnrolledNet:
     sizes["rounds"] = (len(params["log_mu"]) - 1) // sizes["passes"]
   if coarse := params.get("coarse"):
     sizes |= {"coarse_features": coarse["first"].shape[-1], "coarse_blocks": blocks(coarse)}
+    sizes["coarse_rounds"] = len(coarse["log_mu"])
   return UnrolledNet(**sizes)

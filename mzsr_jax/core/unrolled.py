@@ -135,6 +135,7 @@ class UnrolledNet(nn.Module):
     blocks: residual blocks of two convolutions in a pass.
     coarse_features: channels of the coarse pass.
     coarse_blocks: its residual blocks; 0 for no coarse pass.
+    coarse_rounds: how often it is gone through.
     iterations: of each data step, see `data_step`.
     precision: of the convolutions between the first and the last of a pass, "float32" or "bfloat16"; all else is float32.
   """
@@ -145,6 +146,7 @@ class UnrolledNet(nn.Module):
   blocks: int = 2
   coarse_features: int = 48
   coarse_blocks: int = 0
+  coarse_rounds: int = 1
   iterations: int = 6
   precision: str = "float32"
 
@@ -188,9 +190,11 @@ class UnrolledNet(nn.Module):
     z = data_steps(join("start"), level[0])
     if self.coarse_blocks:
       masks = [None] * len(groups) if mask is None else apart(mask)
-      coarse = _CoarsePass(self.coarse_features, self.coarse_blocks, self.precision, name="coarse")
-      changes, levels = zip(*(coarse(*own) for own in zip(groups, apart(z), masks)))
-      z = data_steps(z + jnp.concatenate(changes), levels[0])
+      coarse = _CoarsePass(self.coarse_features, self.coarse_blocks, self.coarse_rounds, self.precision, name="coarse")
+      memories = [None] * len(groups)
+      for i in range(self.coarse_rounds):
+        changes, levels, memories = zip(*(coarse(*own, i) for own in zip(groups, apart(z), memories, masks)))
+        z = data_steps(z + jnp.concatenate(changes), levels[0])
     if not self._turns:
       return z
     bias = _bias(code, self._turns * self.features).reshape(-1, self._turns, 1, 1, self.features)
@@ -233,7 +237,7 @@ class UnrolledNet(nn.Module):
 
   @property
   def _coarse_layers(self) -> int:
-    return 2 * self.coarse_blocks + 2 if self.coarse_blocks else 0
+    return (2 * self.coarse_blocks + 2) * self.coarse_rounds if self.coarse_blocks else 0
 
   @property
   def is_told_kernel(self) -> bool:
@@ -378,26 +382,30 @@ class _CoarsePass(nn.Module):
 
   features: int
   blocks: int
+  rounds: int
   precision: str
 
   @nn.compact
-  def __call__(self, group, z, mask):
+  def __call__(self, group, z, memory, mask, i):
     inside, (height, width), places = _inside(self.precision), z.shape[1:3], group.places[0]
-    level = self.param("log_mu", _initial_log_mu, 1)[0]
+    level = self.param("log_mu", _initial_log_mu, self.rounds)[i]
     x = jnp.concatenate([z - 0.5, group.coverage], -1)
     x = _to_cells(x if mask is None else x * mask, places)
     seen = None if mask is None else _to_cells(mask, places).max(-1, keepdims=True)
     convolve = lambda x, features, name, scale: _convolve(self, x, seen, features, name, inside, scale)
 
-    h = convolve(x, self.features, "first", 1.0) + _bias(group.code, self.features)[:, None, None].astype(inside)
+    bias = _bias(group.code, self.rounds * self.features).reshape(-1, self.rounds, 1, 1, self.features)[:, i]
+    h = convolve(x, self.features, "first", 1.0) + bias.astype(inside)
+    if self.rounds > 1:
+      h += _mix(self, jnp.zeros_like(h) if memory is None else memory, self.features, "carried", 0.0)
     self.sow("intermediates", "carried", h)
-    for i in range(self.blocks):
-      inner = conv.relu(convolve(h, self.features, f"block{i + 1}a", 2.0))
-      h = h + convolve(inner, self.features, f"block{i + 1}b", 0.1)
+    for j in range(self.blocks):
+      inner = conv.relu(convolve(h, self.features, f"block{j + 1}a", 2.0))
+      h = h + convolve(inner, self.features, f"block{j + 1}b", 0.1)
       self.sow("intermediates", "inner", inner)
       self.sow("intermediates", "carried", h)
     out = convolve(h, _CELL**2 * z.shape[-1], "out", 0.0)  # changes nothing at first
-    return _from_cells(out.astype(z.dtype), places)[:, :height, :width], level
+    return _from_cells(out.astype(z.dtype), places)[:, :height, :width], level, h
 
 
 def _to_cells(x: Float[Array, "n h w d"], places: Float[Array, "c a"]) -> Float[Array, "n p q e"]:

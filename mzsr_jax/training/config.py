@@ -63,6 +63,7 @@ FIELDS = {
     "model.rounds": Field(1, "how often these are gone through", Range(1)),
     "model.blocks": Field(2, "residual blocks in each", Range(0)),
     "model.coarse_blocks": Field(0, "residual blocks of its pass on cells of pixels; 0 for none", Range(0)),
+    "model.coarse_rounds": Field(1, "how often that is gone through", Range(1)),
     "model.coarse_features": Field(48, "channels there", Range(1)),
     "model.depth": Field(8, "convolutions of the paper's network", Range(2)),
     "model.features": Field(64, "channels between them", Range(1)),
@@ -279,7 +280,7 @@ def is_tunable(name: str) -> bool:
 
 # Fields that earlier versions had, or had not, at the values where they do nothing.
 REMOVED = {"degradation.max_noise_std": 0.0, "model.conditioned": False}
-ADDED = {"model.rounds": 1}
+ADDED = {"model.rounds": 1, "model.coarse_rounds": 1}
 
 
 def update(config: ml_collections.ConfigDict) -> None:

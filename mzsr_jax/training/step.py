@@ -58,7 +58,7 @@ def network(config: ml_collections.ConfigDict) -> MZSRNet | UnrolledNet:
   """The network that a config describes."""
   c = config.model
   if c.network == "unrolled":
-    sizes = ("passes", "rounds", "features", "blocks", "coarse_features", "coarse_blocks", "precision")
+    sizes = ("passes", "rounds", "features", "blocks", "coarse_features", "coarse_blocks", "coarse_rounds", "precision")
     return UnrolledNet(**{name: c[name] for name in sizes})
   return MZSRNet(depth=c.depth, features=c.features, convolution=c.convolution, precision=c.precision)
 
