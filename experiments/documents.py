@@ -159,14 +159,10 @@ def speed(name: str, folder: pathlib.Path = RESULTS / "speed") -> str:
 def precision(folder: pathlib.Path = RESULTS) -> str:
   """What bfloat16 costs: PSNR in the files of precision/ less that of float32 in the folder above."""
   exact, lines = read(folder), {}
-  for path in sorted((folder / "precision").glob("*.json")):
-    report, name = json.loads(path.read_text()), SETS[path.stem.partition("_")[0]]
-    weights = report["settings"]["weights"]
-    for result in report["results"]:
-      scale, kernel, steps = (result[key] for key in ("scale", "kernel", "steps"))
-      change = result["psnr"] - exact[name, weights, scale, kernel, steps]["psnr"]
-      label = f"{name}: {weights}{_steps(steps)}"
-      lines.setdefault(label, {})[f"`{kernel}`"] = f"{change:+.3f}"
+  for place, result in read(folder / "precision").items():
+    name, weights, _, kernel, steps = place
+    change = result["psnr"] - exact[place]["psnr"]
+    lines.setdefault(f"{name}: {weights}{_steps(steps)}", {})[f"`{kernel}`"] = f"{change:+.3f}"
   columns = dict.fromkeys(key for line in lines.values() for key in line)
   rows = [{"": label} | {key: line.get(key) for key in columns} for label, line in lines.items()]
   return timing.table(rows) if rows else "Not measured yet."
