@@ -171,7 +171,7 @@ def test_objects_are_never_unpickled(tmp_path):
 
 @pytest.mark.parametrize("suffix", [*images.FORMATS])
 def test_image_files_give_a_picture_or_one_line(tmp_path, suffix):
-  """Forty-three mutations of each of seven extensions: 301."""
+  """Forty-three mutations of each of eight extensions: 344."""
   path = tmp_path / f"x{suffix}"
   y, x = np.mgrid[:20, :24]
   pixels = np.stack([10 * x, 10 * y, 5 * (x + y)], -1).astype(np.uint8)
