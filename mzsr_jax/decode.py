@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from absl import logging
 from jaxtyping import Float, UInt
-from PIL import Image, ImageCms, JpegImagePlugin
+from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 from mzsr_jax.errors import UserError
 
@@ -28,6 +28,7 @@ DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 _XMP, _ICC, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 0x02BC, 0x8773, 0x011A, 0x011B, 0x0128
 _BIGTIFF = (ORIENTATION, _XMP, _ICC, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, *DESCRIPTIVE)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_REDUCED, _DNG_VERSION = 1, 0xC612  # a kind of page, and a tag, that files of cameras' raw pixels have
 _INCHES = {2: 1.0, 3: 2.54}  # by TIFF's unit of resolution: how many of it an inch holds
 _MAX_SAMPLES = 4
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # kinds of TIFF's extra samples: colours are multiplied by their alpha, or are not
@@ -96,7 +97,11 @@ def read(path: str | pathlib.Path) -> Picture:
 
 
 def header(path: str | pathlib.Path) -> Header:
-  """What the beginning of a file says. Raises UserError as `read`, as far as that is known without decoding."""
+  """What the beginning of a file says: of a PNG file, not what stands behind its pixels, which may turn it.
+
+  Raises:
+    UserError: as `read`, as far as that is known without decoding.
+  """
   with _decoder(path):
     with pathlib.Path(path).open("rb") as file:
       tiff = file.read(4) in _TIFF
@@ -129,13 +134,15 @@ def _decoder(path: str | pathlib.Path) -> Iterator[None]:
     yield
   except Exception as e:  # each format has its own zoo of exceptions for damaged files
     reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+    if isinstance(e, UnidentifiedImageError):
+      reason = "it is no image, or of a kind that neither Pillow nor tifffile knows"
     raise UserError(f"image '{path}' cannot be read: {' '.join(reason.split()) or type(e).__name__}") from e
 
 
 def _exif(path: str | pathlib.Path, image: Image.Image) -> Image.Exif:
   """The tags of an image; none where they cannot be read, which is no reason to refuse the pixels."""
   try:
-    return image.getexif()
+    return Image.Image.getexif(image)  # that of PNG files decodes the pixels first
   except Exception as e:  # of damaged tags there are as many kinds as of damaged files
     logging.warning("'%s': its EXIF data cannot be read and are left out (%s).", path, e)
     return Image.Exif()
@@ -188,7 +195,7 @@ def _others(path: str | pathlib.Path, data: bytes) -> Picture:
     channels = _channels(path, image)
     if image.mode in _CONVERTED:
       info.pop("icc_profile", None)
-  lossless = image.format == "WEBP" and any(kind == b"VP8L" for kind in _riff(data))
+  lossless = image.format == "WEBP" and _is_lossless(data)
   chunks = png_chunks(data) if image.format == "PNG" else ()
   chunks = tuple((kind, chunk[8:-4]) for kind, chunk in chunks if kind in _PNG_COLOURS)
   texts = getattr(image, "text", {})
@@ -246,13 +253,16 @@ def png_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
     start += length + 12
 
 
-def _riff(webp: bytes) -> Iterator[bytes]:
-  """The types of the chunks of a WebP file."""
-  start = 12
+def _is_lossless(webp: bytes, start: int = 12) -> bool:
+  """Whether the first picture in chunks of a WebP file, from a byte on, is coded without loss."""
   while start + 8 <= len(webp):
-    yield webp[start : start + 4]
-    start += 8 + int.from_bytes(webp[start + 4 : start + 8], "little")
-    start += start % 2
+    kind, length = webp[start : start + 4], int.from_bytes(webp[start + 4 : start + 8], "little")
+    if kind in (b"VP8L", b"VP8 "):
+      return kind == b"VP8L"
+    if kind == b"ANMF":  # a frame: its place, size and duration, then chunks of its own
+      return _is_lossless(webp[: start + 8 + length], start + 24)
+    start += 8 + length + length % 2
+  return False
 
 
 def _tiff(path: str | pathlib.Path, data: bytes) -> Picture:
@@ -272,7 +282,7 @@ def _tiff(path: str | pathlib.Path, data: bytes) -> Picture:
     with _decoder(path):
       # (planes, depth, height, width, samples): one of the first and the last is 1
       channels = np.moveaxis(page.asarray().reshape(page.shaped)[:, 0], 0, -1).reshape(*page.shaped[2:4], -1)
-    channels = _interpreted(page, channels, 3 if jpeg else _COLOURS[page.photometric])
+      channels = _interpreted(page, channels, 3 if jpeg else _COLOURS[page.photometric])
     if page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
       image = Image.fromarray(channels if channels.dtype == np.uint8 else (channels >> 8).astype(np.uint8), "CMYK")
       image.info["icc_profile"] = info.pop("icc_profile")
@@ -293,6 +303,8 @@ def _check_layout(path: str | pathlib.Path, page: tifffile.TiffPage) -> None:
     _refuse(path, f"its {page.imagewidth}x{page.imagelength} pixels are more than {2 * Image.MAX_IMAGE_PIXELS}")
   if page.samplesperpixel > _MAX_SAMPLES:
     _refuse(path, f"it has {page.samplesperpixel} channels: save it as gray or RGB, with or without alpha")
+  if _DNG_VERSION in page.tags or page.subfiletype & _REDUCED:
+    _refuse(path, "it holds raw pixels of a camera, and this page is a preview of them: develop it first")
   if page.imagedepth != 1:
     _refuse(path, "it holds a volume, not an image")
   name = f"{page.bitspersample}-bit {_SAMPLE_FORMATS.get(page.sampleformat, '')}".strip()

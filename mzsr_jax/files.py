@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import secrets
 from collections.abc import Collection, Iterator
 
 try:
@@ -60,7 +61,7 @@ def write_whole(path: str | pathlib.Path, data: bytes | memoryview, overwrite: b
   """
   path = pathlib.Path(path)
   check_writable(path, overwrite)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.partial")  # short: `path` may be as long as names may be
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(data)
@@ -68,7 +69,8 @@ def write_whole(path: str | pathlib.Path, data: bytes | memoryview, overwrite: b
   except OSError as e:
     raise UserError(f"output '{path}' cannot be written: {e.strerror}") from e
   finally:
-    partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      partial.unlink()
 
 
 def shrink(folder: str | pathlib.Path, pattern: str, most: int) -> None:

@@ -7,6 +7,7 @@
 
 import functools
 import glob
+import itertools
 import pathlib
 import sys
 import time
@@ -98,12 +99,14 @@ class Job(NamedTuple):
     output: what it is enlarged to; its extension is one of `images.FORMATS`.
     comparison: a PNG file, or None.
     kernel: where an estimated kernel is written, without extension; None where it is not.
+    existing: what of all that exists and stays.
   """
 
   source: pathlib.Path
   output: pathlib.Path
   comparison: pathlib.Path | None
   kernel: pathlib.Path | None
+  existing: frozenset[pathlib.Path] = frozenset()
 
 
 def main(argv: list[str]) -> None:
@@ -214,6 +217,8 @@ def _reported(make, adapter: TiledAdapter, job: Job) -> str | Exception:
   try:
     return make(adapter, job)
   except Exception as e:
+    if isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e):
+      return UserError("the memory does not suffice: close other programs, or pass a smaller --memory_limit or --tile")
     return e
 
 
@@ -247,13 +252,15 @@ def _run(
         elif job.comparison:
           panels[f"step {step}"] = photo_file.on_white(enhance.enlarge(adapter, params, photo, recipe))
       case enhance.Enlarged(result):
-        if estimate and job.kernel:  # beside the result, so that a run that is stopped leaves both or neither
-          blind.save(estimate, job.kernel, args.overwrite)
-        content = photo_file.encode(result, file_format, args.quality, str(job.output))
-        files.write_whole(job.output, content, args.overwrite)
+        made = {job.output: photo_file.encode(result, file_format, args.quality, str(job.output))}
+  if estimate and job.kernel:
+    made |= blind.encode(estimate, job.kernel)
   if job.comparison:
     panels[f"step {shown[-1]}"] = photo_file.on_white(result)
-    images.write_png(job.comparison, images.side_by_side(list(panels.values()), list(panels)), args.overwrite)
+    made[job.comparison] = images.encode_png(images.side_by_side(list(panels.values()), list(panels)))
+  for path, content in made.items():
+    if path not in job.existing:
+      files.write_whole(path, content, args.overwrite)
   (height, width), (sr_height, sr_width) = photo.rgb.shape[:2], result.rgb.shape[:2]
   sizes = f"{width}x{height} -> {sr_width}x{sr_height}"
   return f"{job.output}: {sizes}, {time.perf_counter() - start:.1f} s; {about}; {how}"
@@ -275,20 +282,22 @@ def plan(
     output: for one image file, a file with the extension of a format; else a folder, where each image keeps its name, and its
       place below the folder that it was found in.
     comparison: likewise a .png file or a folder, or None.
-    overwrite: whether outputs may exist; of several images, those whose results exist are else left out.
+    overwrite: whether outputs may exist; of several images, what exists else stays, and those that lack nothing are left out.
     suffix: of names in a folder.
     ext: of names in a folder; "auto": as the input's.
     save_kernels: whether estimated kernels are written too.
 
   Raises:
     UserError: no input, an output that exists, has no extension of a format, cannot be written, or would take two images or
-      replace an input.
+      replace an input; a suffix that names a folder.
   """
+  if pathlib.PurePath(suffix).name != suffix:
+    raise UserError(f"--suffix={suffix}: it is a part of a name, without folders: name these by --output")
   found = _find(inputs)
   alone = len(found) == 1 and len(inputs) == 1 and pathlib.Path(inputs[0]).is_file()
   _check_output(output, alone)
-  jobs = []
-  for source, name in found:
+  jobs, roots = [], []
+  for source, (name, root) in found.items():
     if alone and pathlib.Path(output).suffix.lower() in images.FORMATS:
       target = pathlib.Path(output)
     else:
@@ -298,19 +307,24 @@ def plan(
     if panels and not (alone and panels.suffix.lower() == ".png"):
       panels /= name.with_suffix(".png")
     jobs.append(Job(source, target, panels, target.with_name(f"{target.stem}_kernel") if save_kernels else None))
+    roots.append(root)
 
   if not alone:
-    jobs = _without_results(jobs, output)
-    if not overwrite and (done := [job for job in jobs if job.output.exists()]):
-      jobs = [job for job in jobs if job not in done]
-      logging.warning("%d results exist and stay, %d are to be made; --overwrite makes all anew.", len(done), len(jobs))
+    jobs = _without_results(jobs, roots, output)
   taken = {job.source.resolve(): f"the input '{job.source}'" for job in jobs}
   for job in jobs:
     for target in _targets(job):
       if other := taken.get(target.resolve()):
         raise UserError(f"output '{target}' of '{job.source}' would replace {other}: name another, or rename one")
       taken[target.resolve()] = f"another output, of '{job.source}'"
-      files.check_writable(target, overwrite)
+  if not alone and not overwrite:
+    jobs = [job._replace(existing=frozenset(target for target in _targets(job) if target.exists())) for job in jobs]
+    if done := [job for job in jobs if len(job.existing) == len(_targets(job))]:
+      jobs = [job for job in jobs if job not in done]
+      logging.warning("%d results exist and stay, %d are to be made; --overwrite makes all anew.", len(done), len(jobs))
+  for job in jobs:
+    for target in _targets(job):
+      files.check_writable(target, overwrite or target in job.existing)
   return jobs
 
 
@@ -338,17 +352,28 @@ def _extension(source: pathlib.Path) -> str:
   return next((extension for extension, known in images.FORMATS.items() if known == file_format), ".png")
 
 
-def _without_results(jobs: Sequence[Job], output: str) -> list[Job]:
-  """Jobs without those whose input is another's result, a kernel's picture, or in a folder of results below the inputs."""
-  results, folder = {job.output.resolve(): job.source for job in jobs}, pathlib.Path(output).resolve()
-  sources = [job.source.resolve() for job in jobs]
-  outside = not all(source.is_relative_to(folder) for source in sources)
-  made = lambda source, job: (
-      results.get(source, job.source) != job.source
-      or (outside and source.is_relative_to(folder))
-      or (source.stem.endswith("_kernel") and source.with_suffix(".mat").exists())
-  )
-  return [job for job, source in zip(jobs, sources) if not made(source, job)]
+def _without_results(jobs: Sequence[Job], roots: Sequence[pathlib.Path | None], output: str) -> list[Job]:
+  """Jobs without those whose input an earlier run made.
+
+  That is: the result of another input beside it, a kernel's picture, or, if it was found by a search from its root, what is in
+  the output folder below this.
+  """
+  makers, folder = {job.output.resolve(): job.source.resolve() for job in jobs}, pathlib.Path(output).resolve()
+
+  def is_made(job: Job, root: pathlib.Path | None) -> bool:
+    source = job.source.resolve()
+    maker = makers.get(source, source)
+    below = root is not None and folder != root.resolve() and folder.is_relative_to(root.resolve())
+    return (
+        (maker != source and maker.parent == source.parent)
+        or (below and source.is_relative_to(folder))
+        or (source.stem.endswith("_kernel") and source.with_suffix(".mat").exists())
+    )
+
+  left_out = [job for job, root in zip(jobs, roots) if is_made(job, root)]
+  if named := [job.source for job, root in zip(jobs, roots) if root is None and job in left_out]:
+    logging.warning("%d inputs are left out, for an earlier run made them, such as '%s'.", len(named), named[0])
+  return [job for job in jobs if job not in left_out]
 
 
 def _targets(job: Job) -> list[pathlib.Path]:
@@ -356,25 +381,26 @@ def _targets(job: Job) -> list[pathlib.Path]:
   return [job.output, *filter(None, [job.comparison]), *(blind.files_of(job.kernel) if job.kernel else ())]
 
 
-def _find(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
-  """(image, its name in an output folder) for files, folders and patterns, each image once."""
+def _find(inputs: Sequence[str]) -> dict[pathlib.Path, tuple[pathlib.Path, pathlib.Path | None]]:
+  """By image: its name in an output folder, and the folder that it was searched from; None for that if it was named."""
   if not inputs:
     raise UserError("no input: pass -i with an image, a folder or a pattern")
   found = {}
   for text in inputs:
     path = pathlib.Path(text)
     if path.is_dir():
-      found |= {file: file.relative_to(path) for file in images.find_images(path)}
+      found |= {file: (file.relative_to(path), path) for file in images.find_images(path) if file not in found}
     elif path.is_file():
-      found[path] = pathlib.Path(path.name)
+      found[path] = pathlib.Path(path.name), None
     elif matches := [pathlib.Path(match) for match in sorted(glob.glob(text, recursive=True))]:
       pictures = [match for match in matches if match.suffix.lower() in images.EXTENSIONS and match.is_file()]
-      found |= {file: pathlib.Path(file.name) for file in pictures}
+      root = pathlib.Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+      found |= {file: (pathlib.Path(file.name), root) for file in pictures if file not in found}
     else:
       raise UserError(f"input '{text}' does not exist: name an image file, a folder of them, or a pattern that fits some")
   if not found:
     raise UserError(f"input '{inputs[0]}' holds no image: looked for {', '.join(images.EXTENSIONS)}")
-  return list(found.items())
+  return found
 
 
 if __name__ == "__main__":

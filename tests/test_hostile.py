@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import test_metadata as metadata_tests
 from PIL import Image
-from test_cli import assert_one_line
+from test_cli import assert_one_line, errors
 from test_upscale import _upscale, made, small  # noqa: F401  (small is a fixture)
 
-from mzsr_jax import images
+from mzsr_jax import files, images, upscale
 from mzsr_jax.errors import UserError
 from mzsr_jax.photo import enhance
 from mzsr_jax.photo import file as photo_file
@@ -34,6 +34,7 @@ def png_header(width, height, bits=8, colour=2):
 
 
 def good(path):
+  path.parent.mkdir(exist_ok=True)
   Image.fromarray(PIXELS).save(path)
 
 
@@ -68,7 +69,7 @@ def test_files_that_are_no_pictures_are_one_line(monkeypatch, capsys, small, tmp
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/{name}", "-o", f"{tmp_path}/out.png") == 2
-  assert_one_line(capsys, name)
+  assert "object at" not in (error := errors(capsys)) and name in error and error.count("\n") == 1
   assert made(tmp_path) == [name]
 
 
@@ -121,6 +122,23 @@ def test_an_output_is_never_an_input(monkeypatch, capsys, small, tmp_path):  # n
   assert (tmp_path / "x.png").read_bytes() == before
 
 
+def test_named_inputs_in_the_output_folder_are_neither_dropped_nor_replaced(tmp_path, caplog):
+  for name in ("album/1.png", "album/2.png", "new/1.png", "new/9.png"):
+    good(tmp_path / name)
+  folder, sources = str(tmp_path / "album"), lambda jobs: [job.source.relative_to(tmp_path).as_posix() for job in jobs]
+  named = [f"{folder}/1.png", f"{folder}/2.png", f"{tmp_path}/new/9.png"]
+  assert sources(upscale.plan(named, folder, suffix="x2")) == ["album/1.png", "album/2.png", "new/9.png"]
+  for inputs in ([f"{folder}/1.png", f"{tmp_path}/new/1.png"], [folder, f"{tmp_path}/new"]):
+    for overwrite in (False, True):
+      with pytest.raises(UserError, match="would replace the input"):
+        upscale.plan(inputs, folder, overwrite=overwrite)
+  good(tmp_path / "album" / "1_x2.png")
+  assert sources(upscale.plan([*named, f"{folder}/1_x2.png"], folder, suffix="x2")) == ["album/2.png", "new/9.png"]
+  assert "1 inputs are left out" in caplog.text and "1_x2.png" in caplog.text
+  with pytest.raises(UserError, match="suffix"):
+    upscale.plan(named, folder, suffix="x2/b")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
 def test_folders_without_rights_are_one_line(monkeypatch, capsys, small, tmp_path):  # noqa: F811
   locked = tmp_path / "locked"
@@ -142,6 +160,12 @@ def test_names_that_are_too_long_are_one_line(monkeypatch, capsys, small, tmp_pa
   good(pathlib.Path(tmp_path) / ("z" * 250 + ".png"))
   assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/{'z' * 250}.png", "-o", f"{tmp_path}/out", "--suffix=more") == 2
   assert_one_line(capsys)
+
+
+def test_a_name_may_be_as_long_as_names_may_be(tmp_path):
+  longest = tmp_path / ("y" * 251 + ".png")
+  files.write_whole(longest, b"whole")
+  assert longest.read_bytes() == b"whole" and made(tmp_path) == [longest.name]
 
 
 def test_formats_are_known_before_any_work(monkeypatch, capsys, small, tmp_path):  # noqa: F811
@@ -227,3 +251,19 @@ def test_a_folder_is_gone_on_with_and_results_are_no_inputs(monkeypatch, small, 
   for _ in range(2):
     assert _upscale(monkeypatch, small, *beside) == 0
     assert made(tmp_path / "out") == ["a.png", "a_x2.png", "b.png", "b_x2.png"]
+
+
+def test_what_a_stopped_run_lacks_is_made_and_what_it_made_stays(monkeypatch, small, tmp_path):  # noqa: F811
+  for name in ("a.png", "b.png"):
+    good(tmp_path / "in" / name)
+  out, compared = tmp_path / "out", tmp_path / "compared"
+  run = lambda: _upscale(monkeypatch, small, "-i", f"{tmp_path}/in", "-o", str(out), "--steps=0", f"--comparison={compared}")
+  assert run() == 0
+  whole = (compared / "b.png").read_bytes()
+  (out / "a.png").unlink()
+  (compared / "a.png").write_bytes(b"mine")
+  (out / "b.png").write_bytes(b"mine")
+  (compared / "b.png").unlink()
+  assert run() == 0
+  assert (compared / "a.png").read_bytes() == (out / "b.png").read_bytes() == b"mine"
+  assert images.image_size(out / "a.png") and (compared / "b.png").read_bytes() == whole

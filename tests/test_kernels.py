@@ -145,12 +145,19 @@ def test_the_centre_of_an_even_kernel_is_half_a_pixel_from_its_middle(tmp_path):
   assert kernel_files.load_degradation(f"{tmp_path}/k.npy", shift="centre_of_mass").offset == (-0.5, -0.5)
 
 
+def many(count: int, side: int = 5) -> np.ndarray:
+  """Kernels of sum 1, no two alike."""
+  stack = np.random.default_rng(0).random((count, side, side))
+  return stack / stack.sum((1, 2), keepdims=True)
+
+
 BAD = {
     "vector": np.ones(5),
     "cube": np.ones((3, 3, 3)),
     "nan": np.array([[0, 0, 0], [0, np.nan, 0], [0, 0, 0]]),
     "infinite": np.array([[0, 0, 0], [0, np.inf, 0], [0, 0, 0]]),
     "sums to zero": np.array([[0, 0, 0], [-1.0, 0, 1], [0, 0, 0]]),
+    "sums to next to nothing": np.concatenate([many(2, 20)[0], -many(2, 20)[1] + 1e-9]) * 100,
     "all zero": np.zeros((3, 3)),
     "complex": np.ones((3, 3), complex),
     "text": np.array([["a"]]),
@@ -169,6 +176,13 @@ def test_unusable_kernel_files_are_refused_in_one_line(tmp_path, name):
   assert "k.npy" in str(e.value) and "\n" not in str(e.value)
 
 
+def test_an_archive_by_the_name_of_an_array_is_refused(tmp_path):
+  np.savez(tmp_path / "k.npz", np.eye(3))
+  (tmp_path / "k.npz").rename(tmp_path / "k.npy")
+  with pytest.raises(UserError, match=r"k\.npy.*archive"):
+    kernel_files.read_kernel(tmp_path / "k.npy")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a kernel", b"\x93NUMPY\x01\x00", b"MATLAB 5.0 MAT-file" + bytes(200)])
 @pytest.mark.parametrize("suffix", [".npy", ".mat"])
 def test_damaged_kernel_files_are_refused(tmp_path, content, suffix):
@@ -176,12 +190,6 @@ def test_damaged_kernel_files_are_refused(tmp_path, content, suffix):
   path.write_bytes(content)
   with pytest.raises(UserError, match="k" + suffix):
     kernel_files.read_kernel(path)
-
-
-def many(count: int, side: int = 5) -> np.ndarray:
-  """Kernels of sum 1, no two alike."""
-  stack = np.random.default_rng(0).random((count, side, side))
-  return stack / stack.sum((1, 2), keepdims=True)
 
 
 def cell(arrays) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from mzsr_jax import images
+from mzsr_jax import decode, images
 from mzsr_jax.errors import UserError
 from mzsr_jax.photo import file as photo_file
 from mzsr_jax.photo import metadata
@@ -210,6 +210,25 @@ def test_what_a_png_file_says_of_its_colours_stays_or_is_named(tmp_path, caplog)
   assert "gAMA" in warned(caplog) and "cICP" in warned(caplog)
 
 
+def test_what_a_format_has_no_place_for_is_named(caplog):
+  told = metadata.Metadata(icc_profile=b"profile", xmp=b"<x/>", dpi=(72.0, 72.0), texts=(("Title", "Lake"),), comment=b"mine")
+  expected = {
+      "BMP": "the colour profile, XMP, the comment, texts", "JPEG": "texts", "PNG": "the comment", "TIFF": "the comment, texts",
+      "WEBP": "the comment, texts",
+  }  # fmt: skip
+  for file_format, words in expected.items():
+    caplog.clear()
+    metadata.fitting(told, lambda told: None, file_format, "x.jpg")
+    assert warned(caplog) == f"'x.jpg': {file_format} has no place for {words}: left out."
+
+
+def test_the_size_of_a_png_file_is_known_without_its_pixels(tmp_path):
+  Image.fromarray(PIXELS).save(tmp_path / "x.png")
+  content = (tmp_path / "x.png").read_bytes()
+  (tmp_path / "x.png").write_bytes(content[: content.index(b"IDAT") + 8])
+  assert decode.header(tmp_path / "x.png").size == PIXELS.shape[:2]
+
+
 MOTION = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">
 <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
  xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" xmlns:dc="http://purl.org/dc/elements/1.1/"
@@ -234,6 +253,10 @@ def test_lossless_webp_stays_lossless(tmp_path):
   Image.fromarray(lines).save(tmp_path / "lossy.webp", quality=80)
   photo = photo_file.read(tmp_path / "x.webp")
   assert photo.lossless_webp and not photo_file.read(tmp_path / "lossy.webp").lossless_webp
+  frames = [Image.fromarray(np.roll(lines, i, 0)) for i in range(3)]
+  for lossless in (False, True):
+    frames[0].save(tmp_path / "animated.webp", save_all=True, append_images=frames[1:], lossless=lossless)
+    assert photo_file.read(tmp_path / "animated.webp").lossless_webp == lossless
   (tmp_path / "y.webp").write_bytes(photo_file.encode(photo, "WEBP"))
   np.testing.assert_array_equal(images.read_image(tmp_path / "y.webp"), lines)
   assert len(photo_file.encode(photo, "JPEG", 50)) < len(photo_file.encode(photo, "JPEG", 95))

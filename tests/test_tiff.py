@@ -117,6 +117,32 @@ def test_palettes_and_cmyk(tmp_path):
     np.testing.assert_allclose(images.read_image(tmp_path / "c.tif")[0, 0], (30, 180, 90), atol=1, err_msg=str(bits))
 
 
+def test_a_palette_without_its_colours_is_refused(tmp_path):
+  for name, colours in (("none", None), ("short", 4)):
+    tifffile.imwrite(tmp_path / "x.tif", np.uint8([[0, 9]]), photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    content = (tmp_path / "x.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "x.tif") as file:
+      tag = file.pages.first.tags["ColorMap"]
+    at = tag.offset
+    damaged = bytearray(content)
+    if colours is None:
+      damaged[at : at + 2] = (65000).to_bytes(2, "little")
+    else:
+      damaged[at + 4 : at + 8] = (3 * colours).to_bytes(4, "little")
+    (tmp_path / f"{name}.tif").write_bytes(damaged)
+    with pytest.raises(UserError, match=f"{name}.tif"):
+      photo_file.read(tmp_path / f"{name}.tif")
+
+
+def test_the_preview_of_raw_pixels_is_no_photo(tmp_path):
+  pixels = np.zeros((8, 9, 3), np.uint8)
+  tifffile.imwrite(tmp_path / "x.dng", pixels, photometric="rgb", extratags=[(50706, "B", 4, (1, 4, 0, 0), True)])
+  tifffile.imwrite(tmp_path / "x.nef", pixels, photometric="rgb", subfiletype=1)
+  for name in ("x.dng", "x.nef"):
+    with pytest.raises(UserError, match=f"{name}.*develop it first"):
+      photo_file.read(tmp_path / name)
+
+
 def test_jpeg_in_tiff_is_read(tmp_path):
   y, x = np.mgrid[:64, :64]
   pixels = np.stack([2 * x, 2 * y, x + y], -1).astype(np.uint8)

@@ -140,15 +140,20 @@ def save(estimate: Estimate, path_stem: str | os.PathLike, overwrite: bool = Fal
   Raises:
     UserError: see `files.write_whole`; then neither is written, but for a full disk.
   """
+  contents = encode(estimate, path_stem)
+  for path in contents:
+    files.check_writable(path, overwrite)
+  for path, content in contents.items():
+    files.write_whole(path, content, overwrite)
+
+
+def encode(estimate: Estimate, path_stem: str | os.PathLike) -> dict[pathlib.Path, bytes]:
+  """The files that `save` writes, by their paths."""
   import scipy.io  # takes a moment, which only files need
 
-  paths = files_of(path_stem)
-  for path in paths:
-    files.check_writable(path, overwrite)
   buffer = io.BytesIO()
   scipy.io.savemat(buffer, {"Kernel": estimate.kernel.astype(np.float64)})
-  files.write_whole(paths[0], buffer.getvalue(), overwrite)
-  files.write_whole(paths[1], images.encode_png(picture(estimate.kernel)), overwrite)
+  return dict(zip(files_of(path_stem), (buffer.getvalue(), images.encode_png(picture(estimate.kernel)))))
 
 
 def files_of(path_stem: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:

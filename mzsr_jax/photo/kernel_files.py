@@ -16,6 +16,7 @@ from mzsr_jax.errors import UserError
 from mzsr_jax.photo import file as photo_file
 
 _MAX_SIZE = 999  # of a file's kernel: what is longer is no kernel, and may be too long to be made square
+_LEAST_SUM = 1e-3  # of the absolute sum: the sum of float32 values would not be exact below
 _MAX_PICTURE = 101  # of a picture: what is larger is a photo, or a kernel that was enlarged to be looked at
 _MAX_LISTED = 12  # of a file's arrays, in a message
 _MAX_SHIFT = 0.25  # pixels, of a kernel's centre of mass: what is further off is on purpose, or a fault
@@ -202,8 +203,8 @@ def read_kernel(path: str | pathlib.Path) -> Float[np.ndarray, "k k"]:
   if not np.isfinite(kernel).all():
     raise UserError(f"kernel in '{path}' holds NaN or infinite values")
   total = kernel.sum()
-  if not math.isfinite(total) or total <= 1e-8 * np.abs(kernel).max(initial=1e-300):
-    raise UserError(f"kernel in '{path}' has sum {total:.3g}: it must be positive to be normalised to 1")
+  if not math.isfinite(total) or total <= _LEAST_SUM * np.abs(kernel).sum():
+    raise UserError(f"kernel in '{path}' has sum {total:.3g}: beside its values too little to be normalised to 1")
   if not picture and abs(total - 1) > 1e-3:
     _warn(f"kernel in '{path}' has sum {total:.4g}, not 1: it is divided by that")
   if (negative := np.maximum(-kernel, 0).sum() / np.abs(kernel).sum()) > 0.01:
@@ -289,7 +290,9 @@ def _matrices(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   """What a .npy file, or a .mat file of any version, holds, by name; cells are arrays of objects."""
   if path.suffix.lower() == ".npy":
-    return {path.stem: np.load(path, allow_pickle=False)}
+    if not isinstance(array := np.load(path, allow_pickle=False), np.ndarray):
+      raise ValueError("it is an archive of arrays (.npz): save one of them with numpy.save")
+    return {path.stem: array}
   import h5py  # only .mat files need these two, and they take a moment to load
   import scipy.io
 

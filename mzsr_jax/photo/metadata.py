@@ -28,6 +28,9 @@ _BESIDE = re.compile(
     r"|^http://ns\.apple\.com/(HDRGainMap|pixeldatainfo)/"
 )
 _SIZES = ("PixelXDimension", "PixelYDimension", "ImageWidth", "ImageLength")
+# What a format has no place for, and Pillow leaves out without a word. Nor has WebP for the resolution, not worth a warning.
+_NAMES = {"icc_profile": "the colour profile", "exif": "EXIF data", "xmp": "XMP", "comment": "the comment", "texts": "texts"}
+_NO_PLACE = {"BMP": _NAMES, "JPEG": ("texts",), "PNG": ("comment",), "TIFF": ("comment", "texts"), "WEBP": ("comment", "texts")}
 _SRGB_GAMMA = (45455).to_bytes(4, "big")
 
 
@@ -182,6 +185,9 @@ def fitting(metadata: Metadata, write: Callable[[Metadata], None], file_format: 
   """
   if file_format != "PNG" and (lost := ", ".join(kind.decode() for kind, data in metadata.chunks if _matters(kind, data))):
     logging.warning("'%s': %s has no place for %s of the PNG file: colours may look different.", name, file_format, lost)
+  without_place = [field for field in _NO_PLACE[file_format] if getattr(metadata, field)]
+  if lost := ", ".join(_NAMES[field] for field in without_place):
+    logging.warning("'%s': %s has no place for %s: left out.", name, file_format, lost)
   try:
     write(metadata)
     return metadata
