@@ -90,8 +90,19 @@ def main(argv: list[str]) -> None:
   limit = cli.memory_limit(max(h * w for h, w in sizes), args.scale, pictures=9)  # one of them as float64
   adapters = pool.make_adapters(len(samples), limit, sizes=sizes, precision=args.precision)
   scores = benchmark.run(samples, degradations, chosen, args.scale, adapters)
-  results = benchmark.summarise(_with_progress(scores, len(samples), len(degradations) * len(labels)), args.scale)
+  done, failure = [], None
+  try:
+    for score in _with_progress(scores, len(samples), len(degradations) * len(labels)):
+      done.append(score)
+  except UserError as e:
+    if not done:
+      raise
+    failure = e
+  results = benchmark.summarise(done, args.scale)
   print(benchmark.table(results, args.metrics))
+  if failure:
+    count = len({score.image for score in done})
+    raise UserError(f"{failure}; the table above is of the {count} images before, --out is not written") from failure
   differences = benchmark.differences(results, args.compare_with, args.metrics[0]) if args.compare_with else []
   if differences:
     print(f"\n{args.metrics[0]}, difference to {args.compare_with}\n{benchmark.differences_table(differences)}")

@@ -377,6 +377,22 @@ def test_images_of_another_program_are_scored_like_ours(monkeypatch, capsys, sma
   assert f"{bicubic['psnr_rgb']:.2f}/{bicubic['ssim']:.4f}" in stdout and "inf/1.0000" in stdout
 
 
+def test_scores_before_a_failure_are_shown(monkeypatch, capsys, small, tmp_path):
+  run = benchmark.run
+
+  def failing(*args):
+    scores = list(run(*args))
+    yield from [score for score in scores if score.image == scores[0].image]
+    raise UserError("bicubic on 'b' diverged")
+
+  monkeypatch.setattr(benchmark, "run", failing)
+  given = [f"--hr_dir={small}/gt", "--kernels=g20d", "--methods=bicubic", f"--out={tmp_path}/out.json"]
+  assert _evaluate(monkeypatch, *given) == 2
+  printed = capsys.readouterr()
+  assert "g20d" in printed.out and "bicubic" in printed.out
+  assert "diverged" in printed.err and "1 images before" in printed.err and not (tmp_path / "out.json").exists()
+
+
 def test_a_diverged_adaptation_is_named(monkeypatch, capsys, small, tmp_path):
   flags = [f"--weights={small}/w.safetensors", f"--hr_dir={small}/gt", "--kernels=g20d", "--methods=mzsr", "--steps=4"]
   assert _evaluate(monkeypatch, *flags, "--inner_lr=1e30", f"--out={tmp_path}/out.json") == 2
