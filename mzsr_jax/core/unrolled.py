@@ -214,9 +214,11 @@ class UnrolledNet(nn.Module):
 
     The layers see as far as this: in each pass, two for a block, `_DILATION` for the layer that looks further, three for the
     first and the last two; in the coarse pass, two cells for a block and two for the first and the last. Trained weights see
-    less far: with those that ship, nothing changes by more than 1e-4 beyond two thirds (measured at x1.5 to x4).
+    less far: with those that ship, nothing changes by more than 1e-4 beyond two thirds (measured at x1.5 to x4). What they see
+    grows with the square root of the rounds of the coarse pass (the effective receptive field: Luo et al., NeurIPS 2016).
     """
-    layers = self._turns * (2 * self.blocks + _DILATION + 3) + 4 + self.cell(scale) * self._coarse_layers
+    coarse = self._coarse_layers * math.sqrt(self.coarse_rounds)
+    layers = self._turns * (2 * self.blocks + _DILATION + 3) + 4 + self.cell(scale) * coarse
     return math.ceil(2 * layers / 3)
 
   @nn.nowrap
@@ -227,7 +229,7 @@ class UnrolledNet(nn.Module):
   @property
   def activations(self) -> int:
     """Numbers kept for an HR pixel."""
-    coarse = self._coarse_layers * self.coarse_features / cell_side(1) ** 2
+    coarse = self.coarse_rounds * self._coarse_layers * self.coarse_features / cell_side(1) ** 2
     return self._turns * (2 * self.blocks + 4) * self.features + math.ceil(coarse)
 
   @property
@@ -237,7 +239,8 @@ class UnrolledNet(nn.Module):
 
   @property
   def _coarse_layers(self) -> int:
-    return (2 * self.coarse_blocks + 2) * self.coarse_rounds if self.coarse_blocks else 0
+    """In one round."""
+    return 2 * self.coarse_blocks + 2 if self.coarse_blocks else 0
 
   @property
   def is_told_kernel(self) -> bool:
