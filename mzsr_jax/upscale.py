@@ -319,9 +319,10 @@ def plan(
       taken[target.resolve()] = f"another output, of '{job.source}'"
   if not alone and not overwrite:
     jobs = [job._replace(existing=frozenset(target for target in _targets(job) if target.exists())) for job in jobs]
-    if done := [job for job in jobs if len(job.existing) == len(_targets(job))]:
-      jobs = [job for job in jobs if job not in done]
-      logging.warning("%d results exist and stay, %d are to be made; --overwrite makes all anew.", len(done), len(jobs))
+    lacking = [job for job in jobs if not job.existing.issuperset(_targets(job))]
+    if done := len(jobs) - len(lacking):
+      logging.warning("%d results exist and stay, %d are to be made; --overwrite makes all anew.", done, len(lacking))
+    jobs = lacking
   for job in jobs:
     for target in _targets(job):
       files.check_writable(target, overwrite or target in job.existing)
@@ -359,21 +360,22 @@ def _without_results(jobs: Sequence[Job], roots: Sequence[pathlib.Path | None], 
   the output folder below this.
   """
   makers, folder = {job.output.resolve(): job.source.resolve() for job in jobs}, pathlib.Path(output).resolve()
-
-  def is_made(job: Job, root: pathlib.Path | None) -> bool:
+  above = {root for root in set(roots) - {None} if root.resolve() in folder.parents}
+  kept, named = [], []
+  for job, root in zip(jobs, roots):
     source = job.source.resolve()
     maker = makers.get(source, source)
-    below = root is not None and folder != root.resolve() and folder.is_relative_to(root.resolve())
-    return (
+    if (
         (maker != source and maker.parent == source.parent)
-        or (below and source.is_relative_to(folder))
+        or (root in above and source.is_relative_to(folder))
         or (source.stem.endswith("_kernel") and source.with_suffix(".mat").exists())
-    )
-
-  left_out = [job for job, root in zip(jobs, roots) if is_made(job, root)]
-  if named := [job.source for job, root in zip(jobs, roots) if root is None and job in left_out]:
+    ):
+      named += [job.source] * (root is None)
+    else:
+      kept.append(job)
+  if named:
     logging.warning("%d inputs are left out, for an earlier run made them, such as '%s'.", len(named), named[0])
-  return [job for job in jobs if job not in left_out]
+  return kept
 
 
 def _targets(job: Job) -> list[pathlib.Path]:

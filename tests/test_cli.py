@@ -54,6 +54,7 @@ def assert_one_line(capsys, *words):
   assert err.startswith("error: ") and err.count("\n") == 1, err
   for word in words:
     assert word in err, err
+  return err
 
 
 def _define():

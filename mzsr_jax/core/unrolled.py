@@ -197,7 +197,7 @@ class UnrolledNet(nn.Module):
         z = data_steps(z + jnp.concatenate(changes), levels[0])
     if not self._turns:
       return z
-    bias = _bias(code, self._turns * self.features).reshape(-1, self._turns, 1, 1, self.features)
+    bias = _bias(code, self._turns, self.features)
     # Zeros that differ from device to device as coverage does: under shard_map, what a scan carries keeps its type.
     memory = jnp.broadcast_to(0 * coverage, (*coverage.shape[:3], self.features)).astype(_inside(self.precision))
     each = self.rounds * [given(f"pass{i + 1}") for i in range(self.passes)]
@@ -326,10 +326,11 @@ def _inside(precision: str) -> type:
   return jnp.bfloat16 if precision == "bfloat16" else jnp.float32
 
 
-def _bias(code: Float[Array, "n d"], features: int) -> Float[Array, "n f"]:
-  """What a degradation adds to features: two layers of the module that calls."""
+def _bias(code: Float[Array, "n d"], turns: int, features: int) -> Float[Array, "n t 1 1 f"]:
+  """What a degradation adds to features in each turn: two layers of the module that calls."""
   hidden = nn.tanh(nn.Dense(_HIDDEN, name="code")(code))
-  return nn.Dense(features, kernel_init=nn.initializers.zeros, name="bias")(hidden)
+  bias = nn.Dense(turns * features, kernel_init=nn.initializers.zeros, name="bias")(hidden)
+  return bias.reshape(-1, turns, 1, 1, features)
 
 
 def _init(scale: float) -> nn.initializers.Initializer:
@@ -397,7 +398,7 @@ class _CoarsePass(nn.Module):
     seen = None if mask is None else _to_cells(mask, places).max(-1, keepdims=True)
     convolve = lambda x, features, name, scale: _convolve(self, x, seen, features, name, inside, scale)
 
-    bias = _bias(group.code, self.rounds * self.features).reshape(-1, self.rounds, 1, 1, self.features)[:, i]
+    bias = _bias(group.code, self.rounds, self.features)[:, i]
     h = convolve(x, self.features, "first", 1.0) + bias.astype(inside)
     if self.rounds > 1:
       h += _mix(self, jnp.zeros_like(h) if memory is None else memory, self.features, "carried", 0.0)

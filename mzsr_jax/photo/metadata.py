@@ -28,9 +28,15 @@ _BESIDE = re.compile(
     r"|^http://ns\.apple\.com/(HDRGainMap|pixeldatainfo)/"
 )
 _SIZES = ("PixelXDimension", "PixelYDimension", "ImageWidth", "ImageLength")
+_NAMES = {
+    "icc_profile": "the colour profile", "dpi": "the resolution", "comment": "the comment", "exif": "EXIF data", "xmp": "XMP",
+    "texts": "texts",
+}  # fmt: skip
 # What a format has no place for, and Pillow leaves out without a word. Nor has WebP for the resolution, not worth a warning.
-_NAMES = {"icc_profile": "the colour profile", "exif": "EXIF data", "xmp": "XMP", "comment": "the comment", "texts": "texts"}
-_NO_PLACE = {"BMP": _NAMES, "JPEG": ("texts",), "PNG": ("comment",), "TIFF": ("comment", "texts"), "WEBP": ("comment", "texts")}
+_NO_PLACE = {
+    "BMP": ("icc_profile", "exif", "xmp", "comment", "texts"), "JPEG": ("texts",), "PNG": ("comment",),
+    "TIFF": ("comment", "texts"), "WEBP": ("comment", "texts"),
+}  # fmt: skip
 _SRGB_GAMMA = (45455).to_bytes(4, "big")
 
 
@@ -185,8 +191,7 @@ def fitting(metadata: Metadata, write: Callable[[Metadata], None], file_format: 
   """
   if file_format != "PNG" and (lost := ", ".join(kind.decode() for kind, data in metadata.chunks if _matters(kind, data))):
     logging.warning("'%s': %s has no place for %s of the PNG file: colours may look different.", name, file_format, lost)
-  without_place = [field for field in _NO_PLACE[file_format] if getattr(metadata, field)]
-  if lost := ", ".join(_NAMES[field] for field in without_place):
+  if lost := ", ".join(_NAMES[field] for field in _NO_PLACE[file_format] if getattr(metadata, field)):
     logging.warning("'%s': %s has no place for %s: left out.", name, file_format, lost)
   try:
     write(metadata)
@@ -210,10 +215,9 @@ def _matters(kind: bytes, data: bytes) -> bool:
 
 def _parts(metadata: Metadata) -> Iterator[tuple[str, Callable[[Metadata], Metadata]]]:
   """(name, what adds it to other metadata) of each tag, text and block; the largest tags last."""
-  names = {"icc_profile": "the colour profile", "dpi": "the resolution", "comment": "the comment"}
-  for field, name in names.items():
+  for field in ("icc_profile", "dpi", "comment"):
     if found := getattr(metadata, field):
-      yield name, lambda kept, field=field, found=found: kept._replace(**{field: found})
+      yield _NAMES[field], lambda kept, field=field, found=found: kept._replace(**{field: found})
   for chunk in metadata.chunks:
     yield f"PNG chunk {chunk[0].decode()}", lambda kept, chunk=chunk: kept._replace(chunks=(*kept.chunks, chunk))
   for text in metadata.texts:
@@ -226,7 +230,7 @@ def _parts(metadata: Metadata) -> Iterator[tuple[str, Callable[[Metadata], Metad
   for _, directory, tag, found in sorted(tags, key=lambda entry: entry[0]):
     yield f"EXIF tag {_tag_name(tag, directory)}", lambda kept, entry=(directory, tag, found): _with_tag(kept, *entry)
   if metadata.xmp:
-    yield "XMP", lambda kept: kept._replace(xmp=metadata.xmp)
+    yield _NAMES["xmp"], lambda kept: kept._replace(xmp=metadata.xmp)
 
 
 def _directories(exif: Mapping[int, object]) -> dict[int | None, Mapping[int, object]]:
