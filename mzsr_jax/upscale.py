@@ -8,10 +8,11 @@
 import functools
 import glob
 import itertools
+import math
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from absl import flags, logging
@@ -149,8 +150,9 @@ def _make(jobs: Sequence[Job], estimates: bool, progress: Progress) -> None:
   kernel, noise = "to be estimated" if estimates else args.kernel, _noise(noise_level)
   say(f"{len(jobs)} image{'s' * (len(jobs) > 1)}, x{args.scale:g}; kernel {kernel}; noise {noise}; {how}")
 
-  adapters = _adapters(jobs, recipe, len(shown) if args.comparison else 0)
-  make = functools.partial(_run, recipe=recipe, shown=shown, how=how, progress=progress, alone=len(jobs) == 1)
+  room = functools.partial(_room, recipe=recipe, panels=len(shown) if args.comparison else 0)
+  adapters = _adapters(jobs, recipe, room)
+  make = functools.partial(_run, recipe=recipe, shown=shown, how=how, progress=progress, alone=len(jobs) == 1, room=room)
   failures, faults = 0, 0
   work = _work(recipe, shown)
   for adapter in adapters:
@@ -193,9 +195,8 @@ def _work(recipe: Recipe, shown: Sequence[int]) -> float:
   return network_passes(shown[-1], len(shown) * turns, recipe.net_scale)
 
 
-def _adapters(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[TiledAdapter]:
-  """Adapters for the images; of several, the sizes are announced, so that few programs do for all."""
-  sizes = [size for job in jobs if (size := images.image_size(job.source))]
+def _room(size: tuple[int, int], recipe: Recipe, panels: int) -> float | None:
+  """Bytes for tiles beside an LR image of (height, width) and what is made of it, see `cli.memory_limit`, which raises."""
   # In pictures of 8 bits: a comparison holds bicubic, every panel, and twice the strip of them all; what is refined is held in
   # float32, with the sum of an ensemble, and some ten arrays of one channel in back-projection.
   pictures = 3 * (1 + panels) if panels else 1
@@ -203,7 +204,23 @@ def _adapters(jobs: Sequence[Job], recipe: Recipe, panels: int) -> list[TiledAda
   pictures += (8 + 13 * bool(recipe.back_projection)) if refined else 0
   blended = recipe.strength < 1 or recipe.degradation.kernel is None
   pictures += 2 * (4 if refined else 1) * blended
-  limit = cli.memory_limit(max((h * w for h, w in sizes), default=1), max(recipe.scale, recipe.net_scale), pictures)
+  return cli.memory_limit(math.prod(size), max(recipe.scale, recipe.net_scale), pictures)
+
+
+def _adapters(jobs: Sequence[Job], recipe: Recipe, room: Callable[[tuple[int, int]], float | None]) -> list[TiledAdapter]:
+  """Adapters for the images; of several, the sizes are announced, so that few programs do for all."""
+
+  def fits(size: tuple[int, int]) -> bool:
+    try:
+      room(size)
+    except UserError:
+      return False
+    return True
+
+  sizes = [size for job in jobs if (size := images.image_size(job.source))]
+  if len(jobs) > 1:  # `_run` reports the others
+    sizes = list(filter(fits, sizes))
+  limit = room(max(sizes, key=math.prod, default=(1, 1)))
   announced = sizes if len(jobs) > 1 else ()
   adapters = pool.make_adapters(len(jobs), limit, sizes=announced, precision=flags.FLAGS.precision)
   for adapter in adapters:
@@ -223,10 +240,12 @@ def _reported(make, adapter: TiledAdapter, job: Job) -> str | Exception:
 
 
 def _run(
-    adapter: TiledAdapter, job: Job, *, recipe: Recipe, shown: Sequence[int], how: str, progress: Progress, alone: bool
+    adapter: TiledAdapter, job: Job, *, recipe: Recipe, shown: Sequence[int], how: str, progress: Progress, alone: bool, room
 ) -> str:
-  """Makes one image; returns a line about it. Args: see `_make`; `how` is what is done, in words."""
+  """Makes one image; returns a line about it. Args: see `_make`; `how` is what is done, in words; `room`, see `_room`."""
   args, start = flags.FLAGS, time.perf_counter()
+  if size := images.image_size(job.source):
+    room(size)
   progress.phase(f"reading {job.source.name}")
   photo = photo_file.read(job.source)
   file_format = images.FORMATS[job.output.suffix.lower()]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import test_metadata as metadata_tests
 from PIL import Image
-from test_cli import assert_one_line
+from test_cli import assert_one_line, errors
 from test_upscale import _upscale, made, small  # noqa: F401  (small is a fixture)
 
 from mzsr_jax import files, images, upscale
@@ -209,6 +209,17 @@ def test_a_fault_in_one_image_does_not_stop_the_others(monkeypatch, capsys, smal
   assert _upscale(monkeypatch, small, "-i", f"{tmp_path}/in", "-o", f"{tmp_path}/out", "--steps=0") == 1
   assert_one_line(capsys, "b.png", "a fault of the program", "ZeroDivisionError", "--verbosity=1")
   assert made(tmp_path / "out") == ["a.png", "c.png"]
+
+
+def test_an_image_beyond_the_memory_limit_does_not_stop_the_others(monkeypatch, capsys, small, tmp_path):  # noqa: F811
+  (tmp_path / "in").mkdir()
+  good(tmp_path / "in" / "a.png")
+  (tmp_path / "in" / "large.png").write_bytes(png_header(4000, 4000))
+  args = ["-i", f"{tmp_path}/in", "-o", f"{tmp_path}/out", "--steps=0", "--memory_limit=0.8"]
+  assert _upscale(monkeypatch, small, *args) == 2
+  first, last = errors(capsys).splitlines()
+  assert "large.png: --memory_limit=0.8 is too low" in first and "16.0 megapixels" in first and "1 of 2 images failed" in last
+  assert made(tmp_path / "out") == ["a.png"]
 
 
 def test_metadata_that_cannot_be_written_stop_nothing(monkeypatch, small, tmp_path):  # noqa: F811
