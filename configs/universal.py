@@ -4,9 +4,10 @@ python -m mzsr_jax.main --config=configs/universal.py --workdir=runs/universal -
 
 Beyond the paper: the network is told the degradation, so a data step in closed form puts right what it left of the image.
 `:cpu` is a size for two CPU cores, in bfloat16, which a CPU with AVX-512 BF16 computes faster from jax 0.12 on. It takes least
-time from what `experiments.shrink` makes of `universal_large`. `:large` trains that one. It begins as a coarse pass, trained by
-`:coarse`, and four passes at full resolution, trained alone (`model.passes=4`, `model.rounds=1`, `model.coarse_blocks=0`):
-`--config.init_weights=runs/coarse/weights.safetensors,runs/four/weights.safetensors`.
+time in two parts: the coarse pass alone (`model.passes=0`, `model.rounds=1`), then all of it, from that and from a pass at full
+resolution that was trained before: `--config.init_weights=runs/coarse/weights.safetensors,runs/pass/weights.safetensors`.
+`:large` trains `universal_large` in the same way. `:coarse` is its coarse pass; its four passes at full resolution were
+trained alone (`model.passes=4`, `model.rounds=1`, `model.coarse_blocks=0`).
 `:smoke` is a minute's run of the whole path.
 """
 
@@ -14,7 +15,7 @@ from mzsr_jax.training import config
 
 
 def cpu(c):
-  """8 patches of 96x96 on each of two CPU devices; 1.4 steps a second."""
+  """8 patches of 96x96 on each of two CPU devices; 0.8 steps a second."""
   c.data.patch_size = 96
   c.batch_size = 16
   c.model.precision = "bfloat16"
@@ -34,6 +35,7 @@ def large(c):
   c.model.rounds = 1
   c.model.coarse_features = 48
   c.model.coarse_blocks = 8
+  c.model.coarse_rounds = 1
   return c
 
 

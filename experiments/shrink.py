@@ -2,7 +2,7 @@
 
     python -m experiments.shrink --weights=universal_large --features=36 --blocks=5 --passes=1 --out=runs/start.safetensors
     python -m experiments.shrink --weights=runs/trained.safetensors --rounds=3 --out=runs/start.safetensors
-    python -m experiments.shrink --weights=universal --coarse_rounds=3 --passes=0 --out=runs/coarse.safetensors
+    python -m experiments.shrink --weights=universal_large --coarse_rounds=3 --passes=0 --out=runs/coarse.safetensors
     python -m experiments.shrink --weights=universal --blocks=0 --out=runs/passes.safetensors
 
 Of unrolled networks with a coarse pass. Its residual blocks leave one by one, each time the one that changes the result least.

@@ -156,6 +156,7 @@ def universal() -> ml_collections.ConfigDict:
   c.model.features = 32
   c.model.coarse_features = 36
   c.model.coarse_blocks = 5
+  c.model.coarse_rounds = 3
   c.degradation.kernels = "all"
   c.degradation.subsample = "direct"  # of the validation
   c.degradation.scales = (1.0, 4.0)
