@@ -46,6 +46,13 @@ def data_dir() -> pathlib.Path:
   return pathlib.Path(root)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_end_with_their_module():
+  """Each compiled program takes memory maps, of which Linux gives a process 65,530: beyond that, it dies."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def unchecked():
   """Calls that break their signatures reach the checks that users meet."""
