@@ -217,9 +217,8 @@ def _adapters(jobs: Sequence[Job], recipe: Recipe, room: Callable[[tuple[int, in
       return False
     return True
 
-  sizes = [size for job in jobs if (size := images.image_size(job.source))]
-  if len(jobs) > 1:  # `_run` reports the others
-    sizes = list(filter(fits, sizes))
+  # `_run` reports those that do not fit.
+  sizes = [size for job in jobs if (size := images.image_size(job.source)) and fits(size)]
   limit = room(max(sizes, key=math.prod, default=(1, 1)))
   announced = sizes if len(jobs) > 1 else ()
   adapters = pool.make_adapters(len(jobs), limit, sizes=announced, precision=flags.FLAGS.precision)
@@ -240,8 +239,9 @@ def _reported(make, adapter: TiledAdapter, job: Job) -> str | Exception:
 
 
 def _run(
-    adapter: TiledAdapter, job: Job, *, recipe: Recipe, shown: Sequence[int], how: str, progress: Progress, alone: bool, room
-) -> str:
+    adapter: TiledAdapter, job: Job, *, recipe: Recipe, shown: Sequence[int], how: str, progress: Progress, alone: bool,
+    room: Callable[[tuple[int, int]], float | None],
+) -> str:  # fmt: skip
   """Makes one image; returns a line about it. Args: see `_make`; `how` is what is done, in words; `room`, see `_room`."""
   args, start = flags.FLAGS, time.perf_counter()
   if size := images.image_size(job.source):
