@@ -152,6 +152,28 @@ def test_few_iterations_are_enough_where_borders_are_periodic():
   np.testing.assert_allclose(data_step(z, y, a, 2e-3, iterations=1), data_step(z, y, a, 2e-3, iterations=30), atol=2e-3)
 
 
+def test_iterations_go_on_where_they_are_too_few():
+  """For a fraction with direct subsampling, and not for a whole scale."""
+  z, mu = _image(SIZE), 1e-3
+  for scale in (1.5, 3):
+    _, a = _operator("g20d", scale, "direct")
+    y = forward_operator.forward(a, _image(SIZE, 1))
+    few, made, exact = (data_step(z, y, a, mu, *numbers) for numbers in ((3,), (3, None, 60), (200,)))
+    assert jnp.array_equal(made, few) == (scale == 3)
+    assert jnp.linalg.norm(made - exact) < 0.3 * jnp.linalg.norm(z - exact)
+
+
+def test_iterations_go_on_for_each_image_under_vmap():
+  _, a = _operator("g20d", 1.5, "direct")
+  y = forward_operator.forward(a, _image(SIZE, 1))
+  z = jnp.stack([jnp.asarray(_image(SIZE)), forward_operator.adjoint(a, y)])
+  step = functools.partial(data_step, y=y, a=a, mu=1e-3)
+  made = jax.jit(jax.vmap(functools.partial(step, iterations=1, most_iterations=40)))(z)
+  for own, before in zip(made, z):
+    exact = step(before, iterations=200)
+    assert jnp.linalg.norm(own - exact) < 0.3 * jnp.linalg.norm(before - exact)
+
+
 @pytest.mark.parametrize("name", ["g20d", "gani"])
 def test_a_tile_with_unknown_pixels_converges_as_a_whole_image_does(name):
   """With mu as small as the network's, to what many more iterations make of it."""

@@ -1,13 +1,16 @@
 """What the shipped weights are worth, on the authors' own LR images."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import documents
 from mzsr_jax import images, weights
+from mzsr_jax.core import networks
 from mzsr_jax.evaluation import benchmark, methods, metrics
 from mzsr_jax.inference.tiled import TiledAdapter, degrade
 from mzsr_jax.photo import enhance, kernel_files, noise
+from mzsr_jax.training import data
 
 
 @pytest.mark.parametrize("method,kernel,scale,steps", [
@@ -109,3 +112,15 @@ def test_other_models_beat_bicubic_by_1_db_in_one_step(data_dir, name, kernel, s
   assert one > bicubic + 1
   known = weights.load(name).scales
   assert known == ([scale] if "multiscale" not in name else pytest.approx([2 + i / 5 for i in range(11)]))
+
+
+@pytest.mark.slow
+def test_a_fraction_takes_as_many_iterations_of_data_steps_as_it_needs():
+  """With six, direct subsampling by a fraction loses over half a decibel."""
+  params, of, scale = weights.load("universal").params, kernel_files.load_degradation("g20d"), 1.5
+  net = networks.of(params)
+  gt = images.center_crop(images.read_image(data.sample_photos()[0]), 96)
+  observation = net.observe(jnp.asarray(degrade(images.to_float(gt), of, scale)), of, scale)
+  psnr = lambda net: metrics.psnr_y(images.to_uint8(net.reconstruct(params, observation)), gt, 2)
+  assert psnr(net) > psnr(net.clone(most_iterations=0)) + 0.5
+  assert psnr(net) > psnr(net.clone(iterations=200)) - 0.2

@@ -15,9 +15,10 @@ from mzsr_jax.core import forward_operator
 from mzsr_jax.core.forward_operator import ForwardOperator
 
 _EPS = 1e-20  # of sums of squares: what has converged divides by it
+_TOLERANCE = 0.2  # of an error, in parts of the first, see `data_step`
 
 
-@functools.partial(jax.jit, static_argnames="iterations")
+@functools.partial(jax.jit, static_argnames=("iterations", "most_iterations"))
 def data_step(
     z: Float[ArrayLike, "h w c"],
     y: Float[ArrayLike, "p q c"],
@@ -25,6 +26,7 @@ def data_step(
     mu: Float[ArrayLike, ""],
     iterations: int = 4,
     spectrum: Float[Array, "p f"] | None = None,
+    most_iterations: int = 0,
 ) -> Float[Array, "h w c"]:
   """argmin over x of |y - A x|^2 + mu |x - z|^2.
 
@@ -37,12 +39,13 @@ def data_step(
     mu: trust in z against y, above 0; with mu near 0, the LR image of the result is y.
     iterations: of preconditioned conjugate gradients.
     spectrum: `preconditioner(a)`, where several steps share it.
+    most_iterations: while the error is more than a fifth of the first one, iterations go on up to this number.
   """
   spectrum = preconditioner(a) if spectrum is None else spectrum
   matvec = lambda w: forward_operator.forward(a, forward_operator.adjoint(a, w)) + mu * w
   # What the filter spreads to unknown pixels is no part of the system, and would keep it from converging.
   approximate = lambda w: forward_operator.on_known(a, _filter(w, 1 / (spectrum + mu)))
-  solve = lambda matvec, b: _conjugate_gradients(matvec, approximate, b, iterations)
+  solve = lambda matvec, b: _conjugate_gradients(matvec, approximate, b, iterations, most_iterations)
   missing = forward_operator.on_known(a, y - forward_operator.forward(a, z))
   w = jax.lax.custom_linear_solve(matvec, missing, solve, symmetric=True)
   return z + forward_operator.adjoint(a, w)
@@ -68,19 +71,27 @@ def _filter(image: Float[Array, "p q c"], spectrum: Float[Array, "p f"]) -> Floa
   return jnp.fft.irfft2(filtered, image.shape[:2], axes=(0, 1))
 
 
-def _conjugate_gradients(matvec, approximate, b, iterations: int):
-  """Preconditioned conjugate gradients from 0, a fixed number of iterations."""
+def _conjugate_gradients(matvec, approximate, b, iterations: int, most: int):
+  """Preconditioned conjugate gradients from 0; `most`: see `data_step`."""
   dot = lambda x, y: (x * y).sum()
 
-  def iterate(_, state):
-    x, r, d, rs = state
+  def iterate(state):
+    i, x, r, d, rs = state
     m = matvec(d)
     alpha = rs / (dot(d, m) + _EPS)
     x, r = x + alpha * d, r - alpha * m
     s = approximate(r)
     rs, before = dot(r, s), rs
-    return x, r, s + rs / (before + _EPS) * d, rs
+    return i + 1, x, r, s + rs / (before + _EPS) * d, rs
 
   s = approximate(b)
+  first = dot(b, s)  # the square of the error's norm, as the preconditioner estimates it
+
+  def goes_on(state):
+    i, *_, rs = state
+    if most <= iterations:
+      return i < iterations  # under jax.vmap, a loop that images end costs more
+    return (i < iterations) | ((i < most) & (rs > _TOLERANCE**2 * first))
+
   # A loop: unrolled, programs would take several times as long to compile.
-  return jax.lax.fori_loop(0, iterations, iterate, (jnp.zeros_like(b), b, s, dot(b, s)))[0]
+  return jax.lax.while_loop(goes_on, iterate, (0, jnp.zeros_like(b), b, s, first))[1]

@@ -137,6 +137,7 @@ class UnrolledNet(nn.Module):
     coarse_blocks: its residual blocks; 0 for no coarse pass.
     coarse_rounds: how often it is gone through.
     iterations: of each data step, see `data_step`.
+    most_iterations: where these are too few, as for fractions with direct subsampling.
     precision: of the convolutions between the first and the last of a pass, "float32" or "bfloat16"; all else is float32.
   """
 
@@ -148,6 +149,7 @@ class UnrolledNet(nn.Module):
   coarse_blocks: int = 0
   coarse_rounds: int = 1
   iterations: int = 6
+  most_iterations: int = 30
   precision: str = "float32"
 
   @nn.compact
@@ -172,7 +174,7 @@ class UnrolledNet(nn.Module):
       parts = []
       for group, own in zip(groups, apart(z)):
         mu = jnp.exp(level[0]) + jnp.exp(level[1]) * group.noise_std**2
-        step = lambda z, y, a, mu, spectrum: data_step(z, y, a, mu, self.iterations, spectrum)
+        step = lambda z, y, a, mu, spectrum: data_step(z, y, a, mu, self.iterations, spectrum, self.most_iterations)
         parts.append(_each(step, own, group.lr, group.operator, mu, group.spectrum))
       return jnp.concatenate(parts)
 

@@ -253,8 +253,8 @@ def _pretrain_gradient(problem: _Problem, state: TrainState, patches, key):
 def _unrolled_gradient(net: UnrolledNet, mixture: tuple[observations.Scales, ...], state: TrainState, patches, key):
   """The same where each patch has a degradation of its own, of all there are, and the network is told it."""
   axes = mesh_lib.AXES
-  # Periodic patches: two iterations of a data step are exact for whole scales, and nearly so for others.
-  net = net.clone(iterations=_TRAINING_ITERATIONS)
+  # Periodic patches: two iterations of a data step are exact for whole scales. For others more would be better, but take long.
+  net = net.clone(iterations=_TRAINING_ITERATIONS, most_iterations=0)
   groups, targets = observations.sample(key, patches, mixture, _numbers(axes, patches.shape[0]))
 
   def loss(learned):
