@@ -54,7 +54,8 @@ def data_step(
 def preconditioner(a: ForwardOperator) -> Float[Array, "p f"]:
   """Eigenvalues of A A' as if it were a periodic convolution, by the real FFT's frequencies.
 
-  A A' is one away from borders for whole scales, and nearly one for others; what it makes of one pixel tells which.
+  A A' is one away from borders for whole scales, and nearly one for others with bicubic subsampling; what it makes of one pixel
+  tells which. With direct subsampling by fractions it is none, so more iterations are needed.
   """
   rows, columns = forward_operator.known(a)
   middle = [jnp.where(known, jnp.arange(len(known)), 0).sum() // known.sum() for known in (rows, columns)]
