@@ -103,7 +103,10 @@ def _turned(coarse: Params, axes: np.ndarray, blocks: int) -> Params:
   """A coarse pass that carries what it carried along the given axes."""
   reads = lambda weights: jnp.einsum("abio,ij->abjo", weights, axes, precision="highest")
   writes = lambda weights: jnp.matmul(weights, axes, precision="highest")
-  turned = coarse | {"bias": jax.tree.map(writes, coarse["bias"])}
+  in_rounds = lambda bias: writes(bias.reshape(*bias.shape[:-1], -1, len(axes))).reshape(*bias.shape[:-1], -1)
+  turned = coarse | {"bias": jax.tree.map(in_rounds, coarse["bias"])}
+  if "carried" in coarse:
+    turned["carried"] = writes(axes.T @ coarse["carried"])
   turned |= {"first": writes(coarse["first"]), "out": reads(coarse["out"])}
   for i in range(1, blocks + 1):
     turned |= {f"block{i}a": reads(coarse[f"block{i}a"]), f"block{i}b": writes(coarse[f"block{i}b"])}
@@ -140,10 +143,11 @@ def main(argv: list[str]) -> None:
       raise UserError(f"--{name}={count}: these weights have {have[name]}: ask for no more")
   if not blocks and not passes:
     raise UserError("--blocks=0 and --passes=0: that leaves nothing: leave out one of them")
-  changes_coarse = blocks and (features, blocks, args.coarse_rounds) != (net.coarse_features, net.coarse_blocks, 1)
   changes_passes = passes and (passes, args.rounds) != (net.passes, 1)
-  if (changes_coarse and net.coarse_rounds > 1) or (changes_passes and net.rounds > 1):
-    raise UserError(f"--weights={args.weights}: what they go through several times can only be kept or left out")
+  if changes_passes and net.rounds > 1:
+    raise UserError(f"--weights={args.weights}: passes gone through {net.rounds} times can only be kept or left out")
+  if blocks and args.coarse_rounds > 1 and net.coarse_rounds > 1:
+    raise UserError(f"--coarse_rounds={args.coarse_rounds}: these weights have {net.coarse_rounds} already: leave it out")
   if blocks and (features, blocks) != (net.coarse_features, net.coarse_blocks):
     params = coarse_smaller(params, features, blocks, observations(params))
   if args.coarse_rounds > 1:

@@ -172,15 +172,16 @@ print(json.dumps([[row["what"] for row in rows], left_out, list(makers), time.mo
 
 
 @pytest.mark.slow
-def test_a_smaller_network_is_made_of_a_larger():
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_smaller_network_is_made_of_a_larger(rounds):
   """What is left out is what matters least: a block that does nothing, channels that none uses."""
-  net = UnrolledNet(passes=2, features=8, blocks=1, coarse_features=10, coarse_blocks=3)
-  noise = lambda p: 0.05 * jax.random.normal(jax.random.key(p.size), p.shape)
-  params = jax.tree.map(lambda p: p + noise(p), net.init_params(jax.random.key(0)))
+  net = UnrolledNet(passes=2, features=8, blocks=1, coarse_features=10, coarse_blocks=3, coarse_rounds=rounds)
+  params = _perturbed_params(net)
   coarse = params["coarse"] | {"block2b": jnp.zeros((3, 3, 10, 10))}
   for name in ("block1", "block3"):
     coarse |= {f"{name}a": coarse[f"{name}a"].at[..., :2].set(0), f"{name}b": coarse[f"{name}b"].at[..., 8:].set(0)}
-  coarse |= {"first": coarse["first"].at[..., 8:].set(0), "bias": jax.tree.map(lambda x: x.at[..., 8:].set(0), coarse["bias"])}
+  unused = lambda x: x.reshape(*x.shape[:-1], -1, 10).at[..., 8:].set(0).reshape(x.shape)
+  coarse |= {name: jax.tree.map(unused, coarse[name]) for name in ("first", "bias", "carried") if name in coarse}
   params |= {"coarse": coarse}
   groups = shrink.observations(params)[5:7]
   smaller = shrink.with_passes(shrink.coarse_smaller(params, 8, 2, groups), 2, 1)
@@ -188,10 +189,23 @@ def test_a_smaller_network_is_made_of_a_larger():
   made, expected = (networks.of(p).apply({"params": p}, groups) for p in (smaller, params))
   np.testing.assert_allclose(made, expected, atol=1e-4)
 
+
+@pytest.mark.slow
+def test_halves_of_a_network_are_gone_through_again():
+  net = UnrolledNet(passes=2, features=8, blocks=1, coarse_features=10, coarse_blocks=3)
+  params = _perturbed_params(net)
+  groups = shrink.observations(params)[5:7]
   assert networks.of(shrink.with_passes(params, 1, 3)) == net.clone(passes=1, rounds=3)
   again = shrink.with_coarse_rounds(params, 2)
   assert networks.of(again) == net.clone(coarse_rounds=2)
-  assert jnp.abs(networks.of(again).apply({"params": again}, groups) - expected).max() > 1e-3
+  made, once = (networks.of(p).apply({"params": p}, groups) for p in (again, params))
+  assert jnp.abs(made - once).max() > 1e-3
+
+
+def _perturbed_params(net):
+  """Random parameters, none of them all zeros."""
+  noise = lambda p: 0.05 * jax.random.normal(jax.random.key(p.size), p.shape)
+  return jax.tree.map(lambda p: p + noise(p), net.init_params(jax.random.key(0)))
 
 
 @pytest.mark.slow
