@@ -27,11 +27,12 @@ def _train(workdir: pathlib.Path, num_steps: int, devices: int) -> None:
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path):
-  """With a checkpoint at each step; most fall into the writing of one, the rest into start and restore."""
+  """With a checkpoint at each step. Every second kill is aimed at the writing of one; others hit start, restore or steps."""
   server = multiprocessing.get_context("forkserver")  # forks a process that has imported what takes long
   server.set_forkserver_preload(["jax", "orbax.checkpoint", "test_train", "mzsr_jax.training.loop"])
   rng, reached, writing = np.random.default_rng(0), [], 0
   workdir = tmp_path / "killed"
+  is_writing = lambda: any(workdir.glob("checkpoints/*.orbax-checkpoint-tmp"))
   for _ in range(KILLS):
     process = server.Process(target=_train, args=(workdir, 10**6, jax.device_count()), daemon=True)
     before, deadline = max(checkpoint_steps(workdir), default=0), time.monotonic() + 120
@@ -40,9 +41,11 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
       assert process.is_alive() and time.monotonic() < deadline
       time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.4))
+    while len(reached) % 2 and not is_writing():
+      assert process.is_alive() and time.monotonic() < deadline
     process.kill()
     process.join()
-    writing += any(workdir.glob("checkpoints/*.orbax-checkpoint-tmp"))
+    writing += is_writing()
     reached.append(max(checkpoint_steps(workdir), default=0))
     assert reached == sorted(reached)
   assert writing >= KILLS / 5 and reached[-1] > KILLS / 2
