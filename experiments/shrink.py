@@ -106,7 +106,7 @@ def _turned(coarse: Params, axes: np.ndarray, blocks: int) -> Params:
   in_rounds = lambda bias: writes(bias.reshape(*bias.shape[:-1], -1, len(axes))).reshape(*bias.shape[:-1], -1)
   turned = coarse | {"bias": jax.tree.map(in_rounds, coarse["bias"])}
   if "carried" in coarse:
-    turned["carried"] = writes(axes.T @ coarse["carried"])
+    turned["carried"] = writes(jnp.matmul(axes.T, coarse["carried"], precision="highest"))
   turned |= {"first": writes(coarse["first"]), "out": reads(coarse["out"])}
   for i in range(1, blocks + 1):
     turned |= {f"block{i}a": reads(coarse[f"block{i}a"]), f"block{i}b": writes(coarse[f"block{i}b"])}
@@ -146,11 +146,12 @@ def main(argv: list[str]) -> None:
   changes_passes = passes and (passes, args.rounds) != (net.passes, 1)
   if changes_passes and net.rounds > 1:
     raise UserError(f"--weights={args.weights}: passes gone through {net.rounds} times can only be kept or left out")
-  if blocks and args.coarse_rounds > 1 and net.coarse_rounds > 1:
+  again = blocks and args.coarse_rounds > 1
+  if again and net.coarse_rounds > 1:
     raise UserError(f"--coarse_rounds={args.coarse_rounds}: these weights have {net.coarse_rounds} already: leave it out")
   if blocks and (features, blocks) != (net.coarse_features, net.coarse_blocks):
     params = coarse_smaller(params, features, blocks, observations(params))
-  if args.coarse_rounds > 1:
+  if again:
     params = with_coarse_rounds(params, args.coarse_rounds)
   if changes_passes:
     params = with_passes(params, passes, args.rounds)

@@ -25,6 +25,12 @@ def _train(workdir: pathlib.Path, num_steps: int, devices: int) -> None:
   loop.train(tiny(pretrain_x2, num_steps, **{"run.checkpoint_every": 1}), workdir)
 
 
+def _wait_until(condition, process, deadline: float) -> None:
+  while not condition():
+    assert process.is_alive() and time.monotonic() < deadline
+    time.sleep(0.002)
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path):
   """With a checkpoint at each step. Every second kill is aimed at the writing of one; others hit start, restore or steps."""
@@ -37,12 +43,11 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     process = server.Process(target=_train, args=(workdir, 10**6, jax.device_count()), daemon=True)
     before, deadline = max(checkpoint_steps(workdir), default=0), time.monotonic() + 120
     process.start()
-    while len(reached) % 5 and max(checkpoint_steps(workdir), default=0) == before:  # every fifth kill may come before that
-      assert process.is_alive() and time.monotonic() < deadline
-      time.sleep(0.002)
+    if len(reached) % 5:  # every fifth kill may come before that
+      _wait_until(lambda before=before: max(checkpoint_steps(workdir), default=0) != before, process, deadline)
     time.sleep(rng.uniform(0, 0.4))
-    while len(reached) % 2 and not is_writing():
-      assert process.is_alive() and time.monotonic() < deadline
+    if len(reached) % 2:
+      _wait_until(is_writing, process, deadline)
     process.kill()
     process.join()
     writing += is_writing()
